@@ -1,0 +1,383 @@
+"""An op: a NumPy function with its shapes, its domain and its derivative rules in one record.
+
+    @op("m k, k n -> m n", linear=("x", "w"), flops="2*m*k*n")
+    def matmul(x, w): ...            the definition: specification, oracle and default implementation
+
+    @matmul.vjp("x")
+    def _(g, w): ...                 a rule names what it needs; a tape keeps only that
+
+A rule may name   g              the cotangent of the output (vjp)
+                  d              the tangent of the argument (jvp)
+                  y              the output
+                  x              an argument
+                  x_shape        only the shape of an argument: the tape then need not keep the array
+                  *, axis        a parameter of the op
+
+`slope` takes neither g nor d: it is dy/dx of an elementwise op and gives both rules.
+An op with several outputs gets tuples for g and y. A rule for several arguments returns a tuple.
+For an op of any number of arguments, `def concat(*xs)`, the one rule is for "xs": d, xs and what is returned are tuples.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from engine.domain import Domain, Pick, real
+from engine.interpret import running
+from engine.shapes import Notation, Shape, ShapeError
+from engine.traced import NUMPY, OPS, Traced
+from kernels.registry import running_kernels
+
+Function = Callable[..., Any]
+
+Y = -1  # in Rule.wants: the output
+SHAPE = 1 << 16  # in Rule.wants: added to the place of an argument of which only the shape is wanted
+ALL = 1 << 15  # in Rule.wants: the place of `*xs`
+
+
+class MissingRule(TypeError):
+    """Asked for a derivative that the op does not have."""
+
+
+class EscapedValue(TypeError):
+    """A traced value used after the function that it was traced in had returned."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One derivative rule of an op."""
+
+    op: str
+    args: tuple[str, ...]
+    function: Function
+    formula: str
+    wants: tuple[int, ...]
+    params: tuple[str, ...]
+    slope: bool = False
+
+    def __call__(self, lead: Any, y: Any, values: Sequence[Any], params: dict[str, Any]) -> Any:
+        """`lead` is the cotangent or the tangent; an element of `values` may be a shape where no more is wanted."""
+        wanted = [y if w == Y else _shape(values, w) if w >= SHAPE else values if w == ALL else values[w] for w in self.wants]
+        options = {name: params[name] for name in self.params}
+        if not self.slope:
+            return self.function(lead, *wanted, **options)
+        slope = self.function(*wanted, **options)
+        if type(slope) is int:  # 1 and -1 stand for themselves: no multiplication
+            return lead if slope == 1 else -lead if slope == -1 else lead * slope
+        return lead * slope
+
+
+def _shape(values: Sequence[Any], want: int) -> Any:
+    place = want - SHAPE
+    if place == ALL:
+        return tuple(v if type(v) is tuple else np.shape(v) for v in values)
+    v = values[place]
+    return v if type(v) is tuple else np.shape(v)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What reverse mode does for a call in which certain arguments are traced."""
+
+    rules: tuple[tuple[Rule, tuple[int, ...]], ...]  # each rule with the places of the arguments it serves
+    keep: tuple[int, ...]  # for each argument: 2 keep the value, 1 keep the shape, 0 keep nothing
+    keep_y: bool
+
+
+@dataclass(eq=False)
+class Op:
+    """A NumPy function with its contract and its rules. Call it on arrays, or on anything that speaks their protocols."""
+
+    name: str
+    definition: Function
+    args: tuple[str, ...]
+    variadic: bool
+    defaults: dict[str, Any]
+    notation: Notation | None
+    formula: str
+    linear: tuple[str, ...] = ()
+    constant: tuple[str, ...] = ()
+    flops: str | None = None
+    surrogate: str | None = None
+    domain: dict[str, Domain] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ("y",)
+    vjps: dict[str, Rule] = field(default_factory=dict)
+    jvps: dict[str, Rule] = field(default_factory=dict)
+    shape_rule: Function | None = None
+    sampler: Callable[[Pick], tuple[list[Any], dict[str, Any]]] | None = None
+
+    def __post_init__(self) -> None:
+        self.__doc__ = self.definition.__doc__
+        self.__name__ = self.name
+        self.__wrapped__ = self.definition
+        self.elementwise = self.notation is not None and self.notation.elementwise
+        self.checks_first = self.notation is not None and not self.elementwise
+        self._plans: dict[tuple[int, ...], Plan] = {}
+        self._fitting: set[Any] = set()
+
+    def __call__(self, *args: Any, **params: Any) -> Any:
+        if self.variadic and len(args) == 1 and type(args[0]) in (list, tuple):
+            args = tuple(args[0])
+        if self.defaults:
+            params = {**self.defaults, **params}
+        return running().apply(self, args, params)
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}>"
+
+    # Running.
+
+    def run(self, args: Sequence[Any], params: dict[str, Any]) -> Any:
+        """Check the contract and compute, by the kernel in force or by the definition."""
+        arrays = [a if type(a) is np.ndarray else self._as_array(a) for a in args]
+        if self.checks_first:
+            self._check(arrays, params)
+        compute = running_kernels().get(self.name, self.definition)
+        try:
+            return compute(*arrays, **params)
+        except (ValueError, IndexError) as e:
+            raise self._explained(e, arrays, params) from e
+
+    def _as_array(self, a: Any) -> Any:
+        if isinstance(a, np.generic) or (self.elementwise and isinstance(a, (bool, int, float, complex))):
+            return a  # a Python scalar among arrays keeps their dtype (NEP 50)
+        if type(a) is Traced:
+            raise EscapedValue(
+                f"{self.name}: a value traced by {type(a.owner).__name__} was used after the traced function had returned, "
+                "or in another thread.\n  return it from the function instead of storing it elsewhere"
+            )
+        return as_array(a)
+
+    def infer(self, shapes: Sequence[Shape], params: dict[str, Any]) -> list[Shape]:
+        """The shapes of the outputs, from the notation or from the op's shape rule. Raises ShapeError."""
+        if self.notation is not None:
+            if len(shapes) != len(self.notation.inputs):
+                raise ShapeError(f"wants {len(self.notation.inputs)} arrays, was given {len(shapes)}")
+            if self.shape_rule is None:
+                return self.notation.infer(self.args, shapes, params)
+            self.notation.bind(self.args, shapes)
+        assert self.shape_rule is not None, f"{self.name} has neither a notation nor a shape rule"
+        out = self.shape_rule(*shapes, **params)
+        return out if isinstance(out, list) else [out]
+
+    def _check(self, arrays: Sequence[Any], params: dict[str, Any]) -> None:
+        shapes = tuple([a.shape for a in arrays])
+        try:
+            key: Any = (shapes, tuple(params.values())) if params else shapes
+            if key in self._fitting:
+                return
+        except TypeError:  # an unhashable parameter: check each time
+            key = None
+        try:
+            self.infer(shapes, params)
+        except ShapeError as e:
+            raise self._explained(e, arrays, params) from None
+        if key is not None:
+            self._fitting.add(key)
+
+    def _explained(self, error: Exception, arrays: Sequence[Any], params: dict[str, Any]) -> Exception:
+        """The same error with the op, what it wants and what it was given."""
+        names = self.args if not self.variadic else [f"{self.args[0]}[{i}]" for i in range(len(arrays))]
+        given = "  ".join(f"{n}: {np.shape(a)}" for n, a in zip(names, arrays, strict=False))
+        options = "".join(f"  {k}={v!r}" for k, v in params.items() if np.size(v) < 20)
+        wants = f"\n  wants  {self.notation.text}" if self.notation else ""
+        kind = ShapeError if type(error) is ValueError else type(error)
+        return kind(f"{self.name}: {error}{wants}\n  given  {given}{options}")
+
+    # Rules.
+
+    def slope(self, *args: str) -> Callable[[Function], Function]:
+        """The decorated function is dy/dx of this elementwise op; it gives vjp and jvp."""
+
+        def register(function: Function) -> Function:
+            for a in args:
+                self.vjps[a] = self.jvps[a] = self._rule((a,), function, lead=None)
+            return function
+
+        return register
+
+    def vjp(self, *args: str) -> Callable[[Function], Function]:
+        """The decorated function takes the cotangent g of the output back to `args`."""
+
+        def register(function: Function) -> Function:
+            rule = self._rule(args, function, lead="g")
+            self.vjps.update(dict.fromkeys(args, rule))
+            return function
+
+        return register
+
+    def jvp(self, *args: str) -> Callable[[Function], Function]:
+        """The decorated function takes the tangent d of an argument on to the output."""
+
+        def register(function: Function) -> Function:
+            rule = self._rule(args, function, lead="d")
+            self.jvps.update(dict.fromkeys(args, rule))
+            return function
+
+        return register
+
+    def _rule(self, args: tuple[str, ...], function: Function, lead: str | None) -> Rule:
+        where = f"{self.name}, rule for {', '.join(args)}"
+        formula = inspect.cleandoc(function.__doc__ or "").strip()
+        if not formula:
+            raise ValueError(f"{where}: the docstring is the formula, and there is none")
+        for a in args:
+            if a not in self.args:
+                raise ValueError(f"{where}: {self.name} has no argument {a!r}")
+        code = function.__code__
+        names = list(code.co_varnames[: code.co_argcount])
+        if lead is not None and (not names or names.pop(0) != lead):
+            raise ValueError(f"{where}: its first argument is {lead}")
+        wants = tuple(self._place(name, where) for name in names)
+        keywords = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+        return Rule(self.name, args, function, formula, wants, keywords, slope=lead is None)
+
+    def _place(self, name: str, where: str) -> int:
+        if name == "y":
+            return Y
+        stem = name.removesuffix("_shape") if name not in self.args else name
+        if stem not in self.args:
+            raise ValueError(f"{where}: {name!r} is neither y nor one of {', '.join(self.args)}")
+        place = ALL if self.variadic else self.args.index(stem)
+        return place if stem == name else place + SHAPE
+
+    def shape(self, rule: Function) -> Function:
+        """The decorated function infers the output's shape from the arguments' shapes, where the notation cannot say it."""
+        self.shape_rule = rule
+        return rule
+
+    def sample(self, sampler: Function) -> Function:
+        """The decorated function draws arguments and parameters, where notation and domain do not say it all."""
+        self.sampler = sampler
+        return sampler
+
+    def plan(self, traced: tuple[int, ...], count: int) -> Plan:
+        """What reverse mode keeps and runs when the arguments at places `traced`, out of `count`, are traced."""
+        key = (*traced, -count) if self.variadic else traced
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = self._make_plan(traced, count)
+        return plan
+
+    def _make_plan(self, traced: tuple[int, ...], count: int) -> Plan:
+        rules: dict[int, tuple[Rule, list[int]]] = {}
+        for place in traced:
+            arg = self.argument(place)
+            if arg in self.constant:
+                continue
+            rule = self.vjps.get(arg) or Rule(self.name, (arg,), self._raise_missing, "none", (), ())
+            rules.setdefault(id(rule), (rule, []))
+            if self.variadic:
+                rules[id(rule)] = (rule, list(range(count)))
+            elif not rules[id(rule)][1]:
+                rules[id(rule)][1].extend(self.args.index(a) for a in rule.args)
+        wants = {w for rule, _ in rules.values() for w in rule.wants}
+        keep = tuple(
+            2 if i in wants or ALL in wants else 1 if i + SHAPE in wants or ALL + SHAPE in wants else 0 for i in range(count)
+        )
+        return Plan(tuple((rule, tuple(places)) for rule, places in rules.values()), keep, Y in wants)
+
+    def argument(self, place: int) -> str:
+        """The name of the argument at `place`."""
+        return self.args[0 if self.variadic else place]
+
+    def missing(self, arg: str, kind: str) -> MissingRule:
+        """The error for a derivative that is asked for and not there."""
+        there = ", ".join(dict.fromkeys(self.vjps if kind == "vjp" else self.jvps)) or "none"
+        file = self.definition.__code__.co_filename.replace("\\", "/")
+        file = file[file.rfind("engine/") :] if "engine/" in file else file
+        return MissingRule(
+            f"{self.name} has no {kind} rule for {arg} (rules: {there}).\n"
+            f"  write one in {file} under the definition, @{self.name}.{kind}({arg!r}), or cut the derivative with stop_gradient"
+        )
+
+    def _raise_missing(self, g: Any) -> Any:
+        raise self.missing(next(a for a in self.args if a not in self.vjps and a not in self.constant), "vjp")
+
+
+def op(
+    notation: str | None = None,
+    *,
+    linear: Iterable[str] = (),
+    constant: Iterable[str] = (),
+    flops: str | None = None,
+    surrogate: str | None = None,
+    outputs: Iterable[str] = ("y",),
+    numpy: Iterable[Any] | Any = (),
+    **domain: Domain,
+) -> Callable[[Function], Op]:
+    r"""Turn a NumPy function into an op.
+
+    notation    the shapes, e.g. "m k, k n -> m n"; left out if a `@op.shape` rule says them
+    linear      arguments in each of which the op is linear: the jvp is the op itself
+    constant    arguments that carry no derivative: indices, labels, masks
+    flops       floating-point operations, an expression in the names and parameters; default: one an output element
+    surrogate   why the rules are not the derivative (a source); exempts from the difference law
+    outputs     names of the outputs, if there are several
+    numpy       the ufuncs or NumPy functions of the same signature, for which this op stands in
+    domain      by argument: where the op is defined and smooth
+
+    The docstring's first line is the formula, in `$...$`.
+    """
+
+    def register(definition: Function) -> Op:
+        name = definition.__name__
+        formula = inspect.cleandoc(definition.__doc__ or "").split("\n")[0].strip()
+        if not formula.startswith("$"):
+            raise ValueError(f"{name}: the first line of its docstring is the formula, $...$, and there is none")
+        if surrogate is not None and not surrogate.strip():
+            raise ValueError(f"{name}: an empty sentence is no reason for a surrogate rule")
+        code = definition.__code__
+        variadic = bool(code.co_flags & inspect.CO_VARARGS)
+        total = code.co_argcount + code.co_kwonlyargcount
+        args = (code.co_varnames[total],) if variadic else code.co_varnames[: code.co_argcount]
+        record = Op(
+            name=name,
+            definition=definition,
+            args=args,
+            variadic=variadic,
+            defaults=dict(definition.__kwdefaults__ or {}),
+            notation=Notation(notation) if notation else None,
+            formula=formula,
+            linear=tuple(linear),
+            constant=tuple(constant),
+            flops=flops,
+            surrogate=surrogate,
+            domain={a: domain.get(a, real) for a in args},
+            outputs=tuple(outputs),
+        )
+        OPS[name] = record
+        for function in numpy if isinstance(numpy, tuple) else (numpy,):
+            NUMPY[function] = _ignoring_defaults(record)
+        return record
+
+    return register
+
+
+def _ignoring_defaults(record: Op) -> Function:
+    """Stand in for a ufunc: its options are taken at their defaults only."""
+
+    def stand_in(*args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            raise TypeError(f"np.{record.name} of a traced array takes no {', '.join(kwargs)}: use np.where or assign to a new name")
+        return record(*args)
+
+    return stand_in
+
+
+def as_array(a: Any) -> np.ndarray:
+    """`a` as a NumPy array, without a copy where it speaks the array, buffer or DLPack protocol.
+
+    Raises TypeError if there are no numbers in it.
+    """
+    if hasattr(a, "__dlpack__") and not hasattr(a, "__array__"):
+        return np.from_dlpack(a)
+    x = np.asarray(a)
+    if x.dtype.kind not in "biufc":
+        raise TypeError(f"an array of numbers is wanted, {type(a).__name__} holds {x.dtype}: {str(a)[:60]}")
+    return x

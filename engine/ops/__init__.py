@@ -1,0 +1,4 @@
+"""Every op of the engine, one module a family. Formula, forward and derivative stand in one place."""
+
+from engine.ops.elementwise import *  # noqa: F403
+from engine.ops.layout import *  # noqa: F403

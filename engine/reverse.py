@@ -1,0 +1,375 @@
+"""Reverse mode: record the calls on a tape, walk it backwards through the vjp rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from engine import ops
+from engine.forward import as_value, differentiable, jvp
+from engine.interpret import EVAL, Interpreter, interpreting, running
+from engine.op import Op, Plan
+from engine.traced import Traced
+from engine.tree import flatten, skeleton
+
+
+class RuleError(TypeError):
+    """A rule returned a gradient that does not fit its argument."""
+
+
+class Entry:
+    """One call on the tape, with what its rules will need and no more."""
+
+    __slots__ = ("op", "out", "params", "parents", "plan", "saved", "y")
+
+    def __init__(self, op: Op, plan: Plan, parents: list[int], saved: list[Any], y: Any, params: dict[str, Any], out: range):
+        self.op = op
+        self.plan = plan
+        self.parents = parents  # for each argument its node, or -1 if it is not ours
+        self.saved = saved
+        self.y = y
+        self.params = params
+        self.out = out  # the nodes of the outputs
+
+
+class Tape(Interpreter):
+    """Append each call; the order of recording is already a topological order. slot is the node's number."""
+
+    def __init__(self, below: Interpreter):
+        self.below = below
+        self.entries: list[Entry] = []
+        self.shapes: list[tuple[int, ...]] = []
+        self.dtypes: list[np.dtype[Any]] = []
+
+    def watch(self, x: Any) -> Traced:
+        """A new node for `x`."""
+        self.shapes.append(x.shape)
+        self.dtypes.append(x.dtype)
+        return Traced(self, x, len(self.shapes) - 1)
+
+    def _watch_real(self, x: Any) -> Any:
+        """A node for an output that may be an index: integers are handed on as they are."""
+        node = self.watch(x)
+        return node if x.dtype.kind in "fc" else x
+
+    def apply(self, op: Op, args: Sequence[Any], params: dict[str, Any]) -> Any:
+        parents = [a.slot if type(a) is Traced and a.owner is self else -1 for a in args]
+        values = [a.value if p >= 0 else a for a, p in zip(args, parents)]  # noqa: B905
+        y = self.below.apply(op, values, params)
+        plan = op.plan(tuple([i for i, p in enumerate(parents) if p >= 0]), len(parents))
+        if not plan.rules:
+            return y
+        saved = [v if keep == 2 else np.shape(v) if keep else None for v, keep in zip(values, plan.keep)]  # noqa: B905
+        first = len(self.shapes)
+        traced = tuple([self._watch_real(part) for part in y]) if type(y) is tuple else self.watch(y)
+        out = range(first, len(self.shapes))
+        self.entries.append(Entry(op, plan, parents, saved, y if plan.keep_y else None, params, out))
+        return traced
+
+
+class Gradients:
+    """The cotangent of each node so far. A sum is taken in place only in a buffer that nobody else can hold."""
+
+    def __init__(self, tape: Tape):
+        self.tape = tape
+        self.sums: dict[int, Any] = {}
+        self.ours: set[int] = set()
+
+    def add(self, node: int, g: Any, fresh: bool) -> None:
+        """Add `g` to the cotangent of `node`; `fresh` says that no one else holds its buffer."""
+        if node not in self.sums:
+            self.sums[node] = g
+            if fresh:
+                self.ours.add(node)
+        elif node in self.ours and type(g) is np.ndarray:
+            self.sums[node] += g
+        else:
+            self.sums[node] = self.sums[node] + g
+            self.ours.add(node) if type(self.sums[node]) is np.ndarray else None
+
+    def take(self, out: range, several: bool) -> Any:
+        """The cotangent of an entry's output, removed from here; None if nothing depends on it."""
+        if all(node not in self.sums for node in out):
+            return None
+        parts = tuple([self.sums.pop(n) if n in self.sums else self._zeros(n) for n in out])
+        self.ours.difference_update(out)
+        return parts if several else parts[0]
+
+    def result(self, node: int) -> Any:
+        """The gradient of an input, in a buffer of its own."""
+        if node not in self.sums:
+            return self._zeros(node)
+        g = self.sums[node]
+        return g.copy() if type(g) is np.ndarray and node not in self.ours else g
+
+    def _zeros(self, node: int) -> Any:
+        return np.zeros(self.tape.shapes[node], self.tape.dtypes[node])[()]
+
+
+Watcher = Callable[[Entry, Any, "list[tuple[int, Any]]"], None]
+
+
+def walk(tape: Tape, seeds: Sequence[tuple[int, Any]], *, consume: bool, watcher: Watcher | None = None) -> Gradients:
+    """Walk the tape backwards from cotangents at some nodes: every gradient adds up from all the uses of its value.
+
+    consume   drop each entry, and with it what it saved, as the walk passes it
+    watcher   is shown each entry, its cotangent and what its rules returned
+    """
+    gradients = Gradients(tape)
+    for node, g in seeds:
+        gradients.add(node, g, fresh=False)
+    entries = tape.entries
+    for i in range(len(entries) - 1, -1, -1):
+        entry = entries.pop() if consume else entries[i]
+        several = len(entry.out) != 1 or entry.op.outputs != ("y",)
+        g = gradients.take(entry.out, several)
+        if g is None:
+            continue
+        shown: list[tuple[int, Any]] = []
+        for rule, places in entry.plan.rules:
+            answer = rule(g, entry.y, entry.saved, entry.params)
+            parts = answer if type(answer) is tuple else (answer,)
+            if len(parts) != len(places):
+                raise RuleError(f"{entry.op.name}: the rule for {', '.join(rule.args)} returned {len(parts)} gradients for {len(places)}")
+            for place, gx in zip(places, parts, strict=True):
+                node = entry.parents[place]
+                if node < 0:
+                    continue
+                gx = _fitted(tape, entry, place, gx)
+                fresh = type(gx) is np.ndarray and gx.base is None and gx is not g and all(gx is not v for v in entry.saved) and gx is not entry.y
+                gradients.add(node, gx, fresh and len(parts) == 1)
+                if watcher:
+                    shown.append((place, gx))
+        if watcher:
+            watcher(entry, g, shown)
+    return gradients
+
+
+def _fitted(tape: Tape, entry: Entry, place: int, gx: Any) -> Any:
+    """`gx` in the shape and dtype of its argument. Broadcasting is undone here, once for all ops."""
+    node = entry.parents[place]
+    shape, dtype = tape.shapes[node], tape.dtypes[node]
+    if type(gx) is not np.ndarray:
+        gx = as_value(gx)
+    if gx.shape != shape:
+        if not (entry.op.notation and entry.op.notation.broadcasts):
+            name = entry.op.argument(place)
+            raise RuleError(f"{entry.op.name}: the rule for {name} returned shape {gx.shape}, {name} has {shape}")
+        gx = ops.sum_to(gx, shape=shape)
+    return gx if gx.dtype == dtype else ops.astype(gx, dtype=dtype)
+
+
+def vjp(f: Callable[..., Any], *args: Any, has_aux: bool = False) -> Any:
+    r"""$y = f(x), \quad \bar x = J_f(x)^\top \bar y$
+
+    Returns y and pull; pull(g) takes a cotangent in the nesting of y and returns a tuple, one gradient for each of
+    `args`, each in its argument's nesting, shape and dtype. pull may be called again. With `has_aux`, f returns
+    (y, aux) and so vjp returns y, pull, aux.
+    Raises TypeError for arguments that are not floating-point, ValueError where a cotangent does not fit.
+    """
+    tape, inputs, rebuild, ys, nest, aux = record(f, args, has_aux, "vjp")
+
+    def pull(g: Any) -> tuple[Any, ...]:
+        gs, _ = flatten(g)
+        if skeleton(g) != nest(["*"] * len(ys)):
+            raise ValueError(f"pull: f returned {nest(['*'] * len(ys))}, the cotangent is nested as {skeleton(g)}")
+        seeds = [(y.slot, _seed(y, gy)) for y, gy in zip(ys, gs, strict=True) if type(y) is Traced and y.owner is tape]
+        gradients = walk(tape, seeds, consume=False)
+        return rebuild([gradients.result(x.slot) for x in inputs])  # type: ignore[no-any-return]
+
+    values = nest([y.value if type(y) is Traced and y.owner is tape else y for y in ys])
+    return (values, pull, aux) if has_aux else (values, pull)
+
+
+def record(f: Callable[..., Any], args: Sequence[Any], has_aux: bool, who: str) -> Any:
+    """Run `f` on a new tape. Returns the tape, its inputs, how to rebuild args, f's outputs, their nesting, and aux."""
+    tape = Tape(running())
+    leaves, rebuild = flatten(tuple(args))
+    inputs = [tape.watch(differentiable(x, f"{who}: argument {i}")) for i, x in enumerate(leaves)]
+    with interpreting(tape):
+        out = f(*rebuild(list(inputs)))
+    aux = None
+    if has_aux:
+        if not (isinstance(out, tuple) and len(out) == 2):
+            raise TypeError(f"{who}: with has_aux, f returns (y, aux); it returned {type(out).__name__}")
+        out, aux = out
+        marked, nest_aux = flatten(aux)
+        aux = nest_aux([a.value if type(a) is Traced and a.owner is tape else a for a in marked])
+    ys, nest = flatten(out)
+    return tape, inputs, rebuild, ys, nest, aux
+
+
+def _seed(y: Traced, g: Any) -> Any:
+    g = as_value(g)
+    if g.shape != y.shape:
+        raise ValueError(f"pull: the cotangent has shape {g.shape}, f returned {y.shape}")
+    return g if g.dtype == y.dtype else ops.astype(g, dtype=y.dtype)
+
+
+Argnums = int | Sequence[int]
+
+
+def value_and_grad(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False) -> Callable[..., Any]:
+    r"""The function $x \mapsto (f(x), \nabla f(x))$ for an f that returns a scalar.
+
+    argnums   the arguments to differentiate: an integer, or several for a tuple of gradients. Each may be an array,
+              a number, or a nesting of arrays in dicts, lists and tuples; the gradient has the same nesting
+    has_aux   f returns (y, aux); the result is then ((y, aux), gradient)
+
+    Raises TypeError if f's value is not a scalar or an argument is not floating-point.
+    """
+    several = not isinstance(argnums, (int, np.integer))
+    places = tuple(argnums) if several else (argnums,)  # type: ignore[arg-type]
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        for p in places:
+            if not -len(args) <= p < len(args):
+                raise TypeError(f"grad: argnums has {p}, but {len(args)} positional arguments were given")
+
+        def of_chosen(*chosen: Any) -> Any:
+            full = list(args)
+            for p, x in zip(places, chosen, strict=True):
+                full[p] = x
+            return f(*full, **kwargs)
+
+        tape, inputs, rebuild, ys, nest, aux = record(of_chosen, [args[p] for p in places], has_aux, "grad")
+        if len(ys) != 1 or nest(["*"]) != "*":
+            raise TypeError(f"grad: f returned {nest(['*'] * len(ys))}, a scalar is wanted; with extra output use has_aux=True")
+        y = as_value(ys[0])
+        if y.shape != ():
+            raise TypeError(
+                f"grad: f returned shape {y.shape}, a scalar is wanted\n"
+                "  reduce it, np.sum(y), or use vjp or jacobian for a function with array values"
+            )
+        mine = type(y) is Traced and y.owner is tape
+        gradients = walk(tape, [(y.slot, np.ones((), y.dtype)[()])] if mine else [], consume=True)
+        g = rebuild([gradients.result(x.slot) for x in inputs])
+        value = y.value if mine else ys[0]
+        return ((value, aux) if has_aux else value), (g if several else g[0])
+
+    return run
+
+
+def grad(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False) -> Callable[..., Any]:
+    r"""The function $x \mapsto \nabla f(x)$ for an f that returns a scalar; see `value_and_grad`.
+
+    With `has_aux` it returns (gradient, aux).
+    """
+    both = value_and_grad(f, argnums, has_aux)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        value, g = both(*args, **kwargs)
+        return (g, value[1]) if has_aux else g
+
+    return run
+
+
+def jacobian(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
+    r"""The function $x \mapsto J$, $J_{ij} = \partial f_i / \partial x_j$, of shape y.shape + x.shape.
+
+    One array in (`argnums`), one array out. Rows come from pulls or columns from pushes, whichever are fewer.
+    """
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        def of_one(x: Any) -> Any:
+            return f(*args[:argnums], x, *args[argnums + 1 :], **kwargs)
+
+        x = differentiable(args[argnums], f"jacobian: argument {argnums}")
+        y, pull = vjp(of_one, x)
+        y = as_value(y)
+        if y.size <= x.size:
+            rows = [pull(e)[0] for e in _basis(y)]
+            return np.reshape(_stacked(rows, x), y.shape + x.shape)
+        columns = [jvp(of_one, (x,), (e,))[1] for e in _basis(x)]
+        return np.moveaxis(np.reshape(_stacked(columns, y), x.shape + y.shape), range(x.ndim), range(-x.ndim, 0))
+
+    return run
+
+
+def _basis(x: Any) -> list[np.ndarray]:
+    return list(np.eye(x.size, dtype=x.dtype).reshape(x.size, *x.shape))
+
+
+def _stacked(rows: list[Any], like: Any) -> Any:
+    return np.stack(rows) if rows else np.zeros((0, *like.shape), like.dtype)
+
+
+def hessian(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
+    r"""The function $x \mapsto H$, $H_{ij} = \partial^2 f / \partial x_i \partial x_j$, of shape x.shape + x.shape."""
+    return jacobian(grad(f, argnums), argnums)
+
+
+def hvp(f: Callable[..., Any], args: Sequence[Any], tangents: Sequence[Any]) -> Any:
+    r"""$H \dot x$ for a scalar f, forward over reverse: no Hessian is built.
+
+    args, tangents   as for `jvp`. Returns one product for each argument (for one argument, not a tuple).
+    Source: Pearlmutter (1994), Fast exact multiplication by the Hessian.
+    """
+    gradient = grad(f, argnums=tuple(range(len(args))))
+    product = jvp(gradient, args, tangents)[1]
+    return product[0] if len(args) == 1 else product
+
+
+def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
+    """`f`, whose intermediate values are not kept but computed again on the way back.
+
+    Positional arguments are nestings of arrays; keyword arguments are passed on. f must be a function of these alone:
+    a traced value that it captures from around it raises EscapedValue, and a random Generator would give other numbers
+    the second time (pass a seed).
+    Source: Griewank & Walther (2000), Revolve; here with one level.
+    """
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(a, np.random.Generator) for a in (*args, *kwargs.values())):
+            raise TypeError("checkpoint: a Generator would draw other numbers when f runs again; pass a seed")
+        leaves, rebuild = flatten(args)
+        nests: list[Any] = []
+
+        def flat(*xs: Any) -> tuple[Any, ...]:
+            ys, nest = flatten(f(*rebuild(list(xs)), **kwargs))
+            nests.append(nest)
+            return tuple(ys)
+
+        ys = running().apply(_recomputed(flat), leaves, {})
+        return nests[0](list(ys))
+
+    return run
+
+
+def _recomputed(f: Callable[..., tuple[Any, ...]]) -> Op:
+    """`f` as one op with several outputs, whose rules run it again."""
+
+    def definition(*xs: Any) -> tuple[Any, ...]:
+        with interpreting(EVAL):
+            return tuple(as_value(y) for y in f(*xs))
+
+    def over_floats(xs: Sequence[Any]) -> tuple[Callable[..., Any], list[int]]:
+        places = [i for i, x in enumerate(xs) if as_value(x).dtype.kind in "fc"]
+
+        def g(*moving: Any) -> tuple[Any, ...]:
+            full = list(xs)
+            for i, x in zip(places, moving, strict=True):
+                full[i] = x
+            return f(*full)
+
+        return g, places
+
+    op = Op("checkpoint", definition, ("xs",), True, {}, None, "$y = f(x)$", outputs=("ys",))
+
+    @op.vjp("xs")
+    def _(g: Any, xs: Any) -> Any:
+        r"""\bar x = J_f(x)^\top \bar y, \text{ with } f(x) \text{ computed again}"""
+        floats, places = over_floats(xs)
+        _, pull = vjp(floats, *[xs[i] for i in places])
+        pulled = dict(zip(places, pull(tuple(g)), strict=True))
+        return tuple(pulled.get(i) for i in range(len(xs)))
+
+    @op.jvp("xs")
+    def _(d: Any, xs: Any) -> Any:
+        r"""\dot y = J_f(x) \dot x"""
+        floats, places = over_floats(xs)
+        return jvp(floats, [xs[i] for i in places], [d[i] for i in places])[1]
+
+    return op

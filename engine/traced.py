@@ -1,0 +1,265 @@
+"""A value that an interpreter keeps an eye on. It answers NumPy's operators, methods and protocols."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from engine.interpret import Interpreter
+    from engine.op import Op
+
+OPS: dict[str, Op] = {}
+"""Every op by name; an op enters itself when it is defined."""
+
+NUMPY: dict[Any, Callable[..., Any]] = {}
+"""What stands in for a NumPy function when one of its arguments is traced."""
+
+
+class Unsupported(TypeError):
+    """NumPy has this function, the engine has no derivative for it."""
+
+
+class Traced:
+    """An array as seen by the interpreter that owns it.
+
+    owner   the interpreter
+    value   the array, or the `Traced` of the interpreter below
+    slot    what the owner notes about it: a place on the tape, a tangent, ...
+    """
+
+    __slots__ = ("owner", "slot", "value")
+    __array_priority__ = 1000.0
+    __hash__ = None  # type: ignore[assignment]   # == is elementwise, as on arrays
+
+    def __init__(self, owner: Interpreter, value: Any, slot: Any = None):
+        self.owner = owner
+        self.value = value
+        self.slot = slot
+
+    # What an array tells about itself.
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.value.shape  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.value.dtype  # type: ignore[no-any-return]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return self.value.size  # type: ignore[no-any-return]
+
+    @property
+    def T(self) -> Any:
+        return np.transpose(self)  # type: ignore[call-overload]
+
+    @property
+    def mT(self) -> Any:
+        return np.matrix_transpose(self)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(primal(self))
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.ndim == 0:
+            raise TypeError("iteration over a 0-d array")
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"Traced({primal(self)!r}, by {type(self.owner).__name__})"
+
+    def __format__(self, spec: str) -> str:
+        return format(primal(self).item() if self.ndim == 0 else primal(self), spec)
+
+    # Choices may look at the number: they are not differentiated.
+
+    def __bool__(self) -> bool:
+        return bool(primal(self))
+
+    def __lt__(self, other: Any) -> Any:
+        return primal(self) < primal(other)
+
+    def __le__(self, other: Any) -> Any:
+        return primal(self) <= primal(other)
+
+    def __gt__(self, other: Any) -> Any:
+        return primal(self) > primal(other)
+
+    def __ge__(self, other: Any) -> Any:
+        return primal(self) >= primal(other)
+
+    def __eq__(self, other: Any) -> Any:
+        return primal(self) == primal(other)
+
+    def __ne__(self, other: Any) -> Any:
+        return primal(self) != primal(other)
+
+    # A number taken out loses its derivative, so it is refused.
+
+    def _refuse(self, what: str) -> TypeError:
+        return TypeError(
+            f"{what} would cut this value off from its derivative.\n"
+            f"  use engine ops or numpy functions on it; to cut it on purpose, use stop_gradient(x) and read it after"
+        )
+
+    def __float__(self) -> float:
+        raise self._refuse("float() (or a function of `math`)")
+
+    def __int__(self) -> int:
+        raise self._refuse("int()")
+
+    def __complex__(self) -> complex:
+        raise self._refuse("complex()")
+
+    def item(self, *_: int) -> Any:
+        raise self._refuse(".item()")
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        raise self._refuse("np.asarray() or assignment into a NumPy array")
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        raise TypeError(
+            "a traced array cannot be assigned into: the tape needs the old value.\n"
+            "  build a new one: np.where(mask, a, b), np.concatenate, or ops.scatter_add(x, indices, values)"
+        )
+
+    # Operators are op calls.
+
+    def __add__(self, other: Any) -> Any:
+        return OPS["add"](self, other)
+
+    def __radd__(self, other: Any) -> Any:
+        return OPS["add"](other, self)
+
+    def __sub__(self, other: Any) -> Any:
+        return OPS["subtract"](self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return OPS["subtract"](other, self)
+
+    def __mul__(self, other: Any) -> Any:
+        return OPS["multiply"](self, other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return OPS["multiply"](other, self)
+
+    def __truediv__(self, other: Any) -> Any:
+        return OPS["divide"](self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return OPS["divide"](other, self)
+
+    def __pow__(self, other: Any) -> Any:
+        return OPS["pow"](self, other)
+
+    def __rpow__(self, other: Any) -> Any:
+        return OPS["pow"](other, self)
+
+    def __neg__(self) -> Any:
+        return OPS["negative"](self)
+
+    def __pos__(self) -> Any:
+        return self
+
+    def __abs__(self) -> Any:
+        return OPS["abs"](self)
+
+    def __mod__(self, other: Any) -> Any:
+        return np.remainder(self, other)  # type: ignore[call-overload]
+
+    def __rmod__(self, other: Any) -> Any:
+        return np.remainder(other, self)
+
+    def __floordiv__(self, other: Any) -> Any:
+        return np.floor_divide(self, other)  # type: ignore[call-overload]
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        return np.floor_divide(other, self)
+
+    def __matmul__(self, other: Any) -> Any:
+        return np.matmul(self, other)  # type: ignore[call-overload]
+
+    def __rmatmul__(self, other: Any) -> Any:
+        return np.matmul(other, self)
+
+    def __getitem__(self, key: Any) -> Any:
+        return OPS["getitem"](self, key=key)
+
+    # NumPy's protocols.
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if method == "__call__":
+            stand_in = NUMPY.get(ufunc)
+        else:
+            stand_in = NUMPY.get((ufunc, method))
+        if stand_in is None:
+            raise unsupported(f"np.{ufunc.__name__}" + ("" if method == "__call__" else f".{method}"))
+        return stand_in(*inputs, **kwargs)
+
+    def __array_function__(self, function: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> Any:
+        stand_in = NUMPY.get(function)
+        if stand_in is None:
+            module = getattr(function, "__module__", "numpy").replace("numpy", "np", 1)
+            raise unsupported(f"{module}.{function.__name__}")
+        return stand_in(*args, **kwargs)
+
+
+def _method(name: str) -> Callable[..., Any]:
+    def call(self: Traced, *args: Any, **kwargs: Any) -> Any:
+        return getattr(np, name)(self, *args, **kwargs)
+
+    call.__name__ = name
+    call.__doc__ = f"`np.{name}` of this array."
+    return call
+
+
+# An array's methods are NumPy's functions, which come back here through the protocols.
+for _name in (
+    "all any argmax argmin argsort clip copy cumsum cumprod diagonal dot max mean min nonzero prod ravel repeat "
+    "round searchsorted squeeze std sum swapaxes take trace var"
+).split():
+    setattr(Traced, _name, _method(_name))
+
+
+def _reshape(self: Traced, *shape: Any, **kwargs: Any) -> Any:
+    return np.reshape(self, shape[0] if len(shape) == 1 else shape, **kwargs)  # type: ignore[call-overload]
+
+
+def _transpose(self: Traced, *axes: Any) -> Any:
+    return np.transpose(self, axes[0] if len(axes) == 1 else axes or None)  # type: ignore[call-overload]
+
+
+def _astype(self: Traced, dtype: Any, copy: bool = True) -> Any:
+    return OPS["astype"](self, dtype=np.dtype(dtype))
+
+
+def _flatten(self: Traced) -> Any:
+    return np.ravel(self)  # type: ignore[call-overload]
+
+
+for _name, _function in {"reshape": _reshape, "transpose": _transpose, "astype": _astype, "flatten": _flatten}.items():
+    setattr(Traced, _name, _function)
+
+
+def primal(x: Any) -> Any:
+    """The plain array under however many interpreters."""
+    while type(x) is Traced:
+        x = x.value
+    return x
+
+
+def unsupported(name: str) -> Unsupported:
+    """The error for a NumPy function that has no derivative here, with the nearest thing that has one."""
+    known = sorted(OPS) + sorted(getattr(f, "__name__", "") for f in NUMPY if not isinstance(f, tuple))
+    near = difflib.get_close_matches(name.rpartition(".")[2], known, n=1, cutoff=0.5)
+    hint = f"\n  nearest op: ops.{near[0]}" if near and near[0] in OPS else f"\n  nearest function: np.{near[0]}" if near else ""
+    return Unsupported(f"{name} has no derivative in this engine.{hint}\n  if it should not be differentiated: {name}(stop_gradient(x))")

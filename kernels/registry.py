@@ -1,0 +1,128 @@
+"""Which function runs an op, on which backend: names to functions, nothing else.
+
+`engine` and `kernels` meet here and only here. The engine asks `running_kernels()` for a dict from op name to callable and
+falls back on the op's own definition; a kernel file registers its rungs with `@rung`. Nothing in this module
+imports NumPy or Numba, so `import engine` stays light: `use("cpu")` is what loads the kernels.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+Function = Callable[..., Any]
+
+
+class MissingKernel(LookupError):
+    """Asked for a backend or an op that no kernel serves."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of a ladder: the same function as the op, by one more idea."""
+
+    op: str
+    backend: str
+    step: int
+    idea: str
+    serves: bool
+    rtol: dict[str, float]
+    run: Function
+
+    @property
+    def name(self) -> str:
+        return self.run.__name__
+
+
+_LADDERS: dict[tuple[str, str], list[Rung]] = {}
+_DEFINITIONS: dict[str, Function] = {}
+_running: ContextVar[dict[str, Function]] = ContextVar("kernels", default=_DEFINITIONS)
+
+
+def rung(
+    op: str,
+    backend: str,
+    *,
+    step: int,
+    idea: str,
+    serves: bool = False,
+    rtol: dict[str, float] | None = None,
+) -> Callable[[Function], Function]:
+    """Register the decorated function as one step of the ladder of `op` on `backend`.
+
+    step    its place in the order of reading: 1, 2, ...
+    idea    one sentence: what this rung adds to the one above it
+    serves  True for exactly one rung a ladder: the one that `use(backend)` puts to work
+    rtol    largest error against the definition in float64, relative to the definition applied to
+            absolute values, by dtype name. The default is a few roundings of a sum of a thousand terms
+    """
+
+    def register(run: Function) -> Function:
+        ladder = _LADDERS.setdefault((op, backend), [])
+        if any(r.step == step for r in ladder):
+            raise ValueError(f"{op} on {backend}: two rungs claim step {step}")
+        bounds = {"float32": 1e-5, "float64": 1e-13} if rtol is None else rtol
+        ladder.append(Rung(op, backend, step, idea, serves, bounds, run))
+        ladder.sort(key=lambda r: r.step)
+        return run
+
+    return register
+
+
+def backends() -> list[str]:
+    """The backends whose folder is here and whose library is installed."""
+    needs = {"cpu": "numba", "cuda": "numba_cuda"}
+    return [b for b, library in needs.items() if importlib.util.find_spec(f"kernels.{b}") and importlib.util.find_spec(library)]
+
+
+def _load(backend: str) -> None:
+    if backend not in backends():
+        raise MissingKernel(f"no backend {backend!r} here: there is {', '.join(backends()) or 'none'} (and the definitions, which need none)")
+    importlib.import_module(f"kernels.{backend}")
+
+
+def ops(backend: str) -> list[str]:
+    """The ops that have a ladder on `backend`."""
+    _load(backend)
+    return sorted(op for op, b in _LADDERS if b == backend)
+
+
+def ladder(op: str, backend: str = "cpu") -> list[Rung]:
+    """The rungs of `op` on `backend`, in the order in which they are read."""
+    _load(backend)
+    if (op, backend) not in _LADDERS:
+        raise MissingKernel(f"{op} has no kernel on {backend}; these have: {', '.join(ops(backend))}")
+    return list(_LADDERS[op, backend])
+
+
+def serving(op: str, backend: str = "cpu") -> Function:
+    """The callable that serves `op` on `backend`, with the op's own signature."""
+    return next(r for r in ladder(op, backend) if r.serves).run
+
+
+def running_kernels() -> dict[str, Function]:
+    """What is in force now: op name -> kernel. Empty outside `use`."""
+    return _running.get()
+
+
+@contextmanager
+def use(backend: str | None, *, require: Iterable[str] = ()) -> Iterator[None]:
+    """Run ops on the kernels of `backend` inside the block; `None` means the definitions.
+
+    An op without a kernel runs its definition. Name in `require` the ops that must not: a gap
+    raises `MissingKernel` here, before any work is done.
+    """
+    table = {} if backend is None else {op: serving(op, backend) for op in ops(backend)}
+    gaps = sorted(set(require) - set(table))
+    if gaps:
+        raise MissingKernel(f"no kernel on {backend} for {', '.join(gaps)}; there are kernels for {', '.join(sorted(table)) or 'none'}")
+    token = _running.set(table)
+    try:
+        yield
+    finally:
+        _running.reset(token)
