@@ -75,9 +75,14 @@ class Rule:
 def _shape(values: Sequence[Any], want: int) -> Any:
     place = want - SHAPE
     if place == ALL:
-        return tuple(v if type(v) is tuple else np.shape(v) for v in values)
+        return tuple(v if type(v) is tuple else shape_of(v) for v in values)
     v = values[place]
-    return v if type(v) is tuple else np.shape(v)
+    return v if type(v) is tuple else shape_of(v)
+
+
+def shape_of(v: Any) -> Shape:
+    """The shape of an array, a traced value or a number."""
+    return v.shape if hasattr(v, "shape") else np.shape(v)
 
 
 @dataclass(frozen=True)

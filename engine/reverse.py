@@ -10,7 +10,7 @@ import numpy as np
 from engine import ops
 from engine.forward import as_value, differentiable, jvp
 from engine.interpret import EVAL, Interpreter, interpreting, running
-from engine.op import Op, Plan
+from engine.op import Op, Plan, shape_of
 from engine.traced import Traced
 from engine.tree import flatten, skeleton
 
@@ -61,12 +61,17 @@ class Tape(Interpreter):
         plan = op.plan(tuple([i for i, p in enumerate(parents) if p >= 0]), len(parents))
         if not plan.rules:
             return y
-        saved = [v if keep == 2 else np.shape(v) if keep else None for v, keep in zip(values, plan.keep)]  # noqa: B905
+        saved = [_kept(v) if keep == 2 else shape_of(v) if keep else None for v, keep in zip(values, plan.keep)]  # noqa: B905
         first = len(self.shapes)
         traced = tuple([self._watch_real(part) for part in y]) if type(y) is tuple else self.watch(y)
         out = range(first, len(self.shapes))
         self.entries.append(Entry(op, plan, parents, saved, y if plan.keep_y else None, params, out))
         return traced
+
+
+def _kept(v: Any) -> Any:
+    """`v` as a rule can use it: a list or another library's array becomes an array."""
+    return v if type(v) in (np.ndarray, Traced, float, int) or isinstance(v, np.generic) else as_value(v)
 
 
 class Gradients:
@@ -108,14 +113,15 @@ class Gradients:
         return np.zeros(self.tape.shapes[node], self.tape.dtypes[node])[()]
 
 
-Watcher = Callable[[Entry, Any, "list[tuple[int, Any]]"], None]
+Watcher = Callable[[Entry, Any, "list[tuple[int, Any, Any]]"], None]
+"""Is shown an entry, its cotangent, and for each argument its place, what the rule sent, and the sum so far."""
 
 
 def walk(tape: Tape, seeds: Sequence[tuple[int, Any]], *, consume: bool, watcher: Watcher | None = None) -> Gradients:
     """Walk the tape backwards from cotangents at some nodes: every gradient adds up from all the uses of its value.
 
     consume   drop each entry, and with it what it saved, as the walk passes it
-    watcher   is shown each entry, its cotangent and what its rules returned
+    watcher   is shown each step, for a lesson
     """
     gradients = Gradients(tape)
     for node, g in seeds:
@@ -127,7 +133,7 @@ def walk(tape: Tape, seeds: Sequence[tuple[int, Any]], *, consume: bool, watcher
         g = gradients.take(entry.out, several)
         if g is None:
             continue
-        shown: list[tuple[int, Any]] = []
+        shown: list[tuple[int, Any, Any]] = []
         for rule, places in entry.plan.rules:
             answer = rule(g, entry.y, entry.saved, entry.params)
             parts = answer if type(answer) is tuple else (answer,)
@@ -141,7 +147,7 @@ def walk(tape: Tape, seeds: Sequence[tuple[int, Any]], *, consume: bool, watcher
                 fresh = type(gx) is np.ndarray and gx.base is None and gx is not g and all(gx is not v for v in entry.saved) and gx is not entry.y
                 gradients.add(node, gx, fresh and len(parts) == 1)
                 if watcher:
-                    shown.append((place, gx))
+                    shown.append((place, gx, gradients.sums[node]))
         if watcher:
             watcher(entry, g, shown)
     return gradients
@@ -183,9 +189,9 @@ def vjp(f: Callable[..., Any], *args: Any, has_aux: bool = False) -> Any:
     return (values, pull, aux) if has_aux else (values, pull)
 
 
-def record(f: Callable[..., Any], args: Sequence[Any], has_aux: bool, who: str) -> Any:
+def record(f: Callable[..., Any], args: Sequence[Any], has_aux: bool, who: str, tape: Tape | None = None) -> Any:
     """Run `f` on a new tape. Returns the tape, its inputs, how to rebuild args, f's outputs, their nesting, and aux."""
-    tape = Tape(running())
+    tape = tape or Tape(running())
     leaves, rebuild = flatten(tuple(args))
     inputs = [tape.watch(differentiable(x, f"{who}: argument {i}")) for i, x in enumerate(leaves)]
     with interpreting(tape):
