@@ -1,4 +1,6 @@
 """Every op of the engine, one module a family. Formula, forward and derivative stand in one place."""
 
+from engine.ops.activations import *  # noqa: F403
 from engine.ops.elementwise import *  # noqa: F403
 from engine.ops.layout import *  # noqa: F403
+from engine.ops.trigonometry import *  # noqa: F403
