@@ -3,4 +3,5 @@
 from engine.ops.activations import *  # noqa: F403
 from engine.ops.elementwise import *  # noqa: F403
 from engine.ops.layout import *  # noqa: F403
+from engine.ops.linear import *  # noqa: F403
 from engine.ops.trigonometry import *  # noqa: F403

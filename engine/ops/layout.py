@@ -7,7 +7,7 @@ import numpy as np
 from engine.domain import Pick
 from engine.op import op
 
-__all__ = ["astype", "broadcast_to", "sum_to"]
+__all__ = ["astype", "broadcast_to", "matrix_transpose", "sum_to"]
 
 
 @op("... -> ...", linear=("x",))
@@ -74,3 +74,15 @@ def _(g, x_shape):
 def _(pick: Pick):
     m, n = pick.size(0, 3), pick.size(1, 3)
     return [pick.array(m, n)], {"shape": pick.choice([(n,), (1, n), (m, 1), (1, 1), ()])}
+
+
+@op("... m n -> ... n m", linear=("x",), flops="0")
+def matrix_transpose(x):
+    r"""$y_{\ldots ij} = x_{\ldots ji}$"""
+    return np.swapaxes(x, -1, -2)
+
+
+@matrix_transpose.vjp("x")
+def _(g):
+    r"""\bar x = \bar y^\top"""
+    return matrix_transpose(g)
