@@ -62,7 +62,7 @@ def matmul(x: Any, w: Any) -> Any:  # type: ignore[no-redef]
     if rows == 0 or columns == 0:
         raise ShapeError(
             f"matmul: {'w' if rows else 'x'} is a scalar, and has no axis to sum over\n"
-            f"  wants  {... m k, ... k n -> ... m n}\n  given  x: {x.shape}  w: {w.shape}\n  to scale an array write x * w"
+            f"  wants  ... m k, ... k n -> ... m n\n  given  x: {x.shape}  w: {w.shape}\n  to scale an array write x * w"
         )
     if rows == 1 or columns == 1:
         return _with_vectors(x, w)
