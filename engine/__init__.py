@@ -1,5 +1,16 @@
 """Gnomon: derivatives that one can read."""
 
+try:
+    import kernels.registry  # noqa: F401
+except ModuleNotFoundError:
+    import sys
+
+    _other = getattr(sys.modules.get("kernels"), "__file__", "it")
+    raise ImportError(
+        f"another package called `kernels` comes first on the path: {_other}\n"
+        "  gnomon brings its own; remove the other from this environment, or move its folder behind gnomon's on sys.path"
+    ) from None
+
 from engine import ops
 from engine.forward import jvp
 from engine.op import EscapedValue, MissingRule, Op, op

@@ -119,7 +119,14 @@ class Explanation:
         page = _table("Forward", ("op", "value", "formula"), forward)
         if self.backward:
             rows = [
-                (step.call if i == 0 else "", numbers(step.g) if i == 0 else "", f"g{s.to}", _maths(s.formula), numbers(s.sent), numbers(s.total))
+                (
+                    step.call if i == 0 else "",
+                    numbers(step.g) if i == 0 else "",
+                    f"g{s.to}",
+                    _maths(s.formula),
+                    numbers(s.sent),
+                    numbers(s.total),
+                )
                 for step in self.backward
                 for i, s in enumerate(step.shares)
             ]
@@ -220,11 +227,12 @@ def rules(op: Op | str) -> str:
 
 
 _SYMBOLS = {
-    "partial": "∂", "odot": "⊙", "sum": "Σ", "prod": "Π", "sqrt": "√", "infty": "∞", "leq": "≤", "geq": "≥", "le": "≤", "ge": "≥", "ne": "≠",
-    "neq": "≠", "cdot": "·", "times": "×", "pi": "π", "mu": "μ", "sigma": "σ", "eta": "η", "varepsilon": "ε", "epsilon": "ε", "alpha": "α",
-    "beta": "β", "gamma": "γ", "delta": "δ", "lambda": "λ", "Phi": "Φ", "phi": "φ", "Delta": "Δ", "lfloor": "⌊", "rfloor": "⌋", "langle": "⟨",
-    "rangle": "⟩", "top": "T", "in": "∈", "to": "→", "ldots": "...", "dots": "...", "cdots": "...", "quad": "  ", "qquad": "   ",
-    "left": "", "right": "", "tau": "τ", "rho": "ρ", "theta": "θ", "mid": "|", "star": "*", "approx": "≈", "circ": "∘", "nabla": "∇", "pm": "±",
+    "partial": "∂", "odot": "⊙", "sum": "Σ", "prod": "Π", "sqrt": "√", "infty": "∞", "leq": "≤", "geq": "≥", "le": "≤", "ge": "≥",
+    "ne": "≠", "neq": "≠", "cdot": "·", "times": "×", "pi": "π", "mu": "μ", "sigma": "σ", "eta": "η", "varepsilon": "ε",
+    "epsilon": "ε", "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "lambda": "λ", "Phi": "Φ", "phi": "φ", "Delta": "Δ",
+    "lfloor": "⌊", "rfloor": "⌋", "langle": "⟨", "rangle": "⟩", "top": "T", "in": "∈", "to": "→", "ldots": "...", "dots": "...",
+    "cdots": "...", "quad": "  ", "qquad": "   ", "left": "", "right": "", "tau": "τ", "rho": "ρ", "theta": "θ", "mid": "|",
+    "star": "*", "approx": "≈", "circ": "∘", "nabla": "∇", "pm": "±",
 }  # fmt: skip
 _ACCENTS = {"bar": "\u0304", "dot": "\u0307", "hat": "\u0302", "tilde": "\u0303"}
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
@@ -255,19 +263,22 @@ def numbers(x: Any, most: int = 8) -> str:
     return f"{'x'.join(map(str, a.shape))} [{ends} ... {a.ravel()[-1]:.4g}]"
 
 
-
 def _short(v: Any) -> str:
     return numbers(v, most=4) if isinstance(v, (np.ndarray, np.generic)) else repr(v)
 
 
 def _step_rows(step: Step) -> list[tuple[str, ...]]:
     name = step.call.partition(" ")[0]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for i, s in enumerate(step.shares):
         head = (step.call, f"g{name} = {numbers(step.g)}") if i == 0 else ("", "")
         total = "" if np.array_equal(s.sent, s.total) else f"sum so far {numbers(s.total)}"
         rows.append((*head, f"g{s.to} += {numbers(s.sent)}", plain(s.formula), total))
     return rows
+
+
+def _head(step: Step, i: int) -> tuple[str, str]:
+    return (step.call, numbers(step.g)) if i == 0 else ("", "")
 
 
 def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -37,7 +37,7 @@ class Push(Interpreter):
         if op.variadic and op.args[0] in op.jvps:
             every = tuple(np.zeros(v.shape, v.dtype) if d is None else d for v, d in zip(values, tangents, strict=True))
             return op.jvps[op.args[0]](every, y, values, params)
-        total = None
+        total: Any = None
         for i in moving:
             arg, d = op.argument(i), tangents[i]
             if arg in op.linear:
@@ -109,5 +109,7 @@ def differentiable(x: Any, what: str) -> Any:
         return np.float64(x)
     x = as_value(x)
     if x.dtype.kind not in "fc":
-        raise TypeError(f"{what} is {x.dtype}: a derivative needs floating-point numbers\n  convert it, x.astype(float), or leave it out of argnums")
+        raise TypeError(
+            f"{what} is {x.dtype}: a derivative needs floating-point numbers\n  convert it, x.astype(float), or leave it out of argnums"
+        )
     return x

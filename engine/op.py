@@ -282,9 +282,7 @@ class Op:
             elif not rules[id(rule)][1]:
                 rules[id(rule)][1].extend(self.args.index(a) for a in rule.args)
         wants = {w for rule, _ in rules.values() for w in rule.wants}
-        keep = tuple(
-            2 if i in wants or ALL in wants else 1 if i + SHAPE in wants or ALL + SHAPE in wants else 0 for i in range(count)
-        )
+        keep = tuple(2 if i in wants or ALL in wants else 1 if i + SHAPE in wants or ALL + SHAPE in wants else 0 for i in range(count))
         return Plan(tuple((rule, tuple(places)) for rule, places in rules.values()), keep, Y in wants)
 
     def argument(self, place: int) -> str:

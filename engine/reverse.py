@@ -144,13 +144,19 @@ def walk(tape: Tape, seeds: Sequence[tuple[int, Any]], *, consume: bool, watcher
                 if node < 0:
                     continue
                 gx = _fitted(tape, entry, place, gx)
-                fresh = type(gx) is np.ndarray and gx.base is None and gx is not g and all(gx is not v for v in entry.saved) and gx is not entry.y
-                gradients.add(node, gx, fresh and len(parts) == 1)
+                gradients.add(node, gx, len(parts) == 1 and _fresh(gx, g, entry))
                 if watcher:
                     shown.append((place, gx, gradients.sums[node]))
         if watcher:
             watcher(entry, g, shown)
     return gradients
+
+
+def _fresh(gx: Any, g: Any, entry: Entry) -> bool:
+    """Was the buffer of `gx` made by the rule, so that no one else can hold it?"""
+    if type(gx) is not np.ndarray or gx.base is not None or gx is g or gx is entry.y:
+        return False
+    return all(gx is not v for v in entry.saved)
 
 
 def _fitted(tape: Tape, entry: Entry, place: int, gx: Any) -> Any:
@@ -226,8 +232,8 @@ def value_and_grad(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = 
 
     Raises TypeError if f's value is not a scalar or an argument is not floating-point.
     """
-    several = not isinstance(argnums, (int, np.integer))
-    places = tuple(argnums) if several else (argnums,)  # type: ignore[arg-type]
+    several = not isinstance(argnums, int)
+    places: tuple[int, ...] = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         for p in places:

@@ -60,11 +60,11 @@ class Traced:
 
     @property
     def T(self) -> Any:
-        return np.transpose(self)  # type: ignore[call-overload]
+        return np.transpose(self)
 
     @property
     def mT(self) -> Any:
-        return np.matrix_transpose(self)  # type: ignore[arg-type]
+        return np.matrix_transpose(self)
 
     def __len__(self) -> int:
         return len(primal(self))
@@ -174,19 +174,19 @@ class Traced:
         return OPS["abs"](self)
 
     def __mod__(self, other: Any) -> Any:
-        return np.remainder(self, other)  # type: ignore[call-overload]
+        return np.remainder(self, other)
 
     def __rmod__(self, other: Any) -> Any:
         return np.remainder(other, self)
 
     def __floordiv__(self, other: Any) -> Any:
-        return np.floor_divide(self, other)  # type: ignore[call-overload]
+        return np.floor_divide(self, other)
 
     def __rfloordiv__(self, other: Any) -> Any:
         return np.floor_divide(other, self)
 
     def __matmul__(self, other: Any) -> Any:
-        return np.matmul(self, other)  # type: ignore[call-overload]
+        return np.matmul(self, other)
 
     def __rmatmul__(self, other: Any) -> Any:
         return np.matmul(other, self)
@@ -223,19 +223,20 @@ def _method(name: str) -> Callable[..., Any]:
 
 
 # An array's methods are NumPy's functions, which come back here through the protocols.
-for _name in (
-    "all any argmax argmin argsort clip copy cumsum cumprod diagonal dot max mean min nonzero prod ravel repeat "
-    "round searchsorted squeeze std sum swapaxes take trace var"
-).split():
+_METHODS = """
+    all any argmax argmin argsort clip copy cumsum cumprod diagonal dot max mean min nonzero prod ravel repeat
+    round searchsorted squeeze std sum swapaxes take trace var
+"""
+for _name in _METHODS.split():
     setattr(Traced, _name, _method(_name))
 
 
 def _reshape(self: Traced, *shape: Any, **kwargs: Any) -> Any:
-    return np.reshape(self, shape[0] if len(shape) == 1 else shape, **kwargs)  # type: ignore[call-overload]
+    return np.reshape(self, shape[0] if len(shape) == 1 else shape, **kwargs)
 
 
 def _transpose(self: Traced, *axes: Any) -> Any:
-    return np.transpose(self, axes[0] if len(axes) == 1 else axes or None)  # type: ignore[call-overload]
+    return np.transpose(self, axes[0] if len(axes) == 1 else axes or None)
 
 
 def _astype(self: Traced, dtype: Any, copy: bool = True) -> Any:
@@ -243,7 +244,7 @@ def _astype(self: Traced, dtype: Any, copy: bool = True) -> Any:
 
 
 def _flatten(self: Traced) -> Any:
-    return np.ravel(self)  # type: ignore[call-overload]
+    return np.ravel(self)
 
 
 for _name, _function in {"reshape": _reshape, "transpose": _transpose, "astype": _astype, "flatten": _flatten}.items():

@@ -82,7 +82,7 @@ def backends() -> list[str]:
 
 def _load(backend: str) -> None:
     if backend not in backends():
-        raise MissingKernel(f"no backend {backend!r} here: there is {', '.join(backends()) or 'none'} (and the definitions, which need none)")
+        raise MissingKernel(f"no backend {backend!r} here: there is {', '.join(backends()) or 'none'}, and the definitions (None)")
     importlib.import_module(f"kernels.{backend}")
 
 

@@ -1,0 +1,34 @@
+"""What every test shares: how hard to try, and a count of what ran, so that nothing is skipped in silence."""
+
+import os
+
+import pytest
+import tally
+from hypothesis import HealthCheck, settings
+
+LOUD = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+settings.register_profile("dev", max_examples=10, **LOUD)
+settings.register_profile("ci", max_examples=25, **LOUD)
+settings.register_profile("night", max_examples=1000, **LOUD)
+settings.load_profile(os.environ.get("GNOMON_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+
+@pytest.fixture
+def scratch_ops():
+    """Ops defined in a test leave the registry when it ends."""
+    from engine.traced import NUMPY, OPS
+
+    ops, stand_ins = dict(OPS), dict(NUMPY)
+    yield
+    for registry, before in ((OPS, ops), (NUMPY, stand_ins)):
+        registry.clear()
+        registry.update(before)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if tally.COUNTS:
+        terminalreporter.section("cases by backend")
+        for (backend, law), n in sorted(tally.COUNTS.items()):
+            terminalreporter.write_line(f"{backend:<12} {law:<40} {n:>7}")
+    for reason, n in sorted(tally.NOT_RUN.items()):
+        terminalreporter.write_line(f"not run: {reason} ({n} cases)")
