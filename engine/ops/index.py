@@ -1,0 +1,321 @@
+r"""Indexing: choosing elements of an array, and its transpose, which puts them back and adds up where a place was chosen twice.
+
+A key is anything that NumPy takes between square brackets: integers, slices, None, Ellipsis, boolean masks and integer
+arrays, mixed as NumPy mixes them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from engine.domain import Pick
+from engine.op import op
+from engine.ops.layout import axes_of, reshape, sum_to
+
+__all__ = ["add_at", "getitem", "pad", "repeat", "scatter", "scatter_add", "take", "take_along_axis"]
+
+
+@op(linear=("x",))
+def getitem(x, *, key):
+    r"""$y = x[\mathrm{key}]$, by NumPy's rules
+
+    key    what stands between square brackets; a slice is a view, as in NumPy
+    """
+    return x[key]
+
+
+@getitem.shape
+def _(x, *, key):
+    return np.broadcast_to(np.False_, x)[key].shape
+
+
+@getitem.vjp("x")
+def _(g, x_shape, *, key):
+    r"""\bar x[\mathrm{key}] \mathrel{+}= \bar y, \text{ from } 0"""
+    return scatter(g, key=key, shape=x_shape)
+
+
+@op(linear=("values",))
+def scatter(values, *, key, shape):
+    r"""$y[\mathrm{key}] \mathrel{+}= v$, from $y = 0$ of the given shape: the transpose of `getitem`
+
+    values    broadcasts to the shape of y[key]. Where key names a place more than once, its values add up
+    """
+    y = np.zeros(shape, values.dtype)
+    return _add_at(y, key, values)
+
+
+def _add_at(y, key, values):
+    if _may_repeat(key):
+        np.add.at(y, key, values)
+    else:
+        y[key] += values
+    return y
+
+
+def _may_repeat(key) -> bool:
+    """Can `key` name a place twice? Only integer arrays can."""
+    parts = key if type(key) is tuple else (key,)
+    return any(isinstance(k, (np.ndarray, list, tuple)) and np.asarray(k).dtype.kind in "iu" for k in parts)
+
+
+@scatter.shape
+def _(values, *, key, shape):
+    return tuple(shape)
+
+
+@scatter.vjp("values")
+def _(g, values_shape, *, key):
+    r"""\bar v = \bar y[\mathrm{key}]"""
+    return _gathered(g, key, values_shape)
+
+
+def _gathered(g, key, shape):
+    chosen = getitem(g, key=key)
+    return chosen if chosen.shape == shape else sum_to(chosen, shape=shape)
+
+
+@op()
+def add_at(x, values, *, key):
+    r"""$y = x, \quad y[\mathrm{key}] \mathrel{+}= v$, in a new array
+
+    values    broadcasts to the shape of x[key]. Where key names a place more than once, its values add up
+    """
+    y = np.array(x, dtype=np.result_type(x, values))
+    return _add_at(y, key, values)
+
+
+@add_at.shape
+def _(x, values, *, key):
+    return x
+
+
+@add_at.vjp("x")
+def _(g):
+    r"""\bar x = \bar y"""
+    return g
+
+
+@add_at.jvp("x")
+def _(d):
+    r"""\dot y = \dot x"""
+    return d
+
+
+@add_at.vjp("values")
+def _(g, values_shape, *, key):
+    r"""\bar v = \bar y[\mathrm{key}]"""
+    return _gathered(g, key, values_shape)
+
+
+@add_at.jvp("values")
+def _(d, x_shape, *, key):
+    r"""\dot y[\mathrm{key}] \mathrel{+}= \dot v, \text{ from } 0"""
+    return scatter(d, key=key, shape=x_shape)
+
+
+def scatter_add(x, indices, values):
+    """`x` in a new array, with `values` added at x[indices]; where a place is named twice, both are added.
+
+    indices    any key: an integer array for rows, a tuple of integer arrays, a mask, slices
+    """
+    return add_at(x, values, key=indices)
+
+
+@op(linear=("x",), constant=("indices",))
+def take(x, indices, *, axis=None):
+    r"""$y_{\ldots i \ldots} = x_{\ldots k_i \ldots}$ along an axis
+
+    indices    integers, of any shape, which replaces the axis. axis=None takes from the flattened array
+    """
+    return np.take(x, indices, axis=axis)
+
+
+@take.shape
+def _(x, indices, *, axis):
+    if axis is None:
+        return indices
+    axis = axis if axis >= 0 else axis + len(x)
+    return x[:axis] + indices + x[axis + 1 :]
+
+
+@take.vjp("x")
+def _(g, x_shape, indices, *, axis):
+    r"""\bar x_{\ldots k_i \ldots} \mathrel{+}= \bar y_{\ldots i \ldots}"""
+    if axis is None:
+        return reshape(scatter(g, key=indices, shape=(math.prod(x_shape),)), shape=x_shape)
+    before = (slice(None),) * (axis if axis >= 0 else axis + len(x_shape))
+    return scatter(g, key=(*before, indices), shape=x_shape)
+
+
+@op(linear=("x",), constant=("indices",))
+def take_along_axis(x, indices, *, axis=-1):
+    r"""$y_{i j} = x_{k_{ij} j}$: for each place its own index along the axis
+
+    indices    integers, with as many axes as x; the other axes broadcast. axis=None takes from the flattened array
+    """
+    return np.take_along_axis(x, indices, axis=axis)
+
+
+@take_along_axis.shape
+def _(x, indices, *, axis):
+    return np.take_along_axis(np.broadcast_to(np.False_, x), np.zeros(indices, np.intp), axis=axis).shape
+
+
+@take_along_axis.vjp("x")
+def _(g, x_shape, indices, *, axis):
+    r"""\bar x_{k_{ij} j} \mathrel{+}= \bar y_{i j}"""
+    if axis is None:
+        return reshape(scatter(g, key=indices, shape=(math.prod(x_shape),)), shape=x_shape)
+    grid = list(np.ogrid[tuple(slice(n) for n in x_shape)])
+    grid[axis] = indices
+    return scatter(g, key=tuple(grid), shape=x_shape)
+
+
+@op(linear=("x",))
+def repeat(x, *, repeats, axis=None):
+    r"""$y = (x_1, x_1, \ldots, x_2, x_2, \ldots)$
+
+    repeats    how often each element occurs: an integer, or one for each. axis=None repeats the flattened array
+    """
+    return np.repeat(x, repeats, axis)
+
+
+@repeat.shape
+def _(x, *, repeats, axis):
+    return np.repeat(np.broadcast_to(np.False_, x), repeats, axis).shape
+
+
+@repeat.vjp("x")
+def _(g, x_shape, *, repeats, axis):
+    r"""\bar x_i = \sum_{\text{copies}} \bar y"""
+    shape = (math.prod(x_shape),) if axis is None else x_shape
+    axis = 0 if axis is None else axes_of(axis, len(shape))[0]
+    copies = np.repeat(np.arange(shape[axis]), repeats)
+    return reshape(scatter(g, key=(slice(None),) * axis + (copies,), shape=shape), shape=x_shape)
+
+
+@repeat.sample
+def _(pick: Pick):
+    axis = pick.choice([None, 0, -1])
+    m, n = pick.size(0, 3), pick.size(1, 3)
+    count = {None: m * n, 0: m, -1: n}[axis]
+    repeats = pick.choice([0, 1, 3, tuple(pick.integers(count, high=3).tolist())])
+    return [pick.array(m, n)], {"repeats": repeats, "axis": axis}
+
+
+MODES = ("constant", "edge", "reflect", "symmetric", "wrap")
+
+
+@op()
+def pad(x, *, pad_width, mode="constant", constant_values=0):
+    r"""$y = (c, \ldots, c, x_1, \ldots, x_n, c, \ldots, c)$ along each axis
+
+    pad_width        an integer, a pair (before, after), or a pair for each axis, as in `np.pad`
+    mode             "constant", or what to fill with of x itself: "edge", "reflect", "symmetric", "wrap"
+    constant_values  c, in mode "constant"
+
+    Raises ShapeError for a negative width or another mode.
+    """
+    if mode == "constant":
+        return np.pad(x, pad_width, constant_values=constant_values)
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r}, it may be {', '.join(MODES)}")
+    return np.pad(x, pad_width, mode=mode)
+
+
+def _widths(pad_width, ndim: int) -> list[list[int]]:
+    """[before, after] for each axis."""
+    return np.broadcast_to(pad_width, (ndim, 2)).tolist()
+
+
+@pad.shape
+def _(x, *, pad_width, mode, constant_values):
+    return tuple(b + n + a for n, (b, a) in zip(x, _widths(pad_width, len(x)), strict=True))
+
+
+@pad.vjp("x")
+def _(g, x_shape, *, pad_width, mode):
+    r"""\bar x_i = \sum \bar y \text{ over the places that } x_i \text{ fills}"""
+    widths = _widths(pad_width, len(x_shape))
+    if mode == "constant":
+        return g[tuple([slice(b, b + n) for n, (b, _) in zip(x_shape, widths, strict=True)])]
+    sources = [np.pad(np.arange(n), w, mode=mode) for n, w in zip(x_shape, widths, strict=True)]
+    return scatter(g, key=np.ix_(*sources), shape=x_shape)
+
+
+@pad.jvp("x")
+def _(d, *, pad_width, mode):
+    r"""\dot y = (0, \ldots, 0, \dot x_1, \ldots, \dot x_n, 0, \ldots, 0)"""
+    return pad(d, pad_width=pad_width, mode=mode)
+
+
+@pad.sample
+def _(pick: Pick):
+    mode = pick.choice(MODES)
+    x = pick.array(pick.size(0 if mode == "constant" else 1, 3), pick.size(1, 3))
+    width = pick.choice([0, 2, (1, 0), ((0, 3), (2, 1)), ((1,), (0,))])
+    return [x], {"pad_width": width, "mode": mode, "constant_values": pick.choice([0, 0.5])}
+
+
+KEYS = [
+    0,
+    (1, -1),
+    slice(None, None, -1),
+    (slice(1, 3), None, slice(None, None, 2)),
+    (..., 0),
+    (),
+    None,
+    np.array([0, 2, 0, -1]),
+    np.array([[1, 1], [0, 2]]),
+    (slice(None), np.array([0, 0])),
+    (np.array([0, 2, 0]), np.array([1, -1, 1])),
+    (np.array([0, 1]), slice(None), np.array([1])),
+    (0, slice(None), np.array([1, 1])),
+    (np.array([[0], [1]]), ..., np.array([0, 1])),
+    np.array([True, False, True]),
+    (np.array([False, True, True]), 1),
+    (np.array([True, False, True]), np.array([1, 0])),
+    (slice(2, 2), np.array([], np.intp)),
+    (True, slice(None)),
+]
+"""Keys of every kind for an array of shape (3, 3, 2), on which the samplers draw."""
+
+
+@getitem.sample
+def _(pick: Pick):
+    return [pick.array(3, 3, 2)], {"key": pick.choice(KEYS)}
+
+
+def _chosen(key):
+    return np.zeros((3, 3, 2), bool)[key].shape
+
+
+@scatter.sample
+def _(pick: Pick):
+    key = pick.choice(KEYS)
+    return [pick.array(*pick.choice([_chosen(key), ()]))], {"key": key, "shape": (3, 3, 2)}
+
+
+@add_at.sample
+def _(pick: Pick):
+    key = pick.choice(KEYS)
+    return [pick.array(3, 3, 2), pick.array(*pick.choice([_chosen(key), ()]))], {"key": key}
+
+
+@take.sample
+def _(pick: Pick):
+    axis = pick.choice([None, 0, 1, -1])
+    m, n = pick.size(1, 3), pick.size(1, 3)
+    size = {None: m * n, 0: m}.get(axis, n)
+    shape = (pick.size(0, 4), pick.size(1, 2))[: pick.size(0, 2)]
+    return [pick.array(m, n), pick.integers(*shape, low=-size, high=size)], {"axis": axis}
+
+
+@take_along_axis.sample
+def _(pick: Pick):
+    m, n, k, axis = pick.size(1, 3), pick.size(1, 3), pick.size(0, 4), pick.choice([0, 1, -1])
+    shape, size = ((k, pick.choice([1, n])), m) if axis == 0 else ((pick.choice([1, m]), k), n)
+    return [pick.array(m, n), pick.integers(*shape, low=-size, high=size)], {"axis": axis}
