@@ -54,7 +54,7 @@ def _(x):
 @op("... -> ...")
 def softplus(x):
     r"""$y = \ln (1 + e^x)$"""
-    return np.logaddexp(x, 0.0)
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
 
 
 @softplus.slope("x")

@@ -116,7 +116,7 @@ def _(y):
     return -y * y
 
 
-@op(PAIR, numpy=(np.power, np.float_power), x1=positive)
+@op(PAIR, numpy=np.power, x1=positive)
 def pow(x1, x2):
     r"""$y = x_1^{x_2}$
 
@@ -294,8 +294,10 @@ def logaddexp(x1, x2):
 
 
 def _weight(x, other):
+    from engine.ops.activations import sigmoid  # which is built on this module
+
     equal = x == other  # also at two equal infinities, where the difference is nan
-    return 1 / (1 + exp(where(equal, 0.0, minimum(where(equal, 0.0, other) - where(equal, 0.0, x), 700.0))))
+    return sigmoid(where(equal, 0.0, x) - where(equal, 0.0, other))
 
 
 @logaddexp.slope("x1")
@@ -360,45 +362,69 @@ def _(pick: Pick):
     return [(whole + fraction) * x2, x2], {}
 
 
-def _wins(x, other):
-    """1 where x is larger, 1/2 at a tie, so that equal values share evenly."""
-    return (x > other) * 1.0 + (x == other) * 0.5
+def _share_of(v, wins, ties):
+    """v where x wins, half of it at a tie, so that equal values share evenly. Not a slope: that would be float64."""
+    return where(ties, 0.5 * v, where(wins, v, 0.0))
 
 
-@op(PAIR, numpy=(np.maximum, np.fmax))
+@op(PAIR, numpy=np.maximum)
 def maximum(x1, x2):
     r"""$y = \max(x_1, x_2)$"""
     return np.maximum(x1, x2)
 
 
-@maximum.slope("x1")
-def _(x1, x2):
-    r"""\partial y / \partial x_1 = [x_1 > x_2] + [x_1 = x_2] / 2"""
-    return _wins(x1, x2)
+@maximum.vjp("x1")
+def _(g, x1, x2):
+    r"""\bar x_1 = ([x_1 > x_2] + [x_1 = x_2] / 2) \, \bar y"""
+    return _share_of(g, x1 > x2, x1 == x2)
 
 
-@maximum.slope("x2")
-def _(x1, x2):
-    r"""\partial y / \partial x_2 = [x_2 > x_1] + [x_1 = x_2] / 2"""
-    return _wins(x2, x1)
+@maximum.vjp("x2")
+def _(g, x1, x2):
+    r"""\bar x_2 = ([x_2 > x_1] + [x_1 = x_2] / 2) \, \bar y"""
+    return _share_of(g, x2 > x1, x1 == x2)
 
 
-@op(PAIR, numpy=(np.minimum, np.fmin))
+@maximum.jvp("x1")
+def _(d, x1, x2):
+    r"""\dot y = ([x_1 > x_2] + [x_1 = x_2] / 2) \, \dot x_1"""
+    return _share_of(d, x1 > x2, x1 == x2)
+
+
+@maximum.jvp("x2")
+def _(d, x1, x2):
+    r"""\dot y = ([x_2 > x_1] + [x_1 = x_2] / 2) \, \dot x_2"""
+    return _share_of(d, x2 > x1, x1 == x2)
+
+
+@op(PAIR, numpy=np.minimum)
 def minimum(x1, x2):
     r"""$y = \min(x_1, x_2)$"""
     return np.minimum(x1, x2)
 
 
-@minimum.slope("x1")
-def _(x1, x2):
-    r"""\partial y / \partial x_1 = [x_1 < x_2] + [x_1 = x_2] / 2"""
-    return _wins(x2, x1)
+@minimum.vjp("x1")
+def _(g, x1, x2):
+    r"""\bar x_1 = ([x_1 < x_2] + [x_1 = x_2] / 2) \, \bar y"""
+    return _share_of(g, x1 < x2, x1 == x2)
 
 
-@minimum.slope("x2")
-def _(x1, x2):
-    r"""\partial y / \partial x_2 = [x_2 < x_1] + [x_1 = x_2] / 2"""
-    return _wins(x1, x2)
+@minimum.vjp("x2")
+def _(g, x1, x2):
+    r"""\bar x_2 = ([x_2 < x_1] + [x_1 = x_2] / 2) \, \bar y"""
+    return _share_of(g, x2 < x1, x1 == x2)
+
+
+@minimum.jvp("x1")
+def _(d, x1, x2):
+    r"""\dot y = ([x_1 < x_2] + [x_1 = x_2] / 2) \, \dot x_1"""
+    return _share_of(d, x1 < x2, x1 == x2)
+
+
+@minimum.jvp("x2")
+def _(d, x1, x2):
+    r"""\dot y = ([x_2 < x_1] + [x_1 = x_2] / 2) \, \dot x_2"""
+    return _share_of(d, x2 < x1, x1 == x2)
 
 
 def _two_apart(pick: Pick):
@@ -426,7 +452,7 @@ def clip(x, *, min: Any = None, max: Any = None):
 def _(x, *, min, max):
     r"""dy/dx = [\mathrm{min} \leq x \leq \mathrm{max}]"""
     inside = True if min is None else x >= min
-    return (inside if max is None else inside & (x <= max)) * 1
+    return inside if max is None else inside & (x <= max)
 
 
 @clip.sample
