@@ -8,17 +8,18 @@ rest are the same product after some axes have been put in or taken out, and nee
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from engine.op import as_array, op
-from engine.ops import layout
-from engine.ops.layout import matrix_transpose
-from engine.shapes import Notation, ShapeError
+from engine.ops.elementwise import multiply
+from engine.ops.layout import expand_dims, matrix_transpose, moveaxis, permute_dims, reshape, squeeze
+from engine.shapes import ShapeError
 from engine.traced import NUMPY
 
-__all__ = ["matmul", "vecdot"]
+__all__ = ["dot", "inner", "kron", "matmul", "outer", "tensordot", "vdot", "vecdot"]
 
 
 @op("... m k, ... k n -> ... m n", linear=("x", "w"), flops="2*m*k*n")
@@ -56,41 +57,35 @@ def matmul(x: Any, w: Any) -> Any:  # type: ignore[no-redef]
     Any real dtype; promotes as NumPy does. Raises ShapeError where the axes k differ, and for a scalar.
     """
     x, w = _value(x), _value(w)
-    rows, columns = len(x.shape), len(w.shape)
-    if rows == 2 == columns:
+    m, n = len(x.shape), len(w.shape)
+    if m == 2 == n:
         return matrices(x, w)
-    if rows == 0 or columns == 0:
-        raise ShapeError(
-            f"matmul: {'w' if rows else 'x'} is a scalar, and has no axis to sum over\n"
-            f"  wants  ... m k, ... k n -> ... m n\n  given  x: {x.shape}  w: {w.shape}\n  to scale an array write x * w"
-        )
-    if rows == 1 or columns == 1:
-        return _with_vectors(x, w)
-    if columns == 2 and x.shape[-1] == w.shape[0]:  # one matrix for the whole stack: one product, not one for each
-        y = matrices(layout.reshape(x, shape=(math.prod(x.shape[:-1]), x.shape[-1])), w)
-        return layout.reshape(y, shape=(*x.shape[:-1], w.shape[1]))
+    if m == 0 or n == 0:
+        clash = f"{'w' if m else 'x'} is a scalar, which has no axis to sum over; to scale an array write x * w"
+        raise _mismatch("matmul", clash, x, w, "... m k, ... k n -> ... m n")
+    if m == 1 or n == 1:
+        return _with_vectors(x, w, m == 1, n == 1)
+    if n == 2 and x.shape[-1] == w.shape[0]:  # one matrix for the whole stack: one product, not one for each
+        y = matrices(reshape(x, shape=(math.prod(x.shape[:-1]), x.shape[-1])), w)
+        return reshape(y, shape=(*x.shape[:-1], w.shape[1]))
     return matrices(x, w)
 
 
-def _with_vectors(x, w):
+def _with_vectors(x, w, row, column):
     """A vector gets the axis that it lacks, and the product loses it again."""
-    row, column = len(x.shape) == 1, len(w.shape) == 1
-    _agree("matmul", f"{'k' if row else '... m k'}, {'k' if column else '... k n'} -> ...", x, w)
-    y = matmul(
-        layout.expand_dims(x, axis=0) if row else x,
-        layout.expand_dims(w, axis=1) if column else w,
-    )
-    extra = (-2,) * row + (-1,) * column
-    return layout.squeeze(y, axis=extra)
+    k = x.shape[-1], w.shape[0 if column else -2]
+    if k[0] != k[1]:
+        wants = f"{'k' if row else '... m k'}, {'k' if column else '... k n'} -> {'' if row else '... m'} {'' if column else '... n'}"
+        raise _mismatch("matmul", f"axis k is {k[0]} in x but {k[1]} in w", x, w, wants)
+    if row and column:
+        return rows(x, w)
+    if row:
+        return squeeze(matmul(expand_dims(x, axis=0), w), axis=-2)
+    return squeeze(matmul(x, expand_dims(w, axis=1)), axis=-1)
 
 
-def _agree(name, text, x, w):
-    """Raise ShapeError, as an op with this notation would, unless the shapes fit."""
-    notation = Notation(text)
-    try:
-        notation.bind(("x", "w"), (x.shape, w.shape))
-    except ShapeError as e:
-        raise ShapeError(f"{name}: {e}\n  wants  {text}\n  given  x: {x.shape}  w: {w.shape}") from None
+def _mismatch(name, clash, x, w, wants):
+    return ShapeError(f"{name}: {clash}\n  wants  {' '.join(wants.split())}\n  given  x: {x.shape}  w: {w.shape}")
 
 
 def _value(x):
@@ -106,13 +101,13 @@ def vecdot(x, w):
 @vecdot.vjp("x")
 def _(g, w):
     r"""\bar x = \bar y\, w"""
-    return layout.expand_dims(g, axis=-1) * w
+    return expand_dims(g, axis=-1) * w
 
 
 @vecdot.vjp("w")
 def _(g, x):
     r"""\bar w = \bar y\, x"""
-    return layout.expand_dims(g, axis=-1) * x
+    return expand_dims(g, axis=-1) * x
 
 
 rows = vecdot  # the op, OPS["vecdot"]: along the last axis
@@ -125,7 +120,7 @@ def vecdot(x: Any, w: Any, *, axis: int = -1) -> Any:  # type: ignore[no-redef]
     """
     x, w = _conjugate(_value(x)), _value(w)
     if axis != -1:
-        x, w = _moved(x, axis, -1), _moved(w, axis, -1)
+        x, w = moveaxis(x, axis, -1), moveaxis(w, axis, -1)
     return rows(x, w)
 
 
@@ -133,12 +128,110 @@ def _conjugate(x):
     return np.conj(x) if x.dtype.kind == "c" else x
 
 
-def _moved(x, source, target):
-    """The axes of x with `source` moved to `target`."""
-    axes = list(range(len(x.shape)))
-    axes.insert(target % len(axes), axes.pop(source))
-    return layout.permute_dims(x, axes=tuple(axes))
+# Further products of NumPy's, each the one above on rearranged axes.
 
 
-for _function, _stand_in in {np.matmul: matmul}.items():
-    NUMPY[_function] = _stand_in
+def dot(x: Any, w: Any) -> Any:
+    r"""$y = \sum_p x_{\ldots p}\, w_{\ldots p j}$, as `np.dot`
+
+    Scalars multiply, vectors and matrices are as in matmul; beyond that the last axis of x is summed against the last
+    but one of w, and the others are all kept: (..., k), (..., k, n) -> (..., ..., n). Raises ShapeError.
+    """
+    x, w = _value(x), _value(w)
+    if x.shape == () or w.shape == ():
+        return multiply(x, w)
+    return matmul(x, w) if len(w.shape) <= 2 else tensordot(x, w, axes=((-1,), (-2,)))
+
+
+def inner(x: Any, w: Any) -> Any:
+    r"""$y = \sum_p x_{\ldots p}\, w_{\ldots p}$: the last axes summed, all others kept, as `np.inner`
+
+    Scalars multiply. Raises ShapeError where the last axes differ.
+    """
+    x, w = _value(x), _value(w)
+    if x.shape == () or w.shape == ():
+        return multiply(x, w)
+    return tensordot(x, w, axes=((-1,), (-1,)))
+
+
+def vdot(x: Any, w: Any) -> Any:
+    r"""$y = \sum_i x_i^* w_i$ over all elements, as `np.vdot`
+
+    Raises ShapeError where the numbers of elements differ.
+    """
+    x, w = _value(x), _value(w)
+    if x.size != w.size:
+        raise _mismatch("vdot", f"x has {x.size} elements but w has {w.size}", x, w, "as many elements in both")
+    return rows(_conjugate(reshape(x, shape=(x.size,))), reshape(w, shape=(w.size,)))
+
+
+def outer(x: Any, w: Any) -> Any:
+    r"""$y_{ij} = x_i w_j$ over all elements of x and of w, as `np.outer`"""
+    x, w = _value(x), _value(w)
+    return multiply(reshape(x, shape=(x.size, 1)), reshape(w, shape=(1, w.size)))
+
+
+def kron(x: Any, w: Any) -> Any:
+    r"""$y_{(ik)(jl)} = x_{ij} w_{kl}$: every element of x times the whole of w, as `np.kron`
+
+    The array of fewer axes gets leading axes of size 1.
+    """
+    x, w = _value(x), _value(w)
+    n = max(len(x.shape), len(w.shape))
+    m, k = ((1,) * (n - len(a.shape)) + a.shape for a in (x, w))
+    spread = multiply(reshape(x, shape=_interleaved(m, (1,) * n)), reshape(w, shape=_interleaved((1,) * n, k)))
+    return reshape(spread, shape=tuple(a * b for a, b in zip(m, k, strict=True)))
+
+
+def _interleaved(a, b):
+    return tuple(size for pair in zip(a, b, strict=True) for size in pair)
+
+
+def tensordot(x: Any, w: Any, axes: int | Sequence[Any] = 2) -> Any:
+    r"""$y_{ij} = \sum_p x_{ip} w_{pj}$ where i, p and j each stand for several axes, as `np.tensordot`
+
+    axes    n: the last n axes of x against the first n of w; or a pair: the axes of x, the axes of w (each an integer
+            or a sequence). The axes of x that are left come first in y, then those of w
+
+    Raises ShapeError where sizes differ, or an axis is missing or named twice.
+    """
+    x, w = _value(x), _value(w)
+    p, q = _paired_axes(axes, x, w)
+    i = tuple(a for a in range(len(x.shape)) if a not in p)
+    j = tuple(a for a in range(len(w.shape)) if a not in q)
+    left, middle, right = ([a.shape[n] for n in group] for a, group in ((x, i), (x, p), (w, j)))
+    m, k, n = math.prod(left), math.prod(middle), math.prod(right)
+    y = matrices(
+        reshape(permute_dims(x, axes=i + p), shape=(m, k)),
+        reshape(permute_dims(w, axes=q + j), shape=(k, n)),
+    )
+    return reshape(y, shape=(*left, *right))
+
+
+def _paired_axes(axes, x, w):
+    """The axes to sum, of x and of w, each counted from 0."""
+    m, n = len(x.shape), len(w.shape)
+    pair = (range(m - axes, m), range(axes)) if isinstance(axes, (int, np.integer)) else axes
+    try:
+        p, q = (tuple(int(i) for i in np.atleast_1d(side)) for side in pair)
+    except (TypeError, ValueError):
+        raise TypeError(f"tensordot: axes is an integer, or the axes of x and those of w, not {axes!r}") from None
+    wants = f"axes={axes!r}"
+    if len(p) != len(q):
+        raise _mismatch("tensordot", f"{len(p)} axes of x against {len(q)} of w", x, w, wants)
+    for name, chosen, ndim in (("x", p, m), ("w", q, n)):
+        if any(not -ndim <= i < ndim for i in chosen):
+            raise _mismatch("tensordot", f"axes {chosen} of {name}, which has {ndim} axes", x, w, wants)
+    p, q = tuple(i % m for i in p), tuple(i % n for i in q)
+    if len(set(p)) < len(p) or len(set(q)) < len(q):
+        raise _mismatch("tensordot", "an axis is named twice", x, w, wants)
+    for i, j in zip(p, q, strict=True):
+        if x.shape[i] != w.shape[j]:
+            raise _mismatch("tensordot", f"axis {i} of x has size {x.shape[i]} but axis {j} of w has {w.shape[j]}", x, w, wants)
+    return p, q
+
+
+for _function in (matmul, dot, inner, vdot, outer, kron, tensordot, vecdot):
+    for _module in (np, np.linalg):  # NumPy 2 has some of them in both, NumPy 1 not all
+        if hasattr(_module, _function.__name__):
+            NUMPY[getattr(_module, _function.__name__)] = _function
