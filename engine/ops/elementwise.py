@@ -155,7 +155,7 @@ def _(x):
 
 @op("... -> ...", numpy=np.sqrt, x=positive)
 def sqrt(x):
-    r"""$y = \sqrt x$"""
+    r"""$y = \sqrt{x}$"""
     return np.sqrt(x)
 
 
