@@ -1,0 +1,263 @@
+r"""Normalisation: to probabilities, and to mean 0 and variance 1.
+
+softmax and log_softmax subtract the largest value first, which cancels and keeps exp from overflowing. Their rules need
+nothing but their result.
+
+layer_norm, batch_norm and what else subtracts a mean and divides by a deviation are one op, `normalise`, over other axes. It
+returns the statistics too: its rules use them, and batch_norm's running averages are made of them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from engine.domain import Pick
+from engine.op import op
+from engine.ops.elementwise import exp, sqrt
+from engine.ops.layout import axes_of, reshape, sum_to
+from engine.shapes import ShapeError
+
+__all__ = ["batch_norm", "batch_norm_inference", "batch_norm_update", "layer_norm", "log_softmax", "normalise", "softmax"]
+
+Axes = int | tuple[int, ...] | None
+
+
+@op()
+def softmax(x, *, axis: Axes = -1):
+    r"""$y_i = e^{x_i} / \sum_j e^{x_j}$
+
+    axis    along which the y sum to 1: an int, several, or None for all
+    An entry of -inf gets probability 0. A row of nothing but -inf, or with +inf or nan in it, has no answer and gives nan.
+    Integers give float64.
+    """
+    e = np.exp(_below_largest(x, axis))
+    return _quiet_divide(e, np.sum(e, axis=axis, keepdims=True))
+
+
+@softmax.shape
+def _(x, *, axis):
+    return x
+
+
+@softmax.vjp("x")
+def _(g, y, *, axis):
+    r"""\bar x = y \odot (\bar y - \langle y, \bar y \rangle)"""
+    return _centred(g, y, axis)
+
+
+@softmax.jvp("x")
+def _(d, y, *, axis):
+    r"""\dot y = y \odot (\dot x - \langle y, \dot x \rangle)"""
+    return _centred(d, y, axis)
+
+
+def _centred(v, y, axis):  # one helper for both: the Jacobian diag(y) - y y^T is symmetric
+    return y * (v - sum_to(v * y, shape=_kept(y.shape, axis)))
+
+
+@op()
+def log_softmax(x, *, axis: Axes = -1):
+    r"""$y_i = x_i - \ln \sum_j e^{x_j}$
+
+    axis    along which the e^y sum to 1: an int, several, or None for all
+    Exact to a few roundings where log(softmax(x)) is not: far below the largest entry, where that gives -inf, and at a largest
+    entry far above the rest, where it gives 0. Infinities, nan and integers as in softmax.
+    """
+    z = _below_largest(x, axis)
+    largest = z == 0
+    ties = np.maximum(np.sum(largest, axis=axis, keepdims=True, dtype=z.dtype), 1)
+    rest = np.sum(np.where(largest, 0, np.exp(z)), axis=axis, keepdims=True)
+    return z - (np.log(ties) + np.log1p(rest / ties))  # ln (ties + rest), where rest may be far below one rounding of ties
+
+
+@log_softmax.shape
+def _(x, *, axis):
+    return x
+
+
+@log_softmax.vjp("x")
+def _(g, y, *, axis):
+    r"""\bar x = \bar y - e^y \sum_j \bar y_j"""
+    return g - exp(y) * sum_to(g, shape=_kept(y.shape, axis))
+
+
+@log_softmax.jvp("x")
+def _(d, y, *, axis):
+    r"""\dot y = \dot x - \sum_j e^{y_j} \dot x_j"""
+    return d - sum_to(exp(y) * d, shape=_kept(y.shape, axis))
+
+
+def _below_largest(x, axis):
+    x = np.asarray(x) if x.dtype.kind == "f" else np.asarray(x, np.float64)
+    with np.errstate(invalid="ignore"):  # inf - inf is nan, as promised
+        return x - np.max(x, axis=axis, keepdims=True, initial=-np.inf)
+
+
+def _quiet_divide(a, b):
+    with np.errstate(invalid="ignore"):
+        return a / b
+
+
+@op(outputs=("y", "mean", "var"))
+def normalise(x, w, b, *, axis: Axes = -1, eps: float = 1e-5):
+    r"""$y = w \odot \hat x + b, \quad \hat x = (x - \mu) / s, \quad s = \sqrt{v + \varepsilon}$
+
+    mu, v   mean and variance of x over `axis`: an int, several, or None for all
+    w, b    scale and shift, of any shapes that broadcast to x
+    eps     added to the variance
+    Returns y, mean and var (over the count, not one less), both with the axes kept at size 1. Equal values have variance 0
+    and give y = b. The statistics of no values are 0. Raises ShapeError if w or b does not broadcast to x.
+    """
+    count = _count(x.shape, axis)
+    mean = np.sum(x, axis=axis, keepdims=True) / count
+    mean = mean + np.sum(x - mean, axis=axis, keepdims=True) / count  # what rounding lost: equal values have just this mean
+    centred = x - mean
+    var = np.sum(centred * centred, axis=axis, keepdims=True) / count
+    return centred / np.sqrt(var + eps) * w + b, mean, var
+
+
+@normalise.shape
+def _(x, w, b, *, axis, eps):
+    for name, shape in (("w", w), ("b", b)):
+        if len(shape) > len(x) or any(m not in (1, n) for m, n in zip(shape[::-1], x[::-1], strict=False)):
+            raise ShapeError(f"{name} of shape {shape} does not broadcast to x of shape {x}")
+    return [x, _kept(x, axis), _kept(x, axis)]
+
+
+normalise.checks_first = True  # NumPy would broadcast x to a larger w in silence
+
+
+@normalise.vjp("x", "w", "b")
+def _(g, y, x, w, b_shape, *, axis, eps):
+    r"""\bar x = (h - \langle h \rangle - \hat x \langle h \hat x \rangle) / s + (\bar \mu + 2 s \bar v \hat x) / n, \; h = w \bar y"""
+    (g, g_mean, g_var), count, kept = g, _count(x.shape, axis), y[1].shape
+    x_hat, s = _standard(x, y, eps)
+    h = g * w
+    level = (g_mean - sum_to(h, shape=kept) / s) / count
+    along = (2 * s * g_var - sum_to(h * x_hat, shape=kept) / s) / count
+    return h / s + x_hat * along + level, sum_to(g * x_hat, shape=w.shape), sum_to(g, shape=b_shape)
+
+
+@normalise.jvp("x")
+def _(d, y, x, w, *, axis, eps):
+    r"""\dot y = w (d - \dot \mu - \hat x a) / s, \; \dot \mu = \langle d \rangle, \; \dot v = 2sa, \; a = \langle \hat x d \rangle, \; d = \dot x"""
+    count, kept = _count(x.shape, axis), y[1].shape
+    x_hat, s = _standard(x, y, eps)
+    d_mean = sum_to(d, shape=kept) / count
+    along = sum_to(d * x_hat, shape=kept) / count
+    return (d - d_mean - x_hat * along) / s * w, d_mean, 2 * s * along
+
+
+@normalise.jvp("w")
+def _(d, y, x, *, eps):
+    r"""\dot y = \dot w \odot \hat x"""
+    return d * _standard(x, y, eps)[0], *_still(y)
+
+
+@normalise.jvp("b")
+def _(d, y):
+    r"""\dot y = \dot b"""
+    return d, *_still(y)
+
+
+def _standard(x, y, eps):
+    """x with mean 0 and variance 1, and the deviation, from the statistics that the op returned."""
+    _, mean, var = y
+    s = sqrt(var + eps)
+    return (x - mean) / s, s
+
+
+def _still(y):
+    return [np.zeros(part.shape, part.dtype) for part in y[1:]]
+
+
+def _kept(shape, axis):
+    """`shape` with size 1 along `axis`."""
+    axes = axes_of(axis, len(shape))
+    return tuple(1 if i in axes else size for i, size in enumerate(shape))
+
+
+def _count(shape, axis) -> int:
+    """How many values make one mean; 1 for none, so that their mean is 0."""
+    return max(1, math.prod(shape[i] for i in axes_of(axis, len(shape))))
+
+
+@normalise.sample
+def _(pick: Pick):
+    shape = (pick.size(0, 3), pick.size(1, 3), pick.size(2, 4))
+    axis = pick.choice([-1, 1, (0, 2), (-2, -1), None])
+    small = pick.choice([shape[-1:], (shape[1], 1), (1, 1, 1), (), shape])
+    x = pick.array(*shape) + 4.0 * (np.sum(np.indices(shape), axis=0) % 2)  # near variance 0 the curvature is of the size of 1 / eps
+    return [x, pick.array(*small), pick.array(*small)], {"axis": axis, "eps": pick.choice([1e-5, 0.1])}
+
+
+@softmax.sample
+@log_softmax.sample
+def _(pick: Pick):
+    shape = (pick.size(0, 3), pick.size(1, 4))
+    return [pick.array(*shape)], {"axis": pick.choice([-1, 0, 1, (0, 1), None])}
+
+
+def layer_norm(x, w, b, *, eps: float = 1e-5):
+    r"""$y = w \odot (x - \mu) / \sqrt{\sigma^2 + \varepsilon} + b$, with the statistics of each example
+
+    w, b   scale and shift, of the shape of the last axes of x: the statistics are over these axes
+    Source: Ba, Kiros & Hinton (2016), Layer normalization, eq. 4.
+    """
+    inner = _shape_of(w)
+    if not inner or _shape_of(x)[-len(inner) :] != inner:
+        raise ShapeError(f"layer_norm: w has shape {inner}, which is not that of the last axes of x\n  given  x: {_shape_of(x)}")
+    return normalise(x, w, b, axis=tuple(range(-len(inner), 0)), eps=eps)[0]
+
+
+def batch_norm(x, w, b, *, axis: int = 1, eps: float = 1e-5):
+    r"""$y = w \odot (x - \mu) / \sqrt{\sigma^2 + \varepsilon} + b$, with each channel's statistics in this batch: for training
+
+    x      (n, c, ...), or with the channels on another `axis`;  w, b   scale and shift (c)
+    Returns y, mean (c), var (c). var divides by the count, as y does; `batch_norm_update` makes it unbiased.
+    Source: Ioffe & Szegedy (2015), Batch normalization, Algorithm 1.
+    """
+    shape = _shape_of(x)
+    others, along = _channels(shape, axis)
+    y, mean, var = normalise(x, reshape(w, shape=along), reshape(b, shape=along), axis=others, eps=eps)
+    return y, reshape(mean, shape=(shape[axis],)), reshape(var, shape=(shape[axis],))
+
+
+def batch_norm_inference(x, w, b, mean, var, *, axis: int = 1, eps: float = 1e-5):
+    r"""$y = w \odot (x - \mu) / \sqrt{\sigma^2 + \varepsilon} + b$, with given statistics (c): for use
+
+    All else as in `batch_norm`. Returns y only.
+    """
+    _, along = _channels(_shape_of(x), axis)
+    w, b, mean, var = (reshape(a, shape=along) for a in (w, b, mean, var))
+    return (x - mean) * (w / sqrt(var + eps)) + b
+
+
+def batch_norm_update(running_mean, running_var, mean, var, *, count: int, momentum: float = 0.1):
+    r"""$\mu' = (1 - \alpha) \mu + \alpha \mu_B, \quad v' = (1 - \alpha) v + \alpha \, v_B \, n / (n - 1)$
+
+    The running statistics after one more batch: no op, and no hidden state.
+    count     values behind each mean, that is x.size // c; one value has no variance, and none has no mean: these are not counted
+    momentum  weight of the new batch: alpha
+    """
+    if count < 1:
+        return running_mean, running_var
+    new_mean = (1 - momentum) * running_mean + momentum * mean
+    if count == 1:
+        return new_mean, running_var
+    return new_mean, (1 - momentum) * running_var + momentum * (count / (count - 1)) * var
+
+
+def _channels(shape, axis: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The axes without channels, and the shape that lays (c) along the axis with them."""
+    if not -len(shape) <= axis < len(shape):
+        raise ShapeError(f"batch_norm: x of shape {shape} has no axis {axis} for the channels")
+    channels = axis % len(shape)
+    others = tuple(i for i in range(len(shape)) if i != channels)
+    return others, tuple(size if i == channels else 1 for i, size in enumerate(shape))
+
+
+def _shape_of(a) -> tuple[int, ...]:
+    return a.shape if hasattr(a, "shape") else np.shape(a)
