@@ -12,6 +12,7 @@ import numpy as np
 
 from engine.interpret import Interpreter, interpreting, running
 from engine.op import Op, as_array
+from engine.shapes import ANY
 from engine.traced import Traced
 from engine.tree import flatten
 
@@ -73,6 +74,8 @@ def flops(op: Op, values: Sequence[Any], outputs: Sequence[Any], params: dict[st
     if op.flops is None or op.notation is None:
         return max((int(np.prod(v.shape)) for v in (*values, *outputs) if hasattr(v, "shape")), default=0)
     sizes, rest = op.notation.bind(op.args, [np.shape(v) for v in values])
+    for tokens, y in zip(op.notation.outputs, outputs, strict=False):  # a window's size stands only in the output
+        sizes.update(zip(tokens, y.shape, strict=False) if ANY not in tokens else ())
     return int(np.prod(rest)) * int(eval(op.flops, {"__builtins__": {}}, {**params, **sizes}))
 
 

@@ -38,6 +38,7 @@ Function = Callable[..., Any]
 Y = -1  # in Rule.wants: the output
 SHAPE = 1 << 16  # in Rule.wants: added to the place of an argument of which only the shape is wanted
 ALL = 1 << 15  # in Rule.wants: the place of `*xs`
+REMEMBERED = 4096  # calls of one op whose shapes were found to fit, so that they are not checked again
 
 
 class MissingRule(TypeError):
@@ -183,6 +184,8 @@ class Op:
         except ShapeError as e:
             raise self._explained(e, arrays, params) from None
         if key is not None:
+            if len(self._fitting) >= REMEMBERED:  # a step of an optimiser has other parameters each time
+                self._fitting.clear()
             self._fitting.add(key)
 
     def _explained(self, error: Exception, arrays: Sequence[Any], params: dict[str, Any]) -> Exception:
