@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from engine.domain import Pick
-from engine.op import op
+from engine.op import op, shape_of
+from engine.ops.layout import expand_dims, squeeze
 from engine.ops.windows import Pair, padded, positions, sides, unpadded, window_grid
 from engine.shapes import ShapeError
 
@@ -154,11 +155,11 @@ def conv1d(x, w, *, stride: int = 1, padding: Any = 0, dilation: int = 1, groups
     returns  (n, o, p)
     """
     for name, a in (("x", x), ("w", w)):
-        if np.ndim(a) != 3:
-            raise ShapeError(f"conv1d: {name} has {np.ndim(a)} axes where 3 are wanted\n  wants  n c h, o k i -> n o p")
+        if len(shape_of(a)) != 3:
+            raise ShapeError(f"conv1d: {name} has shape {shape_of(a)} where 3 axes are wanted\n  wants  n c h, o k i -> n o p")
     around = tuple(padding) if isinstance(padding, (tuple, list)) else (padding, padding)
     row = {"stride": (1, stride), "padding": ((0, 0), around), "dilation": (1, dilation), "groups": groups}
-    return conv2d(x[:, :, None], w[:, :, None], **row)[:, :, 0]
+    return squeeze(conv2d(expand_dims(x, axis=2), expand_dims(w, axis=2), **row), axis=2)
 
 
 def _grouped(a, axis: int, groups: int):
@@ -192,7 +193,7 @@ def _draw(pick: Pick):
     padding = pick.choice([0, 1, (1, 0), ((0, 1), (2, 0))])
     kernel = (pick.size(1, 3), pick.size(1, 2))
     least = [1 + 2 * (i - 1) for i in kernel]  # a dilated kernel still fits
-    size = tuple(pick.size(m, m + 3) for m in least)
+    size = (pick.size(least[0], least[0] + 3), pick.size(least[1], least[1] + 3))
     params = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     x = pick.array(n, groups * channels, *size)
     w = pick.array(groups * filters, channels, *kernel)

@@ -14,7 +14,7 @@ import math
 import numpy as np
 
 from engine.domain import Pick
-from engine.op import op
+from engine.op import op, shape_of
 from engine.ops.elementwise import exp, sqrt
 from engine.ops.layout import axes_of, reshape, sum_to
 from engine.shapes import ShapeError
@@ -142,7 +142,7 @@ def _(g, y, x, w, b_shape, *, axis, eps):
 
 @normalise.jvp("x")
 def _(d, y, x, w, *, axis, eps):
-    r"""\dot y = w (d - \dot \mu - \hat x a) / s, \; \dot \mu = \langle d \rangle, \; \dot v = 2sa, \; a = \langle \hat x d \rangle, \; d = \dot x"""
+    r"""\dot y = w (d - \dot \mu - \hat x \dot v / 2s) / s, \; \dot \mu = \langle d \rangle, \; \dot v = 2s \langle \hat x d \rangle"""
     count, kept = _count(x.shape, axis), y[1].shape
     x_hat, s = _standard(x, y, eps)
     d_mean = sum_to(d, shape=kept) / count
@@ -181,7 +181,7 @@ def _kept(shape, axis):
 
 def _count(shape, axis) -> int:
     """How many values make one mean; 1 for none, so that their mean is 0."""
-    return max(1, math.prod(shape[i] for i in axes_of(axis, len(shape))))
+    return max(1, math.prod(int(shape[i]) for i in axes_of(axis, len(shape))))
 
 
 @normalise.sample
@@ -206,9 +206,9 @@ def layer_norm(x, w, b, *, eps: float = 1e-5):
     w, b   scale and shift, of the shape of the last axes of x: the statistics are over these axes
     Source: Ba, Kiros & Hinton (2016), Layer normalization, eq. 4.
     """
-    inner = _shape_of(w)
-    if not inner or _shape_of(x)[-len(inner) :] != inner:
-        raise ShapeError(f"layer_norm: w has shape {inner}, which is not that of the last axes of x\n  given  x: {_shape_of(x)}")
+    inner = shape_of(w)
+    if not inner or shape_of(x)[-len(inner) :] != inner:
+        raise ShapeError(f"layer_norm: w has shape {inner}, which is not that of the last axes of x\n  given  x: {shape_of(x)}")
     return normalise(x, w, b, axis=tuple(range(-len(inner), 0)), eps=eps)[0]
 
 
@@ -219,7 +219,7 @@ def batch_norm(x, w, b, *, axis: int = 1, eps: float = 1e-5):
     Returns y, mean (c), var (c). var divides by the count, as y does; `batch_norm_update` makes it unbiased.
     Source: Ioffe & Szegedy (2015), Batch normalization, Algorithm 1.
     """
-    shape = _shape_of(x)
+    shape = shape_of(x)
     others, along = _channels(shape, axis)
     y, mean, var = normalise(x, reshape(w, shape=along), reshape(b, shape=along), axis=others, eps=eps)
     return y, reshape(mean, shape=(shape[axis],)), reshape(var, shape=(shape[axis],))
@@ -230,7 +230,7 @@ def batch_norm_inference(x, w, b, mean, var, *, axis: int = 1, eps: float = 1e-5
 
     All else as in `batch_norm`. Returns y only.
     """
-    _, along = _channels(_shape_of(x), axis)
+    _, along = _channels(shape_of(x), axis)
     w, b, mean, var = (reshape(a, shape=along) for a in (w, b, mean, var))
     return (x - mean) * (w / sqrt(var + eps)) + b
 
@@ -257,7 +257,3 @@ def _channels(shape, axis: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     channels = axis % len(shape)
     others = tuple(i for i in range(len(shape)) if i != channels)
     return others, tuple(size if i == channels else 1 for i, size in enumerate(shape))
-
-
-def _shape_of(a) -> tuple[int, ...]:
-    return a.shape if hasattr(a, "shape") else np.shape(a)

@@ -63,6 +63,8 @@ def window_grid(size: Pair, kernel: Pair, stride: Any, padding: Any, dilation: A
 
 def padded(x: np.ndarray, padding: Any, fill: float = 0.0) -> np.ndarray:
     """`x` with `fill` around its last two axes."""
+    if not np.any(sides(padding)):
+        return x
     return np.pad(x, [(0, 0)] * (x.ndim - 2) + list(sides(padding)), constant_values=fill)
 
 
