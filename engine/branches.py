@@ -29,7 +29,11 @@ class Branches(Interpreter):
         y = self.below.apply(op, values, params)
         for choice in choices(op, values, params, y):
             self.notes.update(np.ascontiguousarray(choice).tobytes())
-        return tuple(Traced(self, part) for part in y) if type(y) is tuple else Traced(self, y)
+        return tuple(self.watch(part) for part in y) if type(y) is tuple else self.watch(y)
+
+    def watch(self, y: Any) -> Any:
+        """Integers are indices: they are handed on as they are."""
+        return Traced(self, y) if y.dtype.kind in "fc" else y
 
 
 def choices(op: Op, values: Sequence[Any], params: dict[str, Any], y: Any) -> list[Any]:

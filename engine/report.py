@@ -1,0 +1,263 @@
+"""Results as pictures and as one JSON file: loss curves, confusion matrices, the worst mistakes, the first filters.
+
+matplotlib draws through Agg, without a display and without its global state: a Figure is made, saved and forgotten.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TRAIN, TEST, WRONG, GREY = "#2a5d9f", "#d9732b", "#b3343a", "#6b7280"
+SEQUENTIAL, DIVERGING = "Blues", "RdBu_r"
+STYLE: Any = {
+    "figure.dpi": 144,
+    "figure.facecolor": "white",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelcolor": "#333333",
+    "axes.edgecolor": "#888888",
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": "#e5e7eb",
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The loss after each epoch, epoch 0 being the start."""
+
+    epochs: Sequence[float]
+    train: Sequence[float]
+    test: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model said about the test set."""
+
+    truth: np.ndarray
+    said: np.ndarray
+    names: Sequence[str] = ()  # of the classes; none for a regression
+    sureness: np.ndarray | None = None  # the probability of what was said
+    pictures: np.ndarray | None = None  # n h w, if the data are pictures
+
+
+@dataclass(frozen=True)
+class Result:
+    """One trained model, with everything that the report shows of it."""
+
+    model: str
+    title: str
+    data: str
+    facts: dict[str, Any]  # for report.json: parameters, seconds, metrics, verdict
+    curve: Curve
+    answers: Answers
+    filters: np.ndarray | None = None  # o h w, of the first convolution
+    responses: np.ndarray | None = None  # o h w, of one picture to each filter
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def write(results: Sequence[Result], facts: dict[str, Any], folder: str | os.PathLike[str]) -> list[Path]:
+    """Write every picture that the results call for, then report.json; returns the files in that order.
+
+    Raises OSError if the folder cannot be written.
+    """
+    where = Path(folder)
+    where.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, draw in pictures(results):
+        with styled():
+            figure = draw()
+            figure.savefig(where / name, bbox_inches="tight", pad_inches=0.15)
+        files.append(where / name)
+    files.append(where / "report.json")
+    content = {**facts, "models": [r.facts for r in results], "pictures": [f.name for f in files[:-1]]}
+    files[-1].write_text(json.dumps(finite(content), indent=2) + "\n", encoding="utf-8")
+    return files
+
+
+def finite(tree: Any) -> Any:
+    """The same nesting for JSON: numbers of Python, and None for what is not finite."""
+    if isinstance(tree, dict):
+        return {str(k): finite(v) for k, v in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [finite(v) for v in tree]
+    if isinstance(tree, (np.generic, np.ndarray)):
+        return finite(tree.tolist())
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def pictures(results: Sequence[Result]) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    """The names of the pictures and what draws them."""
+    yield "loss.png", lambda: loss_curves(results)
+    classified = [r for r in results if r.answers.names]
+    if classified:
+        yield "confusion.png", lambda: confusion_matrices(classified)
+    fitted = [r for r in results if not r.answers.names]
+    if fitted:
+        yield "regression.png", lambda: regressions(fitted)
+    for r in results:
+        if r.answers.pictures is not None and r.answers.sureness is not None and len(worst(r.answers, 1)):
+            yield f"mistakes-{r.model}.png", lambda r=r: worst_mistakes(r)  # type: ignore[misc]
+        if r.filters is not None:
+            yield f"filters-{r.model}.png", lambda r=r: first_filters(r)  # type: ignore[misc]
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The project's style, inside the block only."""
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def figure(columns: int, rows: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of equal panels, each `width` by `height` inches."""
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    made.get_layout_engine().set(h_pad=0.08, w_pad=0.08)  # type: ignore[union-attr, call-arg]
+    panels = made.subplots(rows, columns, squeeze=False, **options)
+    return made, list(panels.ravel())
+
+
+def grid(count: int, most: int) -> tuple[int, int]:
+    """Columns and rows for `count` panels, at most `most` in a row."""
+    columns = min(count, most)
+    return columns, math.ceil(count / columns)
+
+
+def loss_curves(results: Sequence[Result]) -> Figure:
+    """A panel a model: the loss on the training data and on the test data after each epoch."""
+    made, panels = figure(*grid(len(results), 3), 3.6, 2.9)
+    for panel, r in zip(panels, results, strict=False):
+        panel.plot(r.curve.epochs, r.curve.train, color=TRAIN, label="train")
+        panel.plot(r.curve.epochs, r.curve.test, color=TEST, label="test")
+        panel.set(title=r.title, xlabel="epoch", ylabel=f"loss, {r.extra.get('loss', 'mean')}", yscale="log")
+        plain_log_ticks(panel)
+        panel.legend(loc="upper right")
+    empty(panels[len(results) :])
+    return made
+
+
+def plain_log_ticks(panel: Axes) -> None:
+    """Numbers such as 0.05 on a logarithmic axis, and not only powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = panel.get_ylim()
+    subs = (1.0, 2.0, 5.0) if math.log10(high / low) < 2.5 else (1.0,)
+    panel.yaxis.set_major_locator(LogLocator(subs=subs))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    panel.yaxis.set_minor_formatter(NullFormatter())
+
+
+def empty(panels: Iterable[Axes]) -> None:
+    """Leave panels blank."""
+    for panel in panels:
+        panel.axis("off")
+
+
+def counts(answers: Answers) -> np.ndarray:
+    """The confusion matrix: rows are the truth, columns what was said."""
+    n = len(answers.names)
+    return np.bincount(answers.truth * n + answers.said, minlength=n * n).reshape(n, n)
+
+
+def confusion_matrices(results: Sequence[Result]) -> Figure:
+    """A panel a classifier; the colour is the share of the row, the number the count."""
+    made, panels = figure(*grid(len(results), 2), 4.6, 4.4)
+    for panel, r in zip(panels, results, strict=False):
+        matrix = counts(r.answers)
+        share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+        panel.imshow(share, cmap=SEQUENTIAL, vmin=0, vmax=1)
+        for (i, j), n in np.ndenumerate(matrix):
+            if n:
+                ink = "white" if share[i, j] > 0.4 else WRONG if i != j else "black"
+                panel.text(j, i, str(n), ha="center", va="center", fontsize=8 if len(matrix) > 4 else 12, color=ink)
+        ticks = range(len(r.answers.names))
+        panel.set_xticks(ticks, r.answers.names)
+        panel.set_yticks(ticks, r.answers.names)
+        panel.set(title=f"{r.title}\n{int(np.trace(matrix))} of {matrix.sum()} right", xlabel="said", ylabel="true")
+        panel.grid(visible=False)
+    empty(panels[len(results) :])
+    return made
+
+
+def regressions(results: Sequence[Result]) -> Figure:
+    """A panel a regression: what was said against the truth."""
+    made, panels = figure(*grid(len(results), 2), 4.6, 4.2)
+    for panel, r in zip(panels, results, strict=False):
+        truth, said = r.answers.truth, r.answers.said
+        ends = [min(truth.min(), said.min()), max(truth.max(), said.max())]
+        panel.plot(ends, ends, color=GREY, linewidth=1, linestyle="--", label="equal")
+        panel.scatter(truth, said, s=18, color=TEST, alpha=0.7, linewidth=0, label="test set")
+        panel.set(title=r.title, xlabel=f"true {r.extra.get('target', 'value')}", ylabel="predicted", aspect="equal")
+        panel.legend(loc="upper left")
+    return made
+
+
+def worst(answers: Answers, count: int) -> np.ndarray:
+    """Indices of the wrong answers, the surest first."""
+    wrong = np.flatnonzero(answers.truth != answers.said)
+    assert answers.sureness is not None
+    return wrong[np.argsort(-answers.sureness[wrong], kind="stable")][:count]
+
+
+def worst_mistakes(r: Result, count: int = 24) -> Figure:
+    """The pictures that were read wrongly with the greatest confidence."""
+    a = r.answers
+    assert a.pictures is not None and a.sureness is not None
+    chosen = worst(a, count)
+    made, panels = figure(*grid(len(chosen), 8), 1.25, 1.6)
+    for panel, i in zip(panels, chosen, strict=False):
+        panel.imshow(a.pictures[i], cmap="gray_r")
+        panel.set_title(
+            f"{a.names[a.truth[i]]}, said {a.names[a.said[i]]}\n{a.sureness[i]:.0%} sure", fontsize=8, fontweight="normal", loc="center"
+        )
+    empty(panels)
+    total = int(np.sum(a.truth != a.said))
+    shown = f"all {total}" if total <= count else f"{len(chosen)} of {total}"
+    made.suptitle(f"{r.title}: the surest mistakes on the test set, {shown}", fontsize=11, fontweight="bold", x=0.01, ha="left")
+    return made
+
+
+def first_filters(r: Result) -> Figure:
+    """Each filter of the first convolution, and below it what it answers to one picture."""
+    assert r.filters is not None
+    n = len(r.filters)
+    below = r.responses is not None
+    made, panels = figure(n, 2 if below else 1, 1.5, 1.6)
+    size = float(np.abs(r.filters).max())
+    for i, panel in enumerate(panels[:n]):
+        drawn = panel.imshow(r.filters[i], cmap=DIVERGING, vmin=-size, vmax=size)
+        panel.set_title(f"filter {i + 1}", fontsize=9, fontweight="normal", loc="center")
+    made.colorbar(drawn, ax=panels[:n], shrink=0.8, label="weight", pad=0.01)
+    if r.responses is not None:
+        most = float(np.abs(r.responses).max())
+        for i, panel in enumerate(panels[n:]):
+            drawn = panel.imshow(r.responses[i], cmap=DIVERGING, vmin=-most, vmax=most)
+        made.colorbar(drawn, ax=panels[n:], shrink=0.8, label="response", pad=0.01)
+    empty(panels)
+    what = "first filters, and their response to a test digit" if below else "first filters"
+    made.suptitle(f"{r.title}: {what}", fontsize=11, fontweight="bold", x=0.01, ha="left")
+    return made
