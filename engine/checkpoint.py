@@ -72,12 +72,12 @@ def _flat(arrays: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {f"{group}/{name}": x for group, named in arrays.items() for name, x in named.items()}
 
 
-def _plain(key: str, x: Any) -> np.ndarray:
-    """`x` in row order and in this machine's byte order: safetensors stores memory as it lies."""
-    x = np.asarray(x)
+def _plain(key: str, given: Any) -> np.ndarray:
+    """`given` in row order and in this machine's byte order: safetensors stores memory as it lies."""
+    x: np.ndarray = np.asarray(given)
     if x.dtype.kind not in "biuf" or x.dtype.itemsize > 8:
         raise TypeError(f"{key}: an array of {x.dtype} cannot be stored, real numbers of up to 64 bits can")
-    packed: np.ndarray = np.ascontiguousarray(x, x.dtype.newbyteorder("="))
+    packed = np.ascontiguousarray(x, x.dtype.newbyteorder("="))
     return packed.reshape(x.shape)  # packing gave a 0-d array an axis
 
 
