@@ -12,9 +12,9 @@ import numpy as np
 
 from engine.domain import Pick
 from engine.op import op
-from engine.ops.layout import axes_of, reshape, sum_to
+from engine.ops.layout import axes_of, inverse, moveaxis, permute_dims, reshape, shape_of, sum_to
 
-__all__ = ["add_at", "getitem", "pad", "repeat", "scatter", "scatter_add", "take", "take_along_axis"]
+__all__ = ["add_at", "diag", "diagonal", "getitem", "pad", "repeat", "scatter", "scatter_add", "take", "take_along_axis"]
 
 
 @op(linear=("x",))
@@ -48,11 +48,21 @@ def scatter(values, *, key, shape):
 
 
 def _add_at(y, key, values):
-    if _may_repeat(key):
+    if type(key) is np.ndarray and key.dtype.kind in "iu" and y.ndim > 1:
+        _add_rows(y, key, values)
+    elif _may_repeat(key):
         np.add.at(y, key, values)
     else:
         y[key] += values
     return y
+
+
+def _add_rows(y, rows, values):
+    """As np.add.at, which is several times faster on one axis than on two."""
+    rows = np.arange(len(y))[rows]  # from 0 on; raises IndexError outside
+    width = math.prod(y.shape[1:])
+    places = rows[..., None] * width + np.arange(width)
+    np.add.at(y.reshape(-1), places.reshape(-1), np.broadcast_to(values, rows.shape + y.shape[1:]).reshape(-1))
 
 
 def _may_repeat(key) -> bool:
@@ -226,7 +236,7 @@ def pad(x, *, pad_width, mode="constant", constant_values=0):
     return np.pad(x, pad_width, mode=mode)
 
 
-def _widths(pad_width, ndim: int) -> list[list[int]]:
+def _widths(pad_width, ndim: int):
     """[before, after] for each axis."""
     return np.broadcast_to(pad_width, (ndim, 2)).tolist()
 
@@ -258,6 +268,54 @@ def _(pick: Pick):
     x = pick.array(pick.size(0 if mode == "constant" else 1, 3), pick.size(1, 3))
     width = pick.choice([0, 2, (1, 0), ((0, 3), (2, 1)), ((1,), (0,))])
     return [x], {"pad_width": width, "mode": mode, "constant_values": pick.choice([0, 0.5])}
+
+
+# Diagonals.
+
+
+@op(linear=("x",))
+def diagonal(x, *, offset=0, axis1=0, axis2=1):
+    r"""$y_{\ldots i} = x_{i, i + k, \ldots}$
+
+    offset          k: above the main diagonal, or below it if negative
+    axis1, axis2    of the matrices, 0 and 1 as in NumPy; the diagonal is the last axis of the result
+    """
+    return np.diagonal(x, offset, axis1, axis2)
+
+
+@diagonal.shape
+def _(x, *, offset, axis1, axis2):
+    return np.diagonal(np.broadcast_to(np.False_, x), offset, axis1, axis2).shape
+
+
+@diagonal.vjp("x")
+def _(g, x_shape, *, offset, axis1, axis2):
+    r"""\bar x_{i, i + k, \ldots} = \bar y_{\ldots i}, \quad 0 \text{ elsewhere}"""
+    first = axes_of((axis1, axis2), len(x_shape))
+    order = first + tuple(i for i in range(len(x_shape)) if i not in first)
+    key = _on_diagonal(g.shape[-1], offset)
+    return permute_dims(scatter(moveaxis(g, -1, 0), key=key, shape=tuple(x_shape[i] for i in order)), axes=inverse(order))
+
+
+def _on_diagonal(n: int, offset: int):
+    i = np.arange(n)
+    return (i, i + offset) if offset >= 0 else (i - offset, i)
+
+
+@diagonal.sample
+def _(pick: Pick):
+    x = pick.array(pick.size(0, 3), pick.size(1, 3), pick.size(1, 3))
+    axis1, axis2 = pick.choice([(0, 1), (1, 0), (0, 2), (-1, -2)])
+    return [x], {"offset": pick.size(-2, 2), "axis1": axis1, "axis2": axis2}
+
+
+def diag(x, *, k=0):
+    """The k-th diagonal of a matrix, or a matrix of zeros with `x` on its k-th diagonal. As `np.diag`."""
+    shape = shape_of(x)
+    if len(shape) != 1:
+        return diagonal(x, offset=k)
+    n = shape[0] + (k if k >= 0 else -k)
+    return scatter(x, key=_on_diagonal(shape[0], k), shape=(n, n))
 
 
 KEYS = [

@@ -25,7 +25,7 @@ __all__ = [
 
 def axes_of(axis, ndim: int) -> tuple[int, ...]:
     """`axis` (None for all, an integer or a tuple) as a tuple of integers from 0 on; that it fits is NumPy's to check."""
-    if axis is None:
+    if axis is None or not ndim:
         return tuple(range(ndim))
     axes = axis if isinstance(axis, tuple) else (axis,)
     return tuple([int(a) + ndim if a < 0 else int(a) for a in axes])
@@ -290,7 +290,7 @@ def _(g, xs_shape, *, axis):
     r"""\bar x_i = \text{the part of } \bar y \text{ that came from } x_i"""
     sizes = [math.prod(s) if axis is None else s[axis] for s in xs_shape]
     before = () if axis is None else (slice(None),) * (axis if axis >= 0 else axis + len(xs_shape[0]))
-    parts = [g[(*before, slice(end - n, end))] for n, end in zip(sizes, accumulate(sizes), strict=True)]
+    parts = [g[before + (slice(end - n, end),)] for n, end in zip(sizes, accumulate(sizes), strict=True)]
     return tuple([reshape(p, shape=s) for p, s in zip(parts, xs_shape, strict=True)] if axis is None else parts)
 
 
@@ -323,7 +323,7 @@ def _(*xs, axis):
 def _(g, xs_shape, *, axis):
     r"""\bar x_i = \bar y_{i \ldots}"""
     before = (slice(None),) * (axis if axis >= 0 else axis + g.ndim)
-    return tuple([g[(*before, i)] for i in range(len(xs_shape))])
+    return tuple([g[before + (i,)] for i in range(len(xs_shape))])
 
 
 @stack.jvp("xs")
