@@ -162,6 +162,20 @@ def test_pools_with_equal_values_pass():
     assert found.verdict == PASS and found.worst < 1e-8
 
 
+@pytest.mark.parametrize("normalised", [ops.softmax, ops.log_softmax])
+def test_a_complex_step_goes_through_a_convolutional_net(normalised):
+    rng = np.random.default_rng(0)
+    x, c = rng.normal(size=(3, 2, 7, 7)), rng.normal(size=(3, 4))
+
+    def loss(p: Any) -> Any:
+        h = ops.max_pool2d(ops.relu(ops.conv2d(x, p["k"], padding=1)), kernel_size=2)
+        return ops.sum(normalised(ops.reshape(h, shape=(3, 36)) @ p["w"]) * c)
+
+    found = judge(loss, {"k": rng.normal(size=(4, 2, 3, 3)), "w": rng.normal(size=(36, 4))})
+    assert found.verdict == PASS and found.worst < 1e-13
+    assert {p.judge for a in found.arrays for p in a.probes} == {"complex step"}
+
+
 def test_noise_and_nan_are_no_verdict():
     rng = np.random.default_rng(0)
     noisy = judge(lambda p: ops.sum(p["x"] * rng.normal(size=3)), {"x": np.ones(3)})
