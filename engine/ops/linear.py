@@ -56,13 +56,13 @@ def matmul(x: Any, w: Any) -> Any:  # type: ignore[no-redef]
 
     Any real dtype; promotes as NumPy does. Raises ShapeError where the axes k differ, and for a scalar.
     """
-    x, w = _value(x), _value(w)
+    x, w = as_given(x), as_given(w)
     m, n = len(x.shape), len(w.shape)
     if m == 2 == n:
         return matrices(x, w)
     if m == 0 or n == 0:
         clash = f"{'w' if m else 'x'} is a scalar, which has no axis to sum over; to scale an array write x * w"
-        raise _mismatch("matmul", clash, x, w, "... m k, ... k n -> ... m n")
+        raise mismatch("matmul", clash, "... m k, ... k n -> ... m n", x=x, w=w)
     if m == 1 or n == 1:
         return _with_vectors(x, w, m == 1, n == 1)
     if n == 2 and x.shape[-1] == w.shape[0]:  # one matrix for the whole stack: one product, not one for each
@@ -76,7 +76,7 @@ def _with_vectors(x, w, row, column):
     k = x.shape[-1], w.shape[0 if column else -2]
     if k[0] != k[1]:
         wants = f"{'k' if row else '... m k'}, {'k' if column else '... k n'} -> {'' if row else '... m'} {'' if column else '... n'}"
-        raise _mismatch("matmul", f"axis k is {k[0]} in x but {k[1]} in w", x, w, wants)
+        raise mismatch("matmul", f"axis k is {k[0]} in x but {k[1]} in w", wants, x=x, w=w)
     if row and column:
         return rows(x, w)
     if row:
@@ -84,11 +84,14 @@ def _with_vectors(x, w, row, column):
     return squeeze(matmul(x, expand_dims(w, axis=1)), axis=-1)
 
 
-def _mismatch(name, clash, x, w, wants):
-    return ShapeError(f"{name}: {clash}\n  wants  {' '.join(wants.split())}\n  given  x: {x.shape}  w: {w.shape}")
+def mismatch(name, clash, wants, **given):
+    """The error for shapes that clash before an op is reached."""
+    shapes = "  ".join(f"{arg}: {x.shape}" for arg, x in given.items())
+    return ShapeError(f"{name}: {clash}\n  wants  {' '.join(wants.split())}\n  given  {shapes}")
 
 
-def _value(x):
+def as_given(x):
+    """An array or a traced value as it is, anything else as an array."""
     return x if hasattr(x, "shape") else as_array(x)
 
 
@@ -118,7 +121,7 @@ def vecdot(x: Any, w: Any, *, axis: int = -1) -> Any:  # type: ignore[no-redef]
 
     Complex x is conjugated, as in the array API standard. Raises ShapeError where the two sizes differ.
     """
-    x, w = _conjugate(_value(x)), _value(w)
+    x, w = _conjugate(as_given(x)), as_given(w)
     if axis != -1:
         x, w = moveaxis(x, axis, -1), moveaxis(w, axis, -1)
     return rows(x, w)
@@ -137,7 +140,7 @@ def dot(x: Any, w: Any) -> Any:
     Scalars multiply, vectors and matrices are as in matmul; beyond that the last axis of x is summed against the last
     but one of w, and the others are all kept: (..., k), (..., k, n) -> (..., ..., n). Raises ShapeError.
     """
-    x, w = _value(x), _value(w)
+    x, w = as_given(x), as_given(w)
     if x.shape == () or w.shape == ():
         return multiply(x, w)
     return matmul(x, w) if len(w.shape) <= 2 else tensordot(x, w, axes=((-1,), (-2,)))
@@ -148,7 +151,7 @@ def inner(x: Any, w: Any) -> Any:
 
     Scalars multiply. Raises ShapeError where the last axes differ.
     """
-    x, w = _value(x), _value(w)
+    x, w = as_given(x), as_given(w)
     if x.shape == () or w.shape == ():
         return multiply(x, w)
     return tensordot(x, w, axes=((-1,), (-1,)))
@@ -159,15 +162,15 @@ def vdot(x: Any, w: Any) -> Any:
 
     Raises ShapeError where the numbers of elements differ.
     """
-    x, w = _value(x), _value(w)
+    x, w = as_given(x), as_given(w)
     if x.size != w.size:
-        raise _mismatch("vdot", f"x has {x.size} elements but w has {w.size}", x, w, "as many elements in both")
+        raise mismatch("vdot", f"x has {x.size} elements but w has {w.size}", "as many elements in both", x=x, w=w)
     return rows(_conjugate(reshape(x, shape=(x.size,))), reshape(w, shape=(w.size,)))
 
 
 def outer(x: Any, w: Any) -> Any:
     r"""$y_{ij} = x_i w_j$ over all elements of x and of w, as `np.outer`"""
-    x, w = _value(x), _value(w)
+    x, w = as_given(x), as_given(w)
     return multiply(reshape(x, shape=(x.size, 1)), reshape(w, shape=(1, w.size)))
 
 
@@ -176,7 +179,7 @@ def kron(x: Any, w: Any) -> Any:
 
     The array of fewer axes gets leading axes of size 1.
     """
-    x, w = _value(x), _value(w)
+    x, w = as_given(x), as_given(w)
     n = max(len(x.shape), len(w.shape))
     m, k = ((1,) * (n - len(a.shape)) + a.shape for a in (x, w))
     spread = multiply(reshape(x, shape=_interleaved(m, (1,) * n)), reshape(w, shape=_interleaved((1,) * n, k)))
@@ -195,7 +198,7 @@ def tensordot(x: Any, w: Any, axes: int | Sequence[Any] = 2) -> Any:
 
     Raises ShapeError where sizes differ, or an axis is missing or named twice.
     """
-    x, w = _value(x), _value(w)
+    x, w = as_given(x), as_given(w)
     p, q = _paired_axes(axes, x, w)
     i = tuple(a for a in range(len(x.shape)) if a not in p)
     j = tuple(a for a in range(len(w.shape)) if a not in q)
@@ -218,16 +221,16 @@ def _paired_axes(axes, x, w):
         raise TypeError(f"tensordot: axes is an integer, or the axes of x and those of w, not {axes!r}") from None
     wants = f"axes={axes!r}"
     if len(p) != len(q):
-        raise _mismatch("tensordot", f"{len(p)} axes of x against {len(q)} of w", x, w, wants)
+        raise mismatch("tensordot", f"{len(p)} axes of x against {len(q)} of w", wants, x=x, w=w)
     for name, chosen, ndim in (("x", p, m), ("w", q, n)):
         if any(not -ndim <= i < ndim for i in chosen):
-            raise _mismatch("tensordot", f"axes {chosen} of {name}, which has {ndim} axes", x, w, wants)
+            raise mismatch("tensordot", f"axes {chosen} of {name}, which has {ndim} axes", wants, x=x, w=w)
     p, q = tuple(i % m for i in p), tuple(i % n for i in q)
     if len(set(p)) < len(p) or len(set(q)) < len(q):
-        raise _mismatch("tensordot", "an axis is named twice", x, w, wants)
+        raise mismatch("tensordot", "an axis is named twice", wants, x=x, w=w)
     for i, j in zip(p, q, strict=True):
         if x.shape[i] != w.shape[j]:
-            raise _mismatch("tensordot", f"axis {i} of x has size {x.shape[i]} but axis {j} of w has {w.shape[j]}", x, w, wants)
+            raise mismatch("tensordot", f"axis {i} of x has size {x.shape[i]} but axis {j} of w has {w.shape[j]}", wants, x=x, w=w)
     return p, q
 
 
