@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from engine.checkpoint import CheckpointError, load, save
+from engine.checkpoints import CheckpointError, load, save
 
 safetensors = pytest.importorskip("safetensors.numpy")
 
