@@ -192,7 +192,7 @@ class Op:
         """The same error with the op, what it wants and what it was given."""
         names = self.args if not self.variadic else [f"{self.args[0]}[{i}]" for i in range(len(arrays))]
         given = "  ".join(f"{n}: {np.shape(a)}" for n, a in zip(names, arrays, strict=False))
-        options = "".join(f"  {k}={v!r}" for k, v in params.items() if np.size(v) < 20)
+        options = "".join(f"  {k}={v!r}" for k, v in params.items() if len(repr(v)) < 80)
         wants = f"\n  wants  {self.notation.text}" if self.notation else ""
         kind = ShapeError if type(error) is ValueError else type(error)
         return kind(f"{self.name}: {error}{wants}\n  given  {given}{options}")

@@ -14,7 +14,7 @@ from engine.domain import Pick
 from engine.op import op
 from engine.ops.layout import axes_of, inverse, moveaxis, permute_dims, reshape, shape_of, sum_to
 
-__all__ = ["add_at", "diag", "diagonal", "getitem", "pad", "repeat", "scatter", "scatter_add", "take", "take_along_axis"]
+__all__ = ["add_at", "diag", "diagonal", "getitem", "pad", "repeat", "scatter", "scatter_add", "take", "take_along_axis", "tile"]
 
 
 @op(linear=("x",))
@@ -214,6 +214,41 @@ def _(pick: Pick):
     count = {None: m * n, 0: m, -1: n}[axis]
     repeats = pick.choice([0, 1, 3, tuple(pick.integers(count, high=3).tolist())])
     return [pick.array(m, n)], {"repeats": repeats, "axis": axis}
+
+
+@op(linear=("x",))
+def tile(x, *, repetitions):
+    r"""$y = (x, x, \ldots)$ along each axis
+
+    repetitions    an integer or one for each axis; fewer or more than axes as in `np.tile`
+    """
+    return np.tile(x, repetitions)
+
+
+@tile.shape
+def _(x, *, repetitions):
+    return tuple(r * n for r, n in _tiling(x, repetitions))
+
+
+def _tiling(shape, repetitions) -> list[tuple[int, int]]:
+    """(repetition, size) for each axis of the result."""
+    times = tuple(repetitions) if np.iterable(repetitions) else (repetitions,)
+    ndim = len(shape) if len(shape) > len(times) else len(times)
+    return list(zip((1,) * (ndim - len(times)) + times, (1,) * (ndim - len(shape)) + tuple(shape), strict=True))
+
+
+@tile.vjp("x")
+def _(g, x_shape, *, repetitions):
+    r"""\bar x = \sum_{\text{copies}} \bar y"""
+    pairs = _tiling(x_shape, repetitions)
+    blocks = reshape(g, shape=tuple(size for pair in pairs for size in pair))
+    return reshape(sum_to(blocks, shape=tuple(size for _, n in pairs for size in (1, n))), shape=x_shape)
+
+
+@tile.sample
+def _(pick: Pick):
+    repetitions = pick.choice([0, 1, 2, (2,), (1, 3), (2, 1, 2), ()])
+    return [pick.array(pick.size(0, 3), pick.size(1, 3))], {"repetitions": repetitions}
 
 
 MODES = ("constant", "edge", "reflect", "symmetric", "wrap")

@@ -1,7 +1,6 @@
 r"""Layout: the same numbers in another arrangement. Every op here is linear, and the transposes come in pairs.
 
-reshape and permute_dims undo themselves; broadcast_to and sum_to undo each other, as do concat and split. Where an
-op repeats numbers (broadcast_to, tile), its transpose adds up what the copies receive.
+reshape and permute_dims undo themselves; broadcast_to and sum_to undo each other, as do concat and split.
 
 Parameters follow NumPy: an axis may be negative, `axis=None` flattens where NumPy flattens.
 """
@@ -19,7 +18,7 @@ from engine.shapes import ShapeError
 
 __all__ = [
     "astype", "broadcast_to", "concat", "expand_dims", "flip", "matrix_transpose", "moveaxis", "permute_dims", "reshape", "roll", "split",
-    "squeeze", "stack", "sum_to", "swapaxes", "tile", "tril", "triu",
+    "squeeze", "stack", "sum_to", "swapaxes", "tril", "triu",
 ]  # fmt: skip
 
 
@@ -431,44 +430,6 @@ def _(g, *, shift, axis):
 def _(pick: Pick):
     shift, axis = pick.choice([(1, None), (-2, 0), (5, -1), ((1, 2), (0, 1)), ((1, 1), (0, 0)), (2, (0, 1))])
     return [pick.array(pick.size(0, 3), pick.size(1, 4))], {"shift": shift, "axis": axis}
-
-
-# Copies.
-
-
-@op(linear=("x",))
-def tile(x, *, repetitions):
-    r"""$y = (x, x, \ldots)$ along each axis
-
-    repetitions    an integer or one for each axis; fewer or more than axes as in `np.tile`
-    """
-    return np.tile(x, repetitions)
-
-
-@tile.shape
-def _(x, *, repetitions):
-    return tuple(r * n for r, n in _tiling(x, repetitions))
-
-
-def _tiling(shape, repetitions) -> list[tuple[int, int]]:
-    """(repetition, size) for each axis of the result."""
-    times = tuple(repetitions) if np.iterable(repetitions) else (repetitions,)
-    ndim = len(shape) if len(shape) > len(times) else len(times)
-    return list(zip((1,) * (ndim - len(times)) + times, (1,) * (ndim - len(shape)) + tuple(shape), strict=True))
-
-
-@tile.vjp("x")
-def _(g, x_shape, *, repetitions):
-    r"""\bar x = \sum_{\text{copies}} \bar y"""
-    pairs = _tiling(x_shape, repetitions)
-    blocks = reshape(g, shape=tuple(size for pair in pairs for size in pair))
-    return reshape(sum_to(blocks, shape=tuple(size for _, n in pairs for size in (1, n))), shape=x_shape)
-
-
-@tile.sample
-def _(pick: Pick):
-    repetitions = pick.choice([0, 1, 2, (2,), (1, 3), (2, 1, 2), ()])
-    return [pick.array(pick.size(0, 3), pick.size(1, 3))], {"repetitions": repetitions}
 
 
 # Triangles.

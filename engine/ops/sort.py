@@ -75,7 +75,7 @@ def median(x, *, axis=None, keepdims=False):
     shape = shape_of(x)
     axes = axes_of(axis, len(shape))
     n = math.prod(shape[a] for a in axes)
-    rest = [n for i, n in enumerate(shape) if i not in axes]
+    rest = [size for i, size in enumerate(shape) if i not in axes]
     ordered = sort(reshape(moveaxis(x, axes, range(-len(axes), 0)), shape=(*rest, n)))
     middle = mean(ordered[..., (n - 1) // 2 : n // 2 + 1], axis=-1)
     if n:
