@@ -91,7 +91,7 @@ def _(d, y, *, axis):
 
 def _below_largest(x, axis):
     x = np.asarray(x) if x.dtype.kind in "fc" else np.asarray(x, np.float64)
-    with np.errstate(invalid="ignore"):  # inf - inf is nan, as promised
+    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is nan, as promised, and far enough below is -inf
         return x - np.max(x, axis=axis, keepdims=True, initial=-np.inf)
 
 
