@@ -14,7 +14,10 @@ except ModuleNotFoundError:
 from engine import ops
 from engine.forward import jvp
 from engine.op import EscapedValue, MissingRule, Op, op
-from engine.ops import stop_gradient
+from engine.ops import (
+    numpy_protocol,  # noqa: F401   which makes NumPy's own functions differentiable
+    stop_gradient,
+)
 from engine.reverse import RuleError, checkpoint, grad, hessian, hvp, jacobian, value_and_grad, vjp
 from engine.shapes import ShapeError
 from engine.traced import Unsupported

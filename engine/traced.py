@@ -124,7 +124,11 @@ class Traced:
         raise self._refuse(".item()")
 
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
-        raise self._refuse("np.asarray() or assignment into a NumPy array")
+        raise TypeError(
+            "np.array(), np.asarray() and assignment into a NumPy array would cut this value off from its derivative.\n"
+            "  for np.array([a, b]) write np.stack([a, b]), for an array filled by a loop collect a list and stack that;\n"
+            "  to cut it on purpose, use stop_gradient(x) and read it after"
+        )
 
     def __setitem__(self, key: Any, value: Any) -> None:
         raise TypeError(
@@ -198,7 +202,7 @@ class Traced:
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if method == "__call__":
-            stand_in = NUMPY.get(ufunc)
+            stand_in = NUMPY.get(ufunc) or NUMPY.get(ufunc.__name__)  # by name: the ufuncs of SciPy, which is not imported for that
         else:
             stand_in = NUMPY.get((ufunc, method))
         if stand_in is None:

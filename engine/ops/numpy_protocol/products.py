@@ -1,0 +1,192 @@
+"""Products of arrays, polynomials, convolution, norms."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+
+from engine import ops
+from engine.ops.numpy_protocol.table import CASTING, ORDER, OUT, converted, holds_traced, stands_in, value
+from engine.traced import primal
+
+
+@stands_in("dot")
+def _(a, b, out=OUT):
+    return ops.dot(value(a), value(b))
+
+
+@stands_in("outer")
+def _(a, b, out=OUT):
+    return ops.outer(value(a), value(b))
+
+
+@stands_in("inner")
+def _(a, b, /):
+    return ops.inner(value(a), value(b))
+
+
+@stands_in("vdot")
+def _(a, b, /):
+    return ops.vdot(value(a), value(b))
+
+
+@stands_in("kron")
+def _(a, b):
+    return ops.kron(value(a), value(b))
+
+
+@stands_in("tensordot")
+def _(a, b, axes=2):
+    return ops.tensordot(value(a), value(b), axes=axes)
+
+
+@stands_in("einsum")
+def _(*operands, out=OUT, dtype=None, order=ORDER, casting=CASTING, optimize=False):
+    if isinstance(operands[0], str):
+        return ops.einsum(operands[0], *[converted(value(x), dtype) for x in operands[1:]])
+    return ops.einsum(*[x if isinstance(x, list) and not holds_traced(x) else converted(value(x), dtype) for x in operands])
+
+
+@stands_in("matvec")
+def _(x1, x2):
+    return ops.squeeze(ops.matmul(value(x1), ops.expand_dims(value(x2), axis=-1)), axis=-1)
+
+
+@stands_in("vecmat")
+def _(x1, x2):
+    return ops.squeeze(ops.matmul(ops.expand_dims(value(x1), axis=-2), value(x2)), axis=-2)
+
+
+@stands_in("cross")
+def _(a, b, axisa=-1, axisb=-1, axisc=-1, axis=None):
+    axisa, axisb, axisc = (axisa, axisb, axisc) if axis is None else (axis, axis, axis)
+    return _cross(value(a), value(b), axisa, axisb, axisc)
+
+
+@stands_in("linalg.cross")
+def _(x1, x2, /, *, axis=-1):
+    return _cross(value(x1), value(x2), axis, axis, axis)
+
+
+def _cross(a, b, axisa, axisb, axisc):
+    a, b = ops.moveaxis(a, axisa, -1), ops.moveaxis(b, axisb, -1)
+    if a.shape[-1] != 3 or b.shape[-1] != 3:
+        raise ValueError(f"np.cross: vectors of 3 components are wanted, given are {a.shape[-1]} and {b.shape[-1]}")
+    after, last = [1, 2, 0], [2, 0, 1]
+    y = a[..., after] * b[..., last] - a[..., last] * b[..., after]
+    return ops.moveaxis(y, -1, axisc)
+
+
+@stands_in("linalg.multi_dot")
+def _(arrays, *, out=OUT):
+    return functools.reduce(ops.dot, map(value, arrays))
+
+
+# Convolution and polynomials.
+
+
+@stands_in("convolve")
+def _(a, v, mode="full"):
+    a, v = _vectors("convolve", a, v)
+    if v.size > a.size:
+        a, v = v, a
+    return _sliding(a, ops.flip(v), mode)
+
+
+@stands_in("correlate")
+def _(a, v, mode="valid"):
+    a, v = _vectors("correlate", a, v)
+    if v.size > a.size:
+        return ops.flip(_sliding(v, a, mode))
+    return _sliding(a, v, mode)
+
+
+def _vectors(name, a, v):
+    a, v = value(a), value(v)
+    if not a.size or not v.size:
+        raise ValueError(f"np.{name}: {'a' if not a.size else 'v'} cannot be empty")
+    return ops.reshape(a, shape=(a.size,)), ops.reshape(v, shape=(v.size,))
+
+
+def _sliding(a, v, mode):
+    """Products of v with each stretch of a: of all that overlap ("full"), wholly ("valid"), or a's number ("same")."""
+    n = v.size
+    before, after = {"full": (n - 1, n - 1), "valid": (0, 0), "same": (n // 2, (n - 1) // 2)}[mode]
+    dtype = np.result_type(a.dtype, v.dtype)
+    padded = ops.pad(converted(a, dtype), pad_width=((before, after),))
+    picture, window = ops.reshape(padded, shape=(1, 1, -1)), ops.reshape(converted(v, dtype), shape=(1, 1, -1))
+    return ops.reshape(ops.conv1d(picture, window), shape=(-1,))
+
+
+@stands_in("polyval")
+def _(p, x):
+    p, x = value(p), value(x)
+    y = primal(x) * np.zeros((), p.dtype)
+    for coefficient in p:
+        y = y * x + coefficient
+    return y
+
+
+@stands_in("polyder")
+def _(p, m=1):
+    for _ in range(m):
+        p = p[:-1] * np.arange(len(p) - 1, 0, -1).astype(p.dtype)
+    return p
+
+
+@stands_in("vander")
+def _(x, N=None, increasing=False):
+    powers = np.arange(x.size if N is None else N)
+    return ops.pow(ops.expand_dims(x, axis=-1), (powers if increasing else powers[::-1]).astype(x.dtype))
+
+
+# Norms.
+
+
+@stands_in("linalg.norm")
+def _(x, ord=None, axis=None, keepdims=False):
+    x = value(x)
+    if axis is None and (ord is None or x.ndim == 1):
+        y = _vector_norm(ops.reshape(x, shape=(x.size,)), 2 if ord is None else ord, None, False)
+        return ops.reshape(y, shape=(1,) * x.ndim) if keepdims else y
+    axis = axis if axis is not None else tuple(range(x.ndim))
+    axes = (axis,) if np.ndim(axis) == 0 else tuple(axis)
+    if len(axes) == 1:
+        return _vector_norm(x, 2 if ord is None else ord, axes[0], keepdims)
+    if len(axes) != 2:
+        raise ValueError("Improper number of dimensions to norm.")
+    return _matrix_norm(x, ord, axes, keepdims)
+
+
+@stands_in("linalg.vector_norm")
+def _(x, /, *, axis=None, keepdims=False, ord=2):
+    return _vector_norm(x, ord, axis, keepdims)
+
+
+@stands_in("linalg.matrix_norm")
+def _(x, /, *, keepdims=False, ord="fro"):
+    return _matrix_norm(x, ord, (-2, -1), keepdims)
+
+
+def _vector_norm(x, ord, axis, keepdims):
+    if isinstance(ord, str):
+        raise ValueError(f"Invalid norm order '{ord}' for vectors")
+    return ops.vector_norm(x, ord=ord, axis=axis, keepdims=bool(keepdims))
+
+
+def _matrix_norm(x, ord, axes, keepdims):
+    """The norm of each matrix: of its rows and columns, or of its singular values."""
+    if ord in (None, "fro", "f"):
+        return ops.vector_norm(x, axis=axes, keepdims=bool(keepdims))
+    if ord in (1, -1, math.inf, -math.inf):
+        summed, compared = axes if abs(ord) == 1 else axes[::-1]
+        sums = ops.sum(ops.abs(x), axis=summed, keepdims=True)
+        y = (ops.max if ord > 0 else ops.min)(sums, axis=compared, keepdims=True)
+        return y if keepdims else ops.squeeze(y, axis=axes)
+    if ord not in (2, -2, "nuc"):
+        raise ValueError("Invalid norm order for matrices.")
+    values = ops.svdvals(ops.moveaxis(x, axes, (-2, -1)))
+    y = {2: ops.max, -2: ops.min, "nuc": ops.sum}[ord](values, axis=-1)
+    return ops.expand_dims(y, axis=tuple(sorted(a % x.ndim for a in axes))) if keepdims else y
