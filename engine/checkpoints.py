@@ -37,13 +37,13 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, Mapping[str, Any]], 
     Raises TypeError for an array or a note that cannot be stored, OSError if the folder or the disk refuses.
     """
     flat = {key: _plain(key, x) for key, x in _flat(arrays).items()}
-    written = json.dumps({"groups": sorted(arrays), "notes": notes})
+    written = json.dumps({"groups": {group: list(named) for group, named in arrays.items()}, "notes": notes})
     metadata = {"format": FORMAT, "notes": written, "crc32": _checksum(written, flat)}
     _replace(Path(os.path.realpath(path)), _safetensors().numpy.save(flat, metadata))
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Groups, dict[str, Any]]:
-    """The groups of arrays and the notes in the checkpoint at `path`.
+    """The groups of arrays and the notes in the checkpoint at `path`, in the order in which they were saved.
 
     Raises FileNotFoundError, and CheckpointError for a file that is truncated, damaged or something else.
     """
@@ -58,10 +58,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Groups, dict[str, Any]]:
     if metadata.get("crc32") != _checksum(metadata.get("notes", ""), flat):
         raise CheckpointError(f"{os.fspath(path)} is damaged: its checksum does not fit its content\n  use an older copy, or start again")
     written = json.loads(metadata["notes"])
-    groups: Groups = {group: {} for group in written["groups"]}
-    for key, x in flat.items():
-        group, _, name = key.partition("/")
-        groups[group][name] = x
+    groups = {group: {name: flat[f"{group}/{name}"] for name in names} for group, names in written["groups"].items()}
     return groups, written["notes"]
 
 
