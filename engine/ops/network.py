@@ -28,7 +28,9 @@ def dropout(x, *, rate: float, seed: Seed):
     if not 0 <= rate <= 1:
         raise ValueError(f"rate is a probability from 0 to 1, not {rate}")
     x = x if x.dtype.kind in "fc" else x.astype(np.float64)
-    kept = np.random.Generator(np.random.Philox(seed)).random(x.shape) >= rate
+    words = seed if isinstance(seed, tuple) else (seed,)
+    source = np.random.Philox((*words, len(words)))  # the length, since NumPy takes (7, 0) for 7
+    kept = np.random.Generator(source).random(x.shape) >= rate
     return np.where(kept, x / (1 - rate) if rate < 1 else x, 0)
 
 
