@@ -10,6 +10,7 @@ from engine.ops.index import *  # noqa: F403
 from engine.ops.layout import *  # noqa: F403
 from engine.ops.linalg import *  # noqa: F403
 from engine.ops.linear import *  # noqa: F403
+from engine.ops.loss import *  # noqa: F403
 from engine.ops.network import *  # noqa: F403
 from engine.ops.normalise import *  # noqa: F403
 from engine.ops.pool import *  # noqa: F403
