@@ -109,6 +109,7 @@ def normalise(x, w, b, *, axis: Axes = -1, eps: float = 1e-5):
     eps     added to the variance
     Returns y, mean and var (over the count, not one less), both with the axes kept at size 1. Equal values have variance 0
     and give y = b. The statistics of no values are 0. Raises ShapeError if w or b does not broadcast to x.
+    Source of the mean taken twice: Chan, Golub & LeVeque (1983), Algorithms for computing the sample variance.
     """
     count = _count(x.shape, axis)
     mean = np.sum(x, axis=axis, keepdims=True) / count

@@ -37,8 +37,8 @@ def sgd_step(p, g, *, lr: float, weight_decay: float = 0.0):
     r"""$p' = p - \eta (g + \lambda p)$
 
     One step of gradient descent. Returns (p,).
-    Source: Robbins & Monro (1951), A stochastic approximation method, eq. 8; the decay is the gradient of
-    weight_decay / 2 times the squared norm of p.
+    Source: Robbins & Monro (1951), A stochastic approximation method. The decay is the gradient of weight_decay / 2 times the
+    squared norm of p.
     """
     return (p - lr * (g + weight_decay * p),)
 
@@ -48,8 +48,8 @@ def momentum_step(p, g, m, *, lr: float, momentum: float = 0.9, weight_decay: fl
     r"""$m' = \mu m + g + \lambda p, \quad p' = p - \eta m'$
 
     One step of gradient descent with momentum, the heavy ball. Returns p, m.
-    Source: Polyak (1964), Some methods of speeding up the convergence of iteration methods, eq. 9, with the learning rate
-    taken out of m: then a change of lr acts on all of the step.
+    Source: Polyak (1964), Some methods of speeding up the convergence of iteration methods, with the learning rate taken out of
+    m: then a change of lr acts on all of the step.
     """
     m = momentum * m + (g + weight_decay * p)
     return p - lr * m, m
@@ -110,7 +110,8 @@ def adamw_step(p, g, m, v, *, lr: float, t: int, beta1: float = 0.9, beta2: floa
 
     One step of AdamW: the decay acts on p itself and is not divided by the root of v.
     Returns p, m, v. Raises ValueError if t < 1.
-    Source: Loshchilov & Hutter (2019), Decoupled weight decay regularization, Algorithm 2, whose alpha is lr here.
+    Source: Loshchilov & Hutter (2019), Decoupled weight decay regularization, Algorithm 2. There the decay is not multiplied by
+    the learning rate but by its schedule alone; here by lr, as in torch.
     """
     return _adam(p * (1 - lr * weight_decay), g, m, v, lr, t, beta1, beta2, eps)
 
