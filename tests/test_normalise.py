@@ -248,7 +248,8 @@ def test_running_statistics_keep_single_precision():
     [
         (lambda: ops.layer_norm(np.ones((2, 3)), np.ones(2), np.ones(2)), "w has shape .* not that of the last axes"),
         (lambda: ops.layer_norm(np.ones((2, 3)), np.ones(()), np.ones(())), "w has shape"),
-        (lambda: ops.batch_norm(np.ones((2, 3)), np.ones(2), np.ones(3)), "reshape"),
+        (lambda: ops.batch_norm(np.ones((2, 3)), np.ones(2), np.ones(3)), r"w has shape \(2,\), but x .* has 3 channels on axis 1"),
+        (lambda: ops.batch_norm_inference(np.ones((2, 3)), *[np.ones(3)] * 3, np.ones(1)), r"var has shape \(1,\), but x"),
         (lambda: ops.batch_norm(np.ones((2, 3)), np.ones(3), np.ones(3), axis=2), "no axis 2 for the channels"),
         (lambda: ops.normalise(np.ones((2, 3)), np.ones((4, 2, 3)), 0.0), "w of shape .* does not broadcast"),
         (lambda: ops.normalise(np.ones((2, 1)), 1.0, np.ones((2, 3))), "b of shape .* does not broadcast"),

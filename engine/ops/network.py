@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from engine.domain import Pick
-from engine.op import as_array, op
+from engine.op import as_array, op, shape_of
 from engine.ops.index import take
 
 __all__ = ["dropout", "embedding"]
@@ -59,7 +59,7 @@ def embedding(ids, table):
     returns (..., d). The gradients of rows chosen several times add up.
     Raises TypeError for ids that are not integers, IndexError for an id that is not in the table: it does not count from the end.
     """
-    ids, rows = as_array(ids), table.shape[0]
+    ids, rows = as_array(ids), shape_of(table)[0]
     if ids.dtype.kind not in "iu":
         raise TypeError(f"embedding: ids are {ids.dtype}, integers are wanted: ids.astype(int)")
     if ids.size and not 0 <= ids.min() <= ids.max() < rows:

@@ -220,10 +220,10 @@ def batch_norm(x, w, b, *, axis: int = 1, eps: float = 1e-5):
     Returns y, mean (c), var (c). var divides by the count, as y does; `batch_norm_update` makes it unbiased.
     Source: Ioffe & Szegedy (2015), Batch normalization, Algorithm 1.
     """
-    shape = shape_of(x)
-    others, along = _channels(shape, axis)
-    y, mean, var = normalise(x, reshape(w, shape=along), reshape(b, shape=along), axis=others, eps=eps)
-    return y, reshape(mean, shape=(shape[axis],)), reshape(var, shape=(shape[axis],))
+    w, b = _along_channels(shape_of(x), axis, w=w, b=b)
+    others = tuple(i for i in range(len(shape_of(x))) if i != axis % len(shape_of(x)))
+    y, mean, var = normalise(x, w, b, axis=others, eps=eps)
+    return y, reshape(mean, shape=(shape_of(x)[axis],)), reshape(var, shape=(shape_of(x)[axis],))
 
 
 def batch_norm_inference(x, w, b, mean, var, *, axis: int = 1, eps: float = 1e-5):
@@ -231,8 +231,7 @@ def batch_norm_inference(x, w, b, mean, var, *, axis: int = 1, eps: float = 1e-5
 
     All else as in `batch_norm`. Returns y only.
     """
-    _, along = _channels(shape_of(x), axis)
-    w, b, mean, var = (reshape(a, shape=along) for a in (w, b, mean, var))
+    w, b, mean, var = _along_channels(shape_of(x), axis, w=w, b=b, mean=mean, var=var)
     return (x - mean) * (w / sqrt(var + eps)) + b
 
 
@@ -251,10 +250,14 @@ def batch_norm_update(running_mean, running_var, mean, var, *, count: int, momen
     return new_mean, (1 - momentum) * running_var + momentum * (count / (count - 1)) * var
 
 
-def _channels(shape, axis: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The axes without channels, and the shape that lays (c) along the axis with them."""
+def _along_channels(shape, axis: int, **arrays):
+    """Arrays (c) in the shape that broadcasts along the axis with the channels."""
     if not -len(shape) <= axis < len(shape):
         raise ShapeError(f"batch_norm: x of shape {shape} has no axis {axis} for the channels")
-    channels = axis % len(shape)
-    others = tuple(i for i in range(len(shape)) if i != channels)
-    return others, tuple(size if i == channels else 1 for i, size in enumerate(shape))
+    for name, a in arrays.items():
+        if shape_of(a) != (shape[axis],):
+            raise ShapeError(
+                f"batch_norm: {name} has shape {shape_of(a)}, but x of shape {shape} has {shape[axis]} channels on axis {axis}"
+            )
+    along = tuple(size if i == axis % len(shape) else 1 for i, size in enumerate(shape))
+    return [reshape(a, shape=along) for a in arrays.values()]
