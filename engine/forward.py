@@ -31,7 +31,7 @@ class Push(Interpreter):
             dy = self._tangent(op, y, values, params, moving, [a.slot if i in moving else None for i, a in enumerate(args)])
         if type(y) is tuple:
             return tuple(Traced(self, part, d) if _real(part) else part for part, d in zip(y, dy, strict=True))
-        return Traced(self, y, dy)
+        return Traced(self, y, dy) if _real(y) else y
 
     def _tangent(self, op: Op, y: Any, values: list[Any], params: dict[str, Any], moving: list[int], tangents: list[Any]) -> Any:
         if op.variadic and op.args[0] in op.jvps:

@@ -63,7 +63,7 @@ class Tape(Interpreter):
             return y
         saved = [_kept(v) if keep == 2 else shape_of(v) if keep else None for v, keep in zip(values, plan.keep)]  # noqa: B905
         first = len(self.shapes)
-        traced = tuple([self._watch_real(part) for part in y]) if type(y) is tuple else self.watch(y)
+        traced = tuple([self._watch_real(part) for part in y]) if type(y) is tuple else self._watch_real(y)
         out = range(first, len(self.shapes))
         self.entries.append(Entry(op, plan, parents, saved, y if plan.keep_y else None, params, out))
         return traced

@@ -358,7 +358,7 @@ def _norm_slopes(y, x, axis, keepdims, p):
     if p == 2:
         return where(at_zero, 0.0, ratio)
     if p % 2 == 0:
-        return where(at_zero, 0.0, pow(ratio, p - 1))
+        return where(at_zero, 0.0, pow(where(at_zero, 1.0, ratio), p - 1))
     return where(at_zero, 0.0, sign(x) * pow(where(at_zero, 1.0, abs(ratio)), p - 1))
 
 
