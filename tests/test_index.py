@@ -120,6 +120,14 @@ def test_scatter_add_leaves_its_argument_alone():
     assert np.array_equal(x, [0, 0, 0])
 
 
+def test_scatter_add_takes_any_layout():
+    x = np.random.default_rng(11).normal(size=(3, 4))
+    for view in (np.asfortranarray(x), x.T, x[::-1, ::2]):
+        want = view.copy()
+        want[[0, 2]] += 1
+        assert np.array_equal(ops.scatter_add(view, np.array([0, 2]), 1.0), want)
+
+
 def test_scatter_add_promotes():
     assert ops.scatter_add(np.zeros(2, np.int64), 0, 0.5).dtype == np.float64
     assert ops.scatter_add(np.zeros(2, np.float32), 0, np.float32(1)).dtype == np.float32

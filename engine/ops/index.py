@@ -58,7 +58,7 @@ def _add_at(y, key, values):
 
 
 def _add_rows(y, rows, values):
-    """As np.add.at, which is several times faster on one axis than on two."""
+    """As np.add.at into a C-ordered y; np.add.at is several times faster on one axis than on two."""
     rows = np.arange(len(y))[rows]  # from 0 on; raises IndexError outside
     width = math.prod(y.shape[1:])
     places = rows[..., None] * width + np.arange(width)
@@ -93,7 +93,7 @@ def add_at(x, values, *, key):
 
     values    broadcasts to the shape of x[key]. Where key names a place more than once, its values add up
     """
-    y = np.array(x, dtype=np.result_type(x, values))
+    y = np.array(x, dtype=np.result_type(x, values), order="C")
     return _add_at(y, key, values)
 
 
