@@ -33,13 +33,13 @@ def _(x, *, key):
 
 @getitem.vjp("x")
 def _(g, x_shape, *, key):
-    r"""\bar x[\mathrm{key}] \mathrel{+}= \bar y, \text{ from } 0"""
+    r"""\bar x[\mathrm{key}] {+}{=} \bar y, \text{ from } 0"""
     return scatter(g, key=key, shape=x_shape)
 
 
 @op(linear=("values",))
 def scatter(values, *, key, shape):
-    r"""$y[\mathrm{key}] \mathrel{+}= v$, from $y = 0$ of the given shape: the transpose of `getitem`
+    r"""$y[\mathrm{key}] {+}{=} v$, from $y = 0$ of the given shape: the transpose of `getitem`
 
     values    broadcasts to the shape of y[key]. Where key names a place more than once, its values add up
     """
@@ -89,7 +89,7 @@ def _gathered(g, key, shape):
 
 @op()
 def add_at(x, values, *, key):
-    r"""$y = x, \quad y[\mathrm{key}] \mathrel{+}= v$, in a new array
+    r"""$y = x, \quad y[\mathrm{key}] {+}{=} v$, in a new array
 
     values    broadcasts to the shape of x[key]. Where key names a place more than once, its values add up
     """
@@ -122,7 +122,7 @@ def _(g, values_shape, *, key):
 
 @add_at.jvp("values")
 def _(d, x_shape, *, key):
-    r"""\dot y[\mathrm{key}] \mathrel{+}= \dot v, \text{ from } 0"""
+    r"""\dot y[\mathrm{key}] {+}{=} \dot v, \text{ from } 0"""
     return scatter(d, key=key, shape=x_shape)
 
 
@@ -153,7 +153,7 @@ def _(x, indices, *, axis):
 
 @take.vjp("x")
 def _(g, x_shape, indices, *, axis):
-    r"""\bar x_{\ldots k_i \ldots} \mathrel{+}= \bar y_{\ldots i \ldots}"""
+    r"""\bar x_{\ldots k_i \ldots} {+}{=} \bar y_{\ldots i \ldots}"""
     if axis is None:
         return reshape(scatter(g, key=indices, shape=(math.prod(x_shape),)), shape=x_shape)
     before = (slice(None),) * (axis if axis >= 0 else axis + len(x_shape))
@@ -176,7 +176,7 @@ def _(x, indices, *, axis):
 
 @take_along_axis.vjp("x")
 def _(g, x_shape, indices, *, axis):
-    r"""\bar x_{k_{ij} j} \mathrel{+}= \bar y_{i j}"""
+    r"""\bar x_{k_{ij} j} {+}{=} \bar y_{i j}"""
     if axis is None:
         return reshape(scatter(g, key=indices, shape=(math.prod(x_shape),)), shape=x_shape)
     grid = list(np.ogrid[tuple(slice(n) for n in x_shape)])
