@@ -22,7 +22,7 @@ class Push(Interpreter):
 
     def apply(self, op: Op, args: Sequence[Any], params: dict[str, Any]) -> Any:
         moving = [i for i, a in enumerate(args) if type(a) is Traced and a.owner is self]
-        values = [a.value if type(a) is Traced and a.owner is self else a for a in args]
+        values = [a.value if type(a) is Traced and a.owner is self else kept(a) for a in args]
         y = self.below.apply(op, values, params)
         moving = [i for i in moving if op.argument(i) not in op.constant]
         if not moving:
@@ -98,6 +98,11 @@ def _dual(push: Push, x: Any, d: Any, i: int) -> Traced:
 def as_value(x: Any) -> Any:
     """A traced value or a NumPy array."""
     return x if type(x) is Traced or isinstance(x, np.generic) else as_array(x)
+
+
+def kept(x: Any) -> Any:
+    """`x` as a rule can use it: a list or another library's array becomes an array."""
+    return x if type(x) in (np.ndarray, Traced, float, int) or isinstance(x, np.generic) else as_value(x)
 
 
 def differentiable(x: Any, what: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from engine import ops
-from engine.forward import as_value, differentiable, jvp
+from engine.forward import as_value, differentiable, jvp, kept
 from engine.interpret import EVAL, Interpreter, interpreting, running
 from engine.op import Op, Plan, shape_of
 from engine.traced import Traced
@@ -61,17 +61,12 @@ class Tape(Interpreter):
         plan = op.plan(tuple([i for i, p in enumerate(parents) if p >= 0]), len(parents))
         if not plan.rules:
             return y
-        saved = [_kept(v) if keep == 2 else shape_of(v) if keep else None for v, keep in zip(values, plan.keep)]  # noqa: B905
+        saved = [kept(v) if keep == 2 else shape_of(v) if keep else None for v, keep in zip(values, plan.keep)]  # noqa: B905
         first = len(self.shapes)
         traced = tuple([self._watch_real(part) for part in y]) if type(y) is tuple else self._watch_real(y)
         out = range(first, len(self.shapes))
         self.entries.append(Entry(op, plan, parents, saved, y if plan.keep_y else None, params, out))
         return traced
-
-
-def _kept(v: Any) -> Any:
-    """`v` as a rule can use it: a list or another library's array becomes an array."""
-    return v if type(v) in (np.ndarray, Traced, float, int) or isinstance(v, np.generic) else as_value(v)
 
 
 class Gradients:
@@ -250,13 +245,13 @@ def value_and_grad(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = 
         if len(ys) != 1 or nest(["*"]) != "*":
             raise TypeError(f"grad: f returned {nest(['*'] * len(ys))}, a scalar is wanted; with extra output use has_aux=True")
         y = as_value(ys[0])
-        if y.shape != ():
+        if y.size != 1:
             raise TypeError(
                 f"grad: f returned shape {y.shape}, a scalar is wanted\n"
                 "  reduce it, np.sum(y), or use vjp or jacobian for a function with array values"
             )
         mine = type(y) is Traced and y.owner is tape
-        gradients = walk(tape, [(y.slot, np.ones((), y.dtype)[()])] if mine else [], consume=True)
+        gradients = walk(tape, [(y.slot, np.ones(y.shape, y.dtype)[()])] if mine else [], consume=True)
         g = rebuild([gradients.result(x.slot) for x in inputs])
         value = y.value if mine else ys[0]
         return ((value, aux) if has_aux else value), (g if several else g[0])

@@ -96,6 +96,53 @@ def second_order(op, place, args, params):
         close(dp[0], slope, 1e-5 * (largest((slope,)) + largest(p) + 1e-3), "the push of the pull and its difference quotient")
 
 
+SPECIAL = np.array([0.0, 1.0, -1.0, 0.5, 2.0])
+
+
+def special_points(op, place, args, params):
+    """At zeros, ones and ties too, wherever op is smooth along dx: J dx is its slope, and so for the pull."""
+    rng = np.random.default_rng(6)
+    args = [_special(rng, op.domain[op.argument(i)], a) if i in differentiable(op, args) else a for i, a in enumerate(args)]
+    f, x = only(op, args, params, place)
+    dx = rng.choice([-1.0, 1.0, 2.0], x.shape)
+    with np.errstate(all="ignore"):
+        y, dy = jvp(f, (x,), (dx,))
+        _where_smooth(op, f, x, dx, y, dy, "J dx")
+        if op.surrogate is None:
+            g = random_like(rng, y)
+
+            def pulled(z):
+                return vjp(f, z)[1](g)
+
+            p, dp = jvp(pulled, (x,), (dx,))
+            _where_smooth(op, pulled, x, dx, p, dp, "the push of the pull")
+
+
+def _special(rng, domain, a):
+    inside = SPECIAL[domain.contains(SPECIAL)]
+    return rng.choice(inside, np.shape(a)).astype(a.dtype)
+
+
+def _where_smooth(op, f, x, dx, y, dy, what):
+    """Compare with the one-sided slopes where they agree and have converged."""
+    for part, claimed, *sides in zip(y, dy, *_one_sided(f, x, dx, y, 1e-4), *_one_sided(f, x, dx, y, 5e-5), strict=True):
+        slope = (sides[2] + sides[3]) / 2
+        near = 1e-4 * (1 + np.abs(slope))
+        smooth = np.isfinite(slope) & np.all([np.abs(s - slope) < near for s in sides], axis=0)
+        if not op.elementwise:  # a sum or a sort can agree in one element by accident
+            smooth = smooth & np.all(smooth)
+        gap = np.where(smooth, np.abs(claimed - slope), 0)
+        assert not np.any(gap > 2 * near), f"{what} is {claimed}, the slope is {slope}, at {x.tolist()} along {dx.tolist()}, y {part}"
+
+
+def _one_sided(f, x, dx, y, h):
+    """Slopes from the left and from the right, of second order in h."""
+    a, b, c, d = (f(x + s * h * dx) for s in (-2, -1, 1, 2))
+    left = [(3 * part - 4 * q + p) / (2 * h) for part, p, q in zip(y, a, b, strict=True)]
+    right = [(4 * q - 3 * part - p) / (2 * h) for part, p, q in zip(y, d, c, strict=True)]
+    return left, right
+
+
 def promised_shape(op, args, params):
     """The output has the shape that the notation or the shape rule says."""
     y = op(*args, **params)

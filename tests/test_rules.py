@@ -1,6 +1,7 @@
 """The laws of derivative rules, over every op and every argument in the registry."""
 
 import laws
+import numpy as np
 import pytest
 import tally
 from hypothesis import given
@@ -43,6 +44,15 @@ def test_push_is_the_limit_of_differences(op, data):
 @given(data=st.data())
 def test_rules_are_ops(op, data):
     each_place(laws.second_order, op, data)
+
+
+@pytest.mark.parametrize("op", [op for op in WITH_RULES if op.surrogate is None], **BY_NAME)
+@given(data=st.data())
+def test_special_points_and_ties(op, data):
+    try:
+        each_place(laws.special_points, op, data)
+    except np.linalg.LinAlgError:
+        tally.not_run(f"special points of {op.name}: a singular matrix")
 
 
 @pytest.mark.parametrize("op", ALL, **BY_NAME)

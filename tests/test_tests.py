@@ -7,7 +7,7 @@ from strategies import arguments, laid_out
 
 from engine.domain import Pick
 from engine.op import op
-from engine.ops import matmul, multiply, permute_dims, sum_to
+from engine.ops import matmul, multiply, permute_dims, sigmoid, sum_to, where
 
 
 def first_failure(law, record, *more):
@@ -111,6 +111,23 @@ def broken(scratch_ops):
         g *= 2
         return g
 
+    @op("..., ... -> ...")
+    def cut_at_ties(x1, x2):
+        r"""$y = \ln(e^{x_1} + e^{x_2})$"""
+        return np.logaddexp(x1, x2)
+
+    @cut_at_ties.slope("x1")
+    def _(x1, x2):
+        r"""right, but its own derivative is lost where x_1 = x_2"""
+        tie = x1 == x2
+        return sigmoid(where(tie, 0.0, x1) - where(tie, 0.0, x2))
+
+    @cut_at_ties.slope("x2")
+    def _(x1, x2):
+        r"""as above"""
+        tie = x1 == x2
+        return sigmoid(where(tie, 0.0, x2) - where(tie, 0.0, x1))
+
     @op("n, n -> n")
     def doubling_precision(x1, x2):
         r"""$y = x_1 x_2$"""
@@ -138,6 +155,7 @@ def broken(scratch_ops):
 
     for record in (
         crooked_square, untransposed, not_linear, frozen, other_shape, scribbler, cotangent_scribbler, doubling_precision, layout_reader,
+        cut_at_ties,
     ):  # fmt: skip
         made[record.name] = record
     return made
@@ -150,6 +168,7 @@ def broken(scratch_ops):
         ("untransposed", laws.transposition),
         ("not_linear", laws.differences),
         ("frozen", laws.second_order),
+        ("cut_at_ties", laws.special_points),
         ("other_shape", laws.promised_shape),
         ("scribbler", laws.inputs_unchanged),
         ("cotangent_scribbler", laws.inputs_unchanged),

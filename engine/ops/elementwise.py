@@ -296,8 +296,8 @@ def logaddexp(x1, x2):
 def _weight(x, other):
     from engine.ops.activations import sigmoid  # which is built on this module
 
-    equal = x == other  # also at two equal infinities, where the difference is nan
-    return sigmoid(where(equal, 0.0, x) - where(equal, 0.0, other))
+    alike = (x == other) & np.isinf(x)  # two equal infinities, whose difference is nan
+    return sigmoid(where(alike, 0.0, x) - where(alike, 0.0, other))
 
 
 @logaddexp.slope("x1")
