@@ -48,8 +48,9 @@ def confusion_matrix(truth: Any, predicted: Any, *, labels: Labels | None = None
     counted = np.isin(t, known) & np.isin(y, known)
     c = len(known)
     pairs = np.searchsorted(known, t[counted]) * c + np.searchsorted(known, y[counted])
-    matrix: np.ndarray = np.bincount(pairs, minlength=c * c).reshape(c, c).astype(np.int64)
-    return matrix[np.ix_(order, order)]
+    matrix = np.bincount(pairs, minlength=c * c).reshape(c, c)
+    ordered: np.ndarray = matrix[np.ix_(order, order)].astype(np.int64)
+    return ordered
 
 
 def precision(
@@ -207,9 +208,9 @@ def top_k_accuracy(truth: Any, scores: Any, *, k: int, labels: Labels | None = N
 
 
 def wilson_interval(right: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    r"""$\frac{1}{1 + z^2/n} \left( p + \frac{z^2}{2n} \pm z \sqrt{\frac{p (1-p)}{n} + \frac{z^2}{4 n^2}} \right), \; p = \mathrm{right} / n$
+    r"""$\left( p + \frac{z^2}{2n} \pm z \sqrt{\frac{p (1-p)}{n} + \frac{z^2}{4 n^2}} \right) / (1 + z^2/n), \; p = k / n$
 
-    Where the rate behind `right` successes in `n` independent tries lies: an accuracy on n test examples, say. Never leaves [0, 1].
+    Where the rate behind k = `right` successes in `n` independent tries lies: an accuracy on n test examples, say. Never leaves [0, 1].
     Source: Wilson (1927), Probable inference, the law of succession, and statistical inference; Brown, Cai & DasGupta (2001), sec. 3.1.1.
     """
     if not 0 <= right <= n or n == 0:
@@ -237,7 +238,7 @@ def mcnemar(truth: Any, one: Any, other: Any) -> float:
     for i in range(min(b, c)):
         term = term * (b + c - i) // (i + 1)
         ways += term
-    return min(1.0, 2 * ways / 2 ** (b + c))
+    return float(min(1.0, 2 * ways / 2 ** (b + c)))
 
 
 # Helpers.
@@ -332,8 +333,8 @@ def _counts(
 def _the_positive(found: np.ndarray, positive: Any) -> Any:
     if len(found) > 2:
         raise ValueError(f'there are {len(found)} classes, {_few(found)}\n  for more than two, choose average="macro", "micro" or None')
-    if len(found) == 2 and positive not in found.tolist():
-        raise ValueError(f"positive={positive!r} is neither of the classes {_few(found)}")
+    if positive not in found.tolist() and (len(found) == 2 or found.dtype.kind in "US"):
+        raise ValueError(f"positive={positive!r} is none of the classes {_few(found)}")
     return positive
 
 

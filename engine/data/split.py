@@ -20,7 +20,7 @@ def split(n: int, *, test: float | int, seed: int, stratify: Any = None) -> tupl
     held = _held_back(n, test)
     rng = np.random.default_rng(fold(seed, "split"))
     order = _order(n, rng, stratify)
-    places = (2 * np.arange(held) + 1) * n // (2 * held)  # evenly through the classes, which stand one after the other
+    places = (np.arange(held) * n + rng.integers(n)) // held  # evenly through the classes, which stand one after the other
     kept = np.ones(n, bool)
     kept[places] = False
     return rng.permutation(order[kept]), rng.permutation(order[places])
