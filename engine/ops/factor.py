@@ -10,8 +10,9 @@ Symmetric matrices. cholesky and eigh are functions of $(A + A^\top) / 2$: both 
 is NumPy's value, and the gradient is the symmetric one, which is right along every change that keeps A symmetric.
 
 Equal values. Where two eigenvalues or singular values are equal to rounding, the vectors that belong to them may be turned into
-one another, and have no derivative of their own. The rules leave that turning out (its factor 1 / 0 is taken as 0). So the
-derivative of whatever does not depend on the choice of these vectors is right, and of whatever does it is one that ignores it.
+one another, and have no derivative. Functions of the values alone keep theirs if they treat equal values alike (a trace, a
+nuclear norm), and so do functions of the other vectors. For anything else a pull raises LinAlgError, and a push gives nan in
+those vectors. The vectors of a singular value 0 are treated in the same way.
 
 Every function takes stacks, (..., m, n), sizes 0 included, float32 or float64; integers become float64.
 """
@@ -117,7 +118,9 @@ def _(g, y):
     r"""\bar A = \mathrm{sym}(V (\mathrm{diag}\, \bar \lambda + F \odot V^\top \bar V) V^\top)"""
     w, v = y
     t = matrix_transpose(v)
-    middle = _diagonal(g[0]) + _inverse_gaps(w) * matmul(t, g[1])
+    share = matmul(t, g[1])
+    _refuse(_turning(share, w), "eigenvectors of equal eigenvalues")
+    middle = _diagonal(g[0]) + _inverse_gaps(w) * share
     return _symmetric(matmul(matmul(v, middle), t))
 
 
@@ -126,7 +129,7 @@ def _(d, y):
     r"""\dot \lambda = \mathrm{diag}\, E, \quad \dot V = V (F \odot E), \quad E = V^\top \mathrm{sym}(\dot A) V"""
     w, v = y
     e = matmul(matmul(matrix_transpose(v), _symmetric(d)), v)
-    return _on_diagonal(e), matmul(v, _inverse_gaps(w) * e)
+    return _on_diagonal(e), matmul(v, where(_turning(e, w), np.nan, _inverse_gaps(w) * e))
 
 
 def _diagonal(x):
@@ -141,7 +144,11 @@ def _on_diagonal(a):
 
 def _inverse_gaps(w):
     r"""$1 / (w_j - w_i)$, and 0 where the two are equal to rounding."""
-    return _inverse(expand_dims(w, axis=-2) - expand_dims(w, axis=-1), _rounding(w)[..., None])
+    return _inverse(_gaps(w), _rounding(w)[..., None])
+
+
+def _gaps(w):
+    return expand_dims(w, axis=-2) - expand_dims(w, axis=-1)
 
 
 def _inverse(x, smallest):
@@ -154,6 +161,24 @@ def _rounding(w):
     """By how much computed eigenvalues and singular values are uncertain, (..., 1)."""
     w = np.abs(primal(w))
     return w.shape[-1] * np.finfo(w.dtype).eps * w.max(axis=-1, keepdims=True, initial=0)
+
+
+def _turning(share, w):
+    """The pairs of equal values in whose place (..., i, j) `share` holds more than rounding."""
+    equal = (np.abs(_gaps(primal(w))) <= _rounding(w)[..., None]) & ~np.eye(w.shape[-1], dtype=bool)
+    return equal & _above_noise(share, share)
+
+
+def _above_noise(x, source):
+    """Where x is more than rounding of a product with `source` may leave."""
+    size = np.abs(primal(source))
+    noise = max(x.shape[-2:]) * np.finfo(x.dtype).eps * size.max(axis=(-2, -1), keepdims=True, initial=0)
+    return np.abs(primal(x)) > noise
+
+
+def _refuse(lost, what):
+    if lost.any():
+        raise LinAlgError(f"{what} may be turned into one another, and have no derivative; functions of the values alone have one")
 
 
 @eigh.sample
@@ -216,13 +241,14 @@ def _(g, y):
     r"""\bar A = U (\mathrm{diag}\, \bar s + X S + S Z) V^\top + P \bar U S^{-1} V^\top + U S^{-1} \bar V^\top Q"""
     (u, s, vt), (gu, gs, gvt) = y, g
     row, column, f = expand_dims(s, axis=-2), expand_dims(s, axis=-1), _inverse_square_gaps(s)
-    inverse = _inverse(s, _rounding(s))
-    x = f * _antisymmetric(matmul(matrix_transpose(u), gu))
-    z = f * _antisymmetric(matmul(vt, matrix_transpose(gvt)))
-    y = matmul(matmul(u, _diagonal(gs) + x * row + column * z), vt)
-    y = y + matmul(_off_columns(gu * expand_dims(inverse, axis=-2), u), vt)
-    v = matrix_transpose(vt)
-    return y + matmul(u, matrix_transpose(_off_columns(matrix_transpose(gvt) * expand_dims(inverse, axis=-2), v)))
+    v, gv = matrix_transpose(vt), matrix_transpose(gvt)
+    x, z = matmul(matrix_transpose(u), gu), matmul(vt, gv)
+    _refuse(_turning(x, s) | _turning(z, s), "singular vectors of equal singular values")
+    middle = _diagonal(gs) + f * _antisymmetric(x) * row + column * f * _antisymmetric(z)
+    left, right, inverse = _off_columns(gu, u), _off_columns(gv, v), expand_dims(_inverse(s, _rounding(s)), axis=-2)
+    _refuse((_vanishing(s) & _above_noise(left, gu)).any() | (_vanishing(s) & _above_noise(right, gv)).any(), "singular vectors of 0")
+    total = matmul(matmul(u, middle), vt) + matmul(left * inverse, vt)
+    return total + matmul(u, matrix_transpose(right * inverse))
 
 
 @svd.jvp("a")
@@ -235,9 +261,16 @@ def _(d, y):
     dv, du = matmul(d, v), matmul(matrix_transpose(d), u)
     e = matmul(matrix_transpose(u), dv)
     t = matrix_transpose(e)
-    u_moves = matmul(u, f * (e * row + column * t)) + _off_columns(dv * inverse, u)
-    v_moves = matmul(v, f * (column * e + t * row)) + _off_columns(du * inverse, v)
+    f = where(_turning(e, s) | _turning(t, s), np.nan, f)
+    left, right = _off_columns(dv, u), _off_columns(du, v)
+    u_moves = matmul(u, f * (e * row + column * t)) + where(_vanishing(s) & _above_noise(left, dv), np.nan, left * inverse)
+    v_moves = matmul(v, f * (column * e + t * row)) + where(_vanishing(s) & _above_noise(right, du), np.nan, right * inverse)
     return u_moves, _on_diagonal(e), matrix_transpose(v_moves)
+
+
+def _vanishing(s):
+    """The columns of singular values that are 0 to rounding."""
+    return (primal(s) <= _rounding(s))[..., None, :]
 
 
 def _antisymmetric(a):
@@ -281,7 +314,7 @@ def svd(a: Any, full_matrices: bool = True, compute_uv: bool = True, hermitian: 
     compute_uv      False: s alone
     hermitian       accepted for NumPy's sake
 
-    For equal singular values see the head of this file; the vectors of a singular value 0 are treated alike.
+    For equal singular values, and for 0, see the head of this file.
     The signs of the vectors are LAPACK's choice. Raises ShapeError.
     """
     a = as_given(a)
