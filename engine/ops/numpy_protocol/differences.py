@@ -42,7 +42,7 @@ def _edge(e, x, axis):
 @stands_in("ediff1d")
 def _(ary, to_end=None, to_begin=None):
     line = ops.reshape(value(ary), shape=(-1,))
-    parts = [ops.reshape(value(p), shape=(-1,)) for p in (to_begin, _steps(line, 0), to_end) if p is not None]
+    parts = [ops.reshape(converted(value(p), line.dtype), shape=(-1,)) for p in (to_begin, _steps(line, 0), to_end) if p is not None]
     return ops.concat(parts)
 
 
@@ -95,9 +95,10 @@ def _(x, xp, fp, left=None, right=None, period=PERIOD):
 
 @stands_in("linspace")
 def _(start, stop, num=50, endpoint=True, retstep=False, dtype=None, axis=0):
-    start, stop = value(start) * 1.0, value(stop) * 1.0
+    ends = np.result_type(*(x if isinstance(x, (int, float)) else value(x).dtype for x in (start, stop)), 0.0)
+    start, stop = (converted(value(x), ends) for x in (start, stop))
     between = max(num - 1 if endpoint else num, 1)
     shape = np.broadcast_shapes(start.shape, stop.shape)
-    share = (np.arange(num) / between).astype(np.result_type(start.dtype, stop.dtype)).reshape(-1, *(1,) * len(shape))
+    share = (np.arange(num) / between).astype(ends).reshape(-1, *(1,) * len(shape))
     y = ops.moveaxis(start * (1 - share) + stop * share, 0, axis)
     return (converted(y, dtype), (stop - start) / between) if retstep else converted(y, dtype)

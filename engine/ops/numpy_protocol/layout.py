@@ -139,7 +139,7 @@ def _(arrays, axis=0, out=OUT, *, dtype=None, casting=CASTING):
     return _joined(ops.stack, _parts(arrays), axis, dtype)
 
 
-@stands_in("vstack", "row_stack")
+@stands_in("vstack")
 def _(tup, *, dtype=None, casting=CASTING):
     return _joined(ops.concat, [_two_dimensional(value(a)) for a in _parts(tup)], 0, dtype)
 

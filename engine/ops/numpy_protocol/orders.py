@@ -49,21 +49,21 @@ def _(a, q, axis=None, out=OUT, overwrite_input=False, method=METHOD, keepdims=F
 def _constant(name, q):
     if holds_traced(q):
         raise TypeError(f"np.{name}: q is not differentiated; cut it off with stop_gradient(q) if that is meant")
-    return np.asarray(q, float)
+    return q if isinstance(q, (int, float)) else np.asarray(q, float)
 
 
 def _quantile(a, q, axis, keepdims):
     """The values at q of the way through the sorted ones, between neighbours in proportion. q may have any shape."""
-    q, axes = np.asarray(q), axes_of(axis, a.ndim)
+    q, axes = np.asarray(q, a.dtype if isinstance(q, (int, float)) else None), axes_of(axis, a.ndim)
     if q.size and not (q.min() >= 0 and q.max() <= 1):
         raise ValueError("Quantiles must be in the range [0, 1]")
     rest = tuple(i for i in range(a.ndim) if i not in axes)
     count, others = math.prod(a.shape[i] for i in axes), tuple(a.shape[i] for i in rest)
     rows = ops.sort(ops.reshape(ops.permute_dims(a, axes=axes + rest), shape=(count, *others)), axis=0)
     place = q.ravel() * (count - 1)
-    below = np.floor(place).astype(int)
-    share = (place - below).astype(a.dtype).reshape(-1, *(1,) * len(rest))
-    low, high = ops.take(rows, below, axis=0), ops.take(rows, np.minimum(below + 1, count - 1), axis=0)
+    below = np.floor(place)
+    share = (place - below).reshape(-1, *(1,) * len(rest))
+    low, high = (ops.take(rows, np.minimum(i, count - 1).astype(int), axis=0) for i in (below, below + 1))
     with np.errstate(invalid="ignore"):  # two infinities
         y = ops.where(share == 0, low, low + share * (high - low))
     y = ops.where(np.isnan(primal(rows)[-1]), np.nan, y)  # nans stand last
@@ -89,7 +89,7 @@ def _(x):
 @stands_in("bincount")
 def _(x, weights=None, minlength=0):
     counts = np.bincount(primal(x), minlength=minlength)
-    return counts if weights is None else ops.scatter(value(weights), key=(plain(x),), shape=counts.shape)
+    return counts if weights is None else ops.scatter(converted(value(weights), np.float64), key=(plain(x),), shape=counts.shape)
 
 
 @stands_in("histogram")

@@ -139,7 +139,8 @@ def _(p, m=1):
 @stands_in("vander")
 def _(x, N=None, increasing=False):
     powers = np.arange(x.size if N is None else N)
-    return ops.pow(ops.expand_dims(x, axis=-1), (powers if increasing else powers[::-1]).astype(x.dtype))
+    x = converted(x, np.promote_types(x.dtype, int))
+    return ops.pow(ops.expand_dims(x, axis=-1), powers if increasing else powers[::-1])
 
 
 # Norms.

@@ -39,7 +39,6 @@ SCIPY: dict[str, StandIn] = {
     "ndtr": ops.normal_cdf,
     "erf": ops.erf,
     "erfc": ops.erfc,
-    "softplus": ops.softplus,
     "log_expit": log_expit,
     "logit": logit,
     "xlogy": xlogy,
