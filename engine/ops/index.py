@@ -11,8 +11,8 @@ import math
 import numpy as np
 
 from engine.domain import Pick
-from engine.op import op
-from engine.ops.layout import axes_of, inverse, moveaxis, permute_dims, reshape, shape_of, sum_to
+from engine.op import op, shape_of
+from engine.ops.layout import axes_of, inverse, moveaxis, permute_dims, reshape, sum_to
 
 __all__ = ["add_at", "diag", "diagonal", "getitem", "pad", "repeat", "scatter", "scatter_add", "take", "take_along_axis", "tile"]
 

@@ -13,7 +13,7 @@ from itertools import accumulate
 import numpy as np
 
 from engine.domain import Pick
-from engine.op import op
+from engine.op import op, shape_of
 from engine.shapes import ShapeError
 
 __all__ = [
@@ -28,11 +28,6 @@ def axes_of(axis, ndim: int) -> tuple[int, ...]:
         return tuple(range(ndim))
     axes = axis if isinstance(axis, tuple) else (axis,)
     return tuple([int(a) + ndim if a < 0 else int(a) for a in axes])
-
-
-def shape_of(x) -> tuple[int, ...]:
-    """The shape of an array, a traced value or a nested list."""
-    return x.shape if hasattr(x, "shape") else np.shape(x)
 
 
 def some_axis(pick: Pick, ndim: int):

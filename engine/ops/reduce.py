@@ -344,7 +344,7 @@ def _power_norm(size, p, axis, keepdims):
 
 
 def _root(total, p):
-    return np.sqrt(total) if p == 2 else total ** (1 / p)
+    return np.sqrt(total) if p == 2 else np.power(total, total.dtype.type(1 / p))  # NumPy 1 would promote a float32 scalar
 
 
 def _norm_slopes(y, x, axis, keepdims, p):

@@ -10,10 +10,10 @@ import math
 import numpy as np
 
 from engine.domain import Pick
-from engine.op import op
+from engine.op import op, shape_of
 from engine.ops.elementwise import where
 from engine.ops.index import take_along_axis
-from engine.ops.layout import axes_of, expand_dims, moveaxis, reshape, shape_of
+from engine.ops.layout import axes_of, expand_dims, moveaxis, reshape
 from engine.ops.reduce import apart, mean
 
 __all__ = ["argsort", "median", "sort", "sort_with_indices"]
