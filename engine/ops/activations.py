@@ -200,7 +200,7 @@ def _(pick: Pick):
 
 @op("... -> ...")
 def erf(x):
-    r"""$y = \frac{2}{\sqrt\pi} \int_0^x e^{-t^2} dt$"""
+    r"""$y = \frac{2}{\sqrt{\pi}} \int_0^x e^{-t^2} dt$"""
     from scipy import special
 
     return special.erf(x)
@@ -208,7 +208,7 @@ def erf(x):
 
 @erf.slope("x")
 def _(x):
-    r"""dy/dx = \frac{2}{\sqrt\pi} e^{-x^2}"""
+    r"""dy/dx = \frac{2}{\sqrt{\pi}} e^{-x^2}"""
     return TWO_OVER_SQRT_PI * gaussian(x, scale=1.0)
 
 
@@ -222,13 +222,13 @@ def erfc(x):
 
 @erfc.slope("x")
 def _(x):
-    r"""dy/dx = -\frac{2}{\sqrt\pi} e^{-x^2}"""
+    r"""dy/dx = -\frac{2}{\sqrt{\pi}} e^{-x^2}"""
     return -TWO_OVER_SQRT_PI * gaussian(x, scale=1.0)
 
 
 @op("... -> ...")
 def normal_cdf(x):
-    r"""$y = \Phi(x) = \frac{1}{2} \mathrm{erfc}(-x / \sqrt 2)$"""
+    r"""$y = \Phi(x) = \frac{1}{2} \mathrm{erfc}(-x / \sqrt{2})$"""
     from scipy import special
 
     u = np.minimum(x, -1) * -math.sqrt(0.5)
