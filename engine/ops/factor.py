@@ -11,8 +11,8 @@ is NumPy's value, and the gradient is the symmetric one, which is right along ev
 
 Equal values. Where two eigenvalues or singular values are equal to rounding, the vectors that belong to them may be turned into
 one another, and have no derivative. Functions of the values alone keep theirs if they treat equal values alike (a trace, a
-nuclear norm), and so do functions of the other vectors. For anything else a pull raises LinAlgError, and a push gives nan in
-those vectors. The vectors of a singular value 0 are treated in the same way.
+nuclear norm), and so do functions of the other vectors. Where a cotangent shows that anything else was computed, a pull raises
+LinAlgError; a push gives nan in those vectors. The vectors of a singular value 0 are treated in the same way.
 
 Every function takes stacks, (..., m, n), sizes 0 included, float32 or float64; integers become float64.
 """
