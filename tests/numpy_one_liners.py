@@ -65,11 +65,11 @@ ONE_LINERS = {
     "abs": (lambda x: np.abs(x) + np.absolute(x) + np.fabs(x), real(6)),
     "sign": (lambda x: np.sign(x) * x, real(6)),
     "negative": (lambda x: np.negative(x) + np.positive(x) * np.conjugate(x) + np.real(x), real(6)),
-    "imag": (lambda x: np.imag(x) + x, real(6)),
+    "imag": (lambda x: np.imag(x) + x + np.real_if_close(x) * np.angle(x), real(6)),
     "maximum": (lambda x, y: np.maximum(x, y) * np.minimum(x, 0.5), real(3, 4), real(4)),
     "fmax": (lambda x, y: np.fmax(x, y) * np.fmin(x, y), real(3, 4), real(4)),
     "fmax-nan": (lambda x: np.fmax(x, [np.nan, 0.5, np.nan, -3]) + np.fmin([np.nan, 0.5, np.nan, -3], x), real(4)),
-    "logaddexp": (lambda x, y: np.logaddexp(x, y) + np.hypot(x, y), real(3, 4), real(4)),
+    "logaddexp": (lambda x, y: np.logaddexp(x, y) + np.hypot(x, y) * np.logaddexp2(x, y), real(3, 4), real(4)),
     "copysign": (lambda x, y: np.copysign(x, y) + np.ldexp(x, [1, 2, -3]), real(3), real(3)),
     "fmod": (lambda x, y: np.fmod(x, y) + np.mod(x, y) + np.remainder(x, y), real(7), positive(7)),
     "divmod": (lambda x: np.divmod(x, 0.7)[1] + np.modf(x)[0], real(7)),
@@ -200,7 +200,12 @@ ONE_LINERS = {
     "outer": (lambda x, y: np.outer(x, y) * np.kron(x, y).reshape(3, 4), real(3), real(4)),
     "tensordot": (lambda x, y: np.tensordot(x, y, axes=([0, 2], [1, 0])), real(2, 3, 4), real(4, 2)),
     "einsum": (
-        lambda x, y: np.einsum("ij,jk->ki", x, y) + np.einsum("ii", x[:, :3]) + np.einsum(x, [0, 1], y, [1, 2], [2, 0]),
+        lambda x, y: (
+            np.einsum("ij,jk->ki", x, y)
+            + np.einsum("ii", x[:, :3])
+            + np.einsum(x, (0, 1), y, [1, 2], [2, 0])
+            + np.einsum(x, [1, 0], y, range(0, 4, 2)).T[:2]
+        ),
         real(3, 4), real(4, 2),
     ),
     "cross": (lambda x, y: np.cross(x, y) + np.cross(x[0], y), real(4, 3), real(4, 3)),

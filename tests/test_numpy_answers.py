@@ -113,6 +113,7 @@ REFUSALS = {
     "quantile method": (lambda x: np.quantile(x, 0.5, method="lower"), TypeError, 'only method="linear"'),
     "memory order": (lambda x: np.reshape(x, 6, order="X"), TypeError, r'"C" or "F"'),
     "uneven gradient": (lambda x: np.gradient(x[0], [1.0, 2.0, 4.0]), TypeError, "one number an axis"),
+    "complex": (lambda x: np.real(x + 1j), Unsupported, "two real arrays"),
     "pad mode": (lambda x: np.pad(x, 1, mode="linear_ramp", end_values=1), TypeError, "end_values"),
 }
 

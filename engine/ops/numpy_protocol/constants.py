@@ -34,7 +34,7 @@ def of_the_numbers(function: Any) -> StandIn:
     """`function` itself, on the plain arrays under its arguments: for what has no derivative to carry."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        return function(*plain(args), **plain(kwargs))
+        return function(*map(plain, args), **plain(kwargs))
 
     return call
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from engine import ops
+from engine.ops.elementwise import LN2
 from engine.ops.numpy_protocol.table import CASTING, ORDER, OUT, UNUSED, WHERE, converted, holds_traced, stands_in, value
-from engine.traced import primal
+from engine.traced import Unsupported, primal
 
 
 @stands_in("fmax")
@@ -30,14 +31,38 @@ def _(x1, x2):
     return ops.pow(*(converted(value(x), np.result_type(value(x), np.float64)) for x in (x1, x2)))
 
 
-@stands_in("positive", "conjugate", "real", "copy")
+@stands_in("positive", "copy")
 def _(x, out=OUT, order=ORDER, subok=UNUSED):
     return x  # a traced value is never written into: the array itself is as good as a copy
 
 
+@stands_in("conjugate", "real", "real_if_close")
+def _(x, tol=UNUSED):
+    return _of_a_real(x)
+
+
 @stands_in("imag")
 def _(val):
-    return np.zeros_like(primal(val))
+    return np.zeros_like(primal(_of_a_real(val)))
+
+
+@stands_in("angle")
+def _(z, deg=False):
+    return np.angle(primal(_of_a_real(z)), deg)
+
+
+def _of_a_real(x):
+    """`x`, if it is real. The parts of a complex number are not differentiable in it."""
+    if x.dtype.kind == "c":
+        raise Unsupported(
+            f"the parts of a {x.dtype} have no derivative in this engine\n  keep the real and the imaginary part in two real arrays"
+        )
+    return x
+
+
+@stands_in("logaddexp2")
+def _(x1, x2):
+    return ops.logaddexp(x1 * LN2, x2 * LN2) / LN2
 
 
 @stands_in("copysign")

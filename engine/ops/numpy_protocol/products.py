@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from engine import ops
-from engine.ops.numpy_protocol.table import CASTING, ORDER, OUT, converted, holds_traced, stands_in, value
+from engine.ops.numpy_protocol.table import CASTING, ORDER, OUT, converted, stands_in, value
 from engine.traced import primal
 
 
@@ -46,7 +46,8 @@ def _(a, b, axes=2):
 def _(*operands, out=OUT, dtype=None, order=ORDER, casting=CASTING, optimize=False):
     if isinstance(operands[0], str):
         return ops.einsum(operands[0], *[converted(value(x), dtype) for x in operands[1:]])
-    return ops.einsum(*[x if isinstance(x, list) and not holds_traced(x) else converted(value(x), dtype) for x in operands])
+    pairs = [converted(value(x), dtype) if i % 2 == 0 and i < len(operands) - 1 else list(x) for i, x in enumerate(operands)]
+    return ops.einsum(*pairs)
 
 
 @stands_in("matvec")

@@ -9,7 +9,6 @@ import numpy as np
 
 from engine import ops
 from engine.traced import NUMPY, primal
-from engine.tree import tree_map
 
 StandIn = Callable[..., Any]
 
@@ -87,7 +86,11 @@ def _check_option(name: str, option: str, value: Any, refused: Refused) -> None:
 
 def plain(nest: Any) -> Any:
     """The same nesting of the plain arrays."""
-    return tree_map(primal, nest)
+    if type(nest) in (list, tuple):
+        return type(nest)(map(plain, nest))
+    if type(nest) is dict:
+        return dict(zip(nest, map(plain, nest.values()), strict=True))
+    return primal(nest)
 
 
 def value(x: Any) -> Any:
