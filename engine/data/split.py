@@ -61,7 +61,7 @@ def batches(
         raise ValueError(f"drop_last leaves no batch: there are {n} examples for batches of {size}")
     order = permutation(n, seed=seed, epoch=epoch)
     end = n - n % size if drop_last else n
-    return (tuple(a[order[i : min(i + size, end)]] for a in arrays) for i in range(start * size, end, size))
+    return (tuple(a[order[i : i + size]] for a in arrays) for i in range(start * size, end, size))
 
 
 def _held_back(n: int, test: float | int) -> int:
