@@ -50,6 +50,21 @@ def test_one_matrix_for_a_stack_is_one_product():
     assert OPS["matmul"].notation.text == "... m k, ... k n -> ... m n"
 
 
+@pytest.mark.parametrize(
+    "shapes", [((2, 3), (3,)), ((4, 2, 3), (3,)), ((2, 3), (4, 3)), ((4, 2, 3), (4, 3)), ((5, 1, 0, 3), (2, 3))], ids=str
+)
+def test_matvec(shapes):
+    check(ops.matvec, lambda x, w: np.einsum("...mk,...k->...m", x, w), *random(*shapes))
+
+
+@pytest.mark.parametrize("x, w", [((20, 3), (3,)), ((3,), (3, 5)), ((3,), (3,))])
+def test_a_product_with_a_vector_is_one_product(x, w):
+    noting = Noting()
+    with interpreting(noting):
+        ops.matmul(*random(x, w))
+    assert [name for name, *_ in noting.calls if name != "matrix_transpose"] in (["matvec"], ["vecdot"])
+
+
 REFUSED = [((), (3,)), ((2, 3), ()), ((2, 3), (2,)), ((3,), (2, 3)), ((2, 3), (2, 3)), ((4, 2, 3), (2, 5)), ((2, 2, 3), (3, 3, 2))]
 
 

@@ -1,8 +1,8 @@
 r"""Products of matrices and vectors.
 
 One op carries them: matmul, linear in both factors. Its two rules are each other's kind, so a derivative of any order is
-again a product, and the kernel that makes one product fast makes them all fast. Vectors, `dot`, `inner`, `tensordot` and the
-rest are the same product after some axes have been put in or taken out, and need no rules of their own.
+again a product, and the kernel that makes one product fast makes them all fast. matvec and vecdot are the same for vectors.
+`dot`, `inner`, `tensordot` and the rest are these after some axes have been moved, and need no rules of their own.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 
 from engine.op import as_array, op
 from engine.ops.elementwise import multiply
-from engine.ops.layout import expand_dims, matrix_transpose, moveaxis, permute_dims, reshape, squeeze
+from engine.ops.layout import expand_dims, matrix_transpose, moveaxis, permute_dims, reshape
 from engine.shapes import ShapeError
 from engine.traced import NUMPY
 
-__all__ = ["dot", "inner", "kron", "matmul", "outer", "tensordot", "vdot", "vecdot"]
+__all__ = ["dot", "inner", "kron", "matmul", "matvec", "outer", "tensordot", "vdot", "vecdot"]
 
 
 @op("... m k, ... k n -> ... m n", linear=("x", "w"), flops="2*m*k*n")
@@ -72,16 +72,13 @@ def matmul(x: Any, w: Any) -> Any:  # type: ignore[no-redef]
 
 
 def _with_vectors(x, w, row, column):
-    """A vector gets the axis that it lacks, and the product loses it again."""
     k = x.shape[-1], w.shape[0 if column else -2]
     if k[0] != k[1]:
         wants = f"{'k' if row else '... m k'}, {'k' if column else '... k n'} -> {'' if row else '... m'} {'' if column else '... n'}"
         raise mismatch("matmul", f"axis k is {k[0]} in x but {k[1]} in w", wants, x=x, w=w)
     if row and column:
         return rows(x, w)
-    if row:
-        return squeeze(matmul(expand_dims(x, axis=0), w), axis=-2)
-    return squeeze(matmul(x, expand_dims(w, axis=1)), axis=-1)
+    return matvec(x, w) if column else matvec(matrix_transpose(w), x)
 
 
 def mismatch(name, clash, wants, **given):
@@ -93,6 +90,24 @@ def mismatch(name, clash, wants, **given):
 def as_given(x):
     """An array or a traced value as it is, anything else as an array."""
     return x if hasattr(x, "shape") else as_array(x)
+
+
+@op("... m k, ... k -> ... m", linear=("x", "w"), flops="2*m*k")
+def matvec(x, w):
+    r"""$y_i = \sum_p x_{ip} w_p$, a matrix times a vector"""
+    return np.matmul(x, w) if w.ndim == 1 else np.matmul(x, w[..., None])[..., 0]
+
+
+@matvec.vjp("x")
+def _(g, w):
+    r"""\bar X = \bar y\, w^\top"""
+    return expand_dims(g, axis=-1) * expand_dims(w, axis=-2)
+
+
+@matvec.vjp("w")
+def _(g, x):
+    r"""\bar w = X^\top \bar y"""
+    return matvec(matrix_transpose(x), g)
 
 
 @op("... n, ... n -> ...", linear=("x", "w"), flops="2*n")
@@ -234,7 +249,7 @@ def _paired_axes(axes, x, w):
     return p, q
 
 
-for _function in (matmul, dot, inner, vdot, outer, kron, tensordot, vecdot):
+for _function in (matmul, matvec, dot, inner, vdot, outer, kron, tensordot, vecdot):
     for _module in (np, np.linalg):  # NumPy 2 has some of them in both, NumPy 1 not all
         if hasattr(_module, _function.__name__):
             NUMPY[getattr(_module, _function.__name__)] = _function
