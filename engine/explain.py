@@ -195,15 +195,18 @@ def _argument_names(f: Callable[..., Any], args: Sequence[Any]) -> list[str]:
 # Rules and formulas as text.
 
 
-def rules(op: Op | str) -> str:
+def rules(op: Op | str | Callable[..., Any]) -> str:
     """The formula of an op and of each of its rules, with what they need, as text.
+
+    op    the op, its name, or the function of the same name that calls it: rules(ops.matmul)
 
     Raises KeyError with the known names.
     """
-    if isinstance(op, str):
-        if op not in OPS:
-            raise KeyError(f"no op is called {op!r}; there are {', '.join(sorted(OPS))}")
-        op = OPS[op]
+    if not isinstance(op, Op):
+        name = op if isinstance(op, str) else op.__name__
+        if name not in OPS:
+            raise KeyError(f"no op is called {name!r}; there are {', '.join(sorted(OPS))}")
+        op = OPS[name]
     lines = [op.name, f"  {plain(op.formula)}"]
     if op.notation:
         lines.append(f"  shapes      {op.notation.text}")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from slopes import check, near
 
 from engine import ShapeError, grad, jvp, ops, vjp
+from engine.explain import rules
 from engine.interpret import Interpreter, interpreting
 from engine.traced import OPS
 
@@ -63,6 +64,12 @@ def test_a_product_with_a_vector_is_one_product(x, w):
     with interpreting(noting):
         ops.matmul(*random(x, w))
     assert [name for name, *_ in noting.calls if name != "matrix_transpose"] in (["matvec"], ["vecdot"])
+
+
+def test_the_rules_of_the_function_are_those_of_the_op():
+    assert rules(ops.matmul) == rules("matmul") == rules(OPS["matmul"])
+    with pytest.raises(KeyError, match="no op is called 'outer'"):
+        rules(ops.outer)
 
 
 REFUSED = [((), (3,)), ((2, 3), ()), ((2, 3), (2,)), ((3,), (2, 3)), ((2, 3), (2, 3)), ((4, 2, 3), (2, 5)), ((2, 2, 3), (3, 3, 2))]
