@@ -18,6 +18,9 @@ OPS: dict[str, Op] = {}
 NUMPY: dict[Any, Callable[..., Any]] = {}
 """What stands in for a NumPy function when one of its arguments is traced."""
 
+HINTS: dict[str, str] = {}
+"""What to write instead of a NumPy function that has no stand-in, by its name."""
+
 
 class Unsupported(TypeError):
     """NumPy has this function, the engine has no derivative for it."""
@@ -228,7 +231,7 @@ def _method(name: str) -> Callable[..., Any]:
 
 # An array's methods are NumPy's functions, which come back here through the protocols.
 _METHODS = """
-    all any argmax argmin argsort clip copy cumsum cumprod diagonal dot max mean min nonzero prod ravel repeat
+    all any argmax argmin argsort copy cumsum cumprod diagonal dot max mean min nonzero prod ravel repeat
     round searchsorted squeeze std sum swapaxes take trace var
 """
 for _name in _METHODS.split():
@@ -251,7 +254,11 @@ def _flatten(self: Traced) -> Any:
     return np.ravel(self)
 
 
-for _name, _function in {"reshape": _reshape, "transpose": _transpose, "astype": _astype, "flatten": _flatten}.items():
+def _clip(self: Traced, min: Any = None, max: Any = None, **kwargs: Any) -> Any:
+    return np.clip(self, min, max, **kwargs)
+
+
+for _name, _function in {"clip": _clip, "reshape": _reshape, "transpose": _transpose, "astype": _astype, "flatten": _flatten}.items():
     setattr(Traced, _name, _function)
 
 
@@ -264,7 +271,14 @@ def primal(x: Any) -> Any:
 
 def unsupported(name: str) -> Unsupported:
     """The error for a NumPy function that has no derivative here, with the nearest thing that has one."""
+    return Unsupported(
+        f"{name} has no derivative in this engine.{_nearest(name)}\n  if it should not be differentiated: {name}(stop_gradient(x))"
+    )
+
+
+def _nearest(name: str) -> str:
+    if name in HINTS:
+        return f"\n  instead: {HINTS[name]}"
     known = sorted(OPS) + sorted(getattr(f, "__name__", "") for f in NUMPY if not isinstance(f, tuple))
-    near = difflib.get_close_matches(name.rpartition(".")[2], known, n=1, cutoff=0.5)
-    hint = f"\n  nearest op: ops.{near[0]}" if near and near[0] in OPS else f"\n  nearest function: np.{near[0]}" if near else ""
-    return Unsupported(f"{name} has no derivative in this engine.{hint}\n  if it should not be differentiated: {name}(stop_gradient(x))")
+    near = difflib.get_close_matches(name.rpartition(".")[2], known, n=1, cutoff=0.6)
+    return f"\n  nearest op: ops.{near[0]}" if near and near[0] in OPS else f"\n  nearest function: np.{near[0]}" if near else ""

@@ -182,13 +182,13 @@ def test_value_and_slope_hold_from_one_end_to_the_other(case, dtype):
         true, true_slope = mpf(case.value(exact)), mpf(case.slope(exact))
         quiet = representable(true, dtype) and representable(true_slope, dtype)
         with np.errstate(over="raise" if quiet else "ignore", divide="raise", invalid="raise"):
-            value, pull = vjp(case.op, x)
-            slope = pull(dtype(1))[0]
-            pushed = jvp(case.op, (x,), (dtype(1),))[1]
+            one = np.ones(1, dtype)
+            value, pull = vjp(case.op, x * one)
+            slope, pushed = pull(one)[0], jvp(case.op, (x * one,), (one,))[1]
         assert value.dtype == slope.dtype == pushed.dtype == dtype
-        judge(case, "value", (x,), value, true, dtype)
-        judge(case, "slope", (x,), slope, true_slope, dtype)
-        judge(case, "pushed slope", (x,), pushed, true_slope, dtype)
+        judge(case, "value", (x,), value[0], true, dtype)
+        judge(case, "slope", (x,), slope[0], true_slope, dtype)
+        judge(case, "pushed slope", (x,), pushed[0], true_slope, dtype)
 
 
 def pow_slopes(a, b):
@@ -242,12 +242,22 @@ def test_both_slopes_hold_from_one_end_to_the_other(pair, dtype):
         true, slopes = mpf(pair.value(*exact)), [mpf(s) for s in pair.slope(*exact)]
         quiet = all(representable(v, dtype) for v in (true, *slopes))
         with np.errstate(over="raise" if quiet else "ignore", divide="raise", invalid="raise"):
-            value, pull = vjp(pair.op, *xs)
-            got = pull(dtype(1))
-        judge(pair, "value", xs, value, true, dtype)
+            value, pull = vjp(pair.op, *(np.array([x]) for x in xs))
+            got = pull(np.ones(1, dtype))
+        judge(pair, "value", xs, value[0], true, dtype)
         for what, g, slope in zip(("slope in x1", "slope in x2"), got, slopes, strict=True):
             assert g.dtype == dtype
-            judge(pair, what, xs, g, slope, dtype)
+            judge(pair, what, xs, g[0], slope, dtype)
+
+
+@pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.0.0", reason="before NEP 50 a number could turn a float32 scalar")
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_single_precision_scalar_stays_one(case):
+    x = points(case, np.float32)[len(points(case, np.float32)) // 2 + 1]
+    for scalar in (x, np.asarray(x)):
+        y, pull = vjp(case.op, scalar)
+        assert y.dtype == pull(np.float32(1))[0].dtype == np.float32
+        assert np.shape(y) == np.shape(pull(np.float32(1))[0]) == ()
 
 
 @pytest.mark.parametrize("x", [0.0, 1e-300, 1e-9, 1e-3, 0.1, 0.45, 0.7, 2.5])

@@ -6,5 +6,5 @@ NumPy asks a traced value before it computes (`__array_ufunc__`, NEP 13, and `__
 Each module here fills `engine.traced.NUMPY` for one family. What is in none of them raises `engine.Unsupported`.
 """
 
-from engine.ops.numpy_protocol import constants, differences, elementwise, layout, orders, products, reductions, special  # noqa: F401, I001
+from engine.ops.numpy_protocol import constants, differences, elementwise, hints, layout, orders, products, reductions, special  # noqa: F401, I001
 from engine.ops.numpy_protocol import ufuncs  # noqa: F401

@@ -14,7 +14,7 @@ from engine.traced import NUMPY
 
 COMPARISONS = """
     equal not_equal less less_equal greater greater_equal logical_and logical_or logical_xor logical_not
-    isnan isfinite isinf signbit isclose allclose array_equal array_equiv isposinf isneginf iscomplex isreal isin in1d
+    isnan isfinite isinf signbit isclose allclose array_equal array_equiv isposinf isneginf iscomplex isreal isin
     any all iscomplexobj isrealobj
 """
 ROUNDINGS = "floor ceil trunc rint round around fix floor_divide heaviside spacing"
