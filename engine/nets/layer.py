@@ -68,7 +68,9 @@ class Layer:
         self, params: Mapping[str, Any], x: Any, state: Mapping[str, Any] | None = None, *, train: bool = False, seed: int | None = None
     ) -> tuple[Any, Arrays]:
         """The output for a batch x, and the new state. `train` turns dropout and batch statistics on; dropout wants a seed."""
-        return self.run(params, x, {} if state is None else state, train, seed)
+        before = {} if state is None else state
+        y, moved = self.run(params, x, before, train, seed)
+        return y, {**before, **moved}
 
     def __call__(self, params: Mapping[str, Any], x: Any, state: Mapping[str, Any] | None = None) -> Any:
         """The output for a batch x, as in use: no dropout, running statistics."""
