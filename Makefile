@@ -36,6 +36,9 @@ lint: .venv/dev ## ruff: mistakes and layout
 types: .venv/dev ## mypy
 	.venv/bin/python -m mypy
 
+notebooks: .venv/test ## run the notebooks and write the twins with their outputs  (ARGS="01_one_neuron")
+	.venv/bin/python notebooks/build.py $(ARGS)
+
 clean: ## remove the environment and the caches of the tools; runs/ and report/ stay
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
