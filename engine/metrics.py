@@ -67,7 +67,7 @@ def precision(
     average         "binary": of the class `positive`, if there are two classes at most
                     "macro": the mean over the classes; "micro": of the sums of TP and FP over the classes
                     None: an array, one for each class
-    labels          the classes that count, in this order; default: all that occur, sorted
+    labels          the classes that count, in this order; default: all that occur, sorted. Not used with "binary"
     zero_division   the value where the denominator is 0; with nan such a class is left out of the mean
     Source: van Rijsbergen (1979), Information retrieval, ch. 7; the averages: Yang (1999), sec. 3.
     """
