@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from engine import ops
-from engine.ops.numpy_protocol.table import Refused, converted, plain, stands_in, value
+from engine.ops.numpy_protocol.table import Refused, checked_axis, converted, plain, stands_in, value
 
 PERIOD = Refused("take the remainder of x first")
 
@@ -24,8 +24,11 @@ def _(a, n=1, axis=-1, prepend=np._NoValue, append=np._NoValue):
     if n < 0:
         raise ValueError(f"order must be non-negative but got {n}")
     x = value(a)
+    if n == 0:
+        return x
     if x.ndim == 0:
         raise ValueError("diff requires input that is at least one dimensional")
+    checked_axis(axis, x.shape)
     ends = [_edge(e, x, axis) for e in (prepend, append) if e is not np._NoValue]
     if ends:
         x = ops.concat([*(ends[:1] if prepend is not np._NoValue else []), x, *(ends[-1:] if append is not np._NoValue else [])], axis=axis)

@@ -8,7 +8,19 @@ from typing import Any
 import numpy as np
 
 from engine import ops
-from engine.ops.numpy_protocol.table import CASTING, ORDER, OUT, UNUSED, converted, holds_traced, plain, stands_in, value
+from engine.ops.numpy_protocol.table import (
+    CASTING,
+    ORDER,
+    OUT,
+    UNUSED,
+    checked_axis,
+    converted,
+    holds_traced,
+    plain,
+    rearranged,
+    stands_in,
+    value,
+)
 from engine.traced import primal
 
 
@@ -52,13 +64,15 @@ def _(a, axis1, axis2):
 
 @stands_in("moveaxis")
 def _(a, source, destination):
-    return ops.moveaxis(value(a), source, destination)
+    a = value(a)
+    checked_axis(source, a.shape)
+    return ops.moveaxis(a, source, destination)
 
 
 @stands_in("rollaxis")
 def _(a, axis, start=0):
-    axis, start = axis % a.ndim, start + a.ndim if start < 0 else start
-    return ops.moveaxis(a, axis, start - 1 if axis < start else start)
+    marked = np.rollaxis(np.broadcast_to(np.False_, range(a.ndim)), axis, start)  # each axis has its number as size
+    return ops.permute_dims(a, axes=marked.shape)
 
 
 @stands_in("expand_dims")
@@ -241,11 +255,12 @@ def _(x, /, *, axis=0):
 
 @stands_in("take")
 def _(a, indices, axis=None, out=OUT, mode="raise"):
-    indices = np.asarray(plain(indices))
+    a, indices = value(a), np.asarray(plain(indices))
+    if not indices.size:
+        indices = indices.astype(int)  # an empty list has no integers in it
     if mode != "raise":
-        n = a.size if axis is None else a.shape[axis]
-        indices = indices % n if mode == "wrap" else np.clip(indices, 0, n - 1)
-    return ops.take(value(a), indices, axis=axis)
+        return rearranged(lambda places: np.take(places, indices, axis=axis, mode=mode), a)
+    return ops.take(a, indices, axis=axis)
 
 
 @stands_in("take_along_axis")
@@ -255,34 +270,24 @@ def _(arr, indices, axis=-1):
 
 @stands_in("compress")
 def _(condition, a, axis=None, out=OUT):
-    return ops.take(value(a), np.flatnonzero(plain(condition)), axis=axis)
+    return rearranged(lambda places: np.compress(plain(condition), places, axis=axis), value(a))
 
 
 @stands_in("extract")
 def _(condition, arr):
-    return ops.take(value(arr), np.flatnonzero(plain(condition)))
+    return rearranged(lambda places: np.extract(plain(condition), places), value(arr))
 
 
 @stands_in("delete")
 def _(arr, obj, axis=None):
-    a = value(arr)
-    n = a.size if axis is None else a.shape[axis]
-    return ops.take(a, np.delete(np.arange(n), plain(obj)), axis=axis)
+    return rearranged(lambda places: np.delete(places, plain(obj), axis=axis), value(arr))
 
 
 @stands_in("insert")
 def _(arr, obj, values, axis=None):
-    a, axis = (_line(value(arr)), 0) if axis is None else (value(arr), axis % arr.ndim)
-    order = np.insert(np.arange(a.shape[axis]), plain(obj), -1)  # -1 marks the new places
-    new = np.flatnonzero(order == -1)
-    values = value(values)
-    if values.ndim and values.ndim < a.ndim and np.ndim(obj) == 0:
-        values = ops.expand_dims(values, axis=axis)
-    elif values.ndim and np.ndim(obj) == 0:
-        values = ops.moveaxis(values, 0, axis)
-    new_shape = tuple(new.size if i == axis else n for i, n in enumerate(a.shape))
-    order[new] = a.shape[axis] + np.arange(new.size)
-    return ops.take(ops.concat([a, converted(ops.broadcast_to(values, shape=new_shape), a.dtype)], axis=axis), order, axis=axis)
+    a = value(arr)
+    new = converted(value(values), a.dtype)
+    return rearranged(lambda places, new_places: np.insert(places, plain(obj), new_places, axis=axis), a, new)
 
 
 def _line(a):
@@ -319,12 +324,7 @@ def _(m):
 
 @stands_in("rot90")
 def _(m, k=1, axes=(0, 1)):
-    m, k = value(m), k % 4
-    if k == 2:
-        return ops.flip(m, axis=tuple(axes))
-    if k % 2 == 0:
-        return m
-    return ops.swapaxes(ops.flip(m, axis=axes[1]), *axes) if k == 1 else ops.flip(ops.swapaxes(m, *axes), axis=axes[1])
+    return rearranged(lambda places: np.rot90(places, k, axes), value(m))
 
 
 @stands_in("roll")
@@ -365,9 +365,7 @@ def _(x, /, *, offset=0):
 
 def diagonal(a, offset, axis1, axis2):
     """The elements whose indices on the two axes differ by `offset`, as a last axis."""
-    a = ops.moveaxis(a, (axis1, axis2), (-2, -1))
-    rows, columns = np.nonzero(np.eye(a.shape[-2], a.shape[-1], offset))
-    return ops.getitem(a, key=(..., rows, columns))
+    return rearranged(lambda places: np.diagonal(places, offset, axis1, axis2), a)
 
 
 @stands_in("trace")
@@ -383,7 +381,7 @@ def _(x, /, *, offset=0, dtype=None):
 @stands_in("diag")
 def _(v, k=0):
     v = value(v)
-    return _on_diagonal(v, k) if v.ndim == 1 else diagonal(v, k, 0, 1)
+    return _on_diagonal(v, k) if v.ndim == 1 else rearranged(lambda places: np.diag(places, k), v)
 
 
 @stands_in("diagflat")

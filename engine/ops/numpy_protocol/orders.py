@@ -8,7 +8,7 @@ import numpy as np
 
 from engine import ops
 from engine.ops.layout import axes_of
-from engine.ops.numpy_protocol.table import OUT, UNUSED, Refused, converted, holds_traced, plain, stands_in, value
+from engine.ops.numpy_protocol.table import OUT, UNUSED, Refused, checked_axis, converted, holds_traced, plain, stands_in, value
 from engine.traced import primal, unsupported
 
 FIELDS = Refused("records are not differentiated")
@@ -33,7 +33,8 @@ def _flat(a):
 
 @stands_in("median")
 def _(a, axis=None, out=OUT, overwrite_input=False, keepdims=False):
-    return ops.median(value(a), axis=tuple(axis) if isinstance(axis, list) else axis, keepdims=bool(keepdims))
+    a = value(a)
+    return ops.median(a, axis=checked_axis(axis, a.shape), keepdims=bool(keepdims))
 
 
 @stands_in("quantile")
@@ -54,7 +55,7 @@ def _constant(name, q):
 
 def _quantile(a, q, axis, keepdims):
     """The values at q of the way through the sorted ones, between neighbours in proportion. q may have any shape."""
-    q, axes = np.asarray(q, a.dtype if isinstance(q, (int, float)) else None), axes_of(axis, a.ndim)
+    q, axes = np.asarray(q, a.dtype if isinstance(q, (int, float)) else None), axes_of(checked_axis(axis, a.shape), a.ndim)
     if q.size and not (q.min() >= 0 and q.max() <= 1):
         raise ValueError("Quantiles must be in the range [0, 1]")
     rest = tuple(i for i in range(a.ndim) if i not in axes)
@@ -113,8 +114,10 @@ def _running(ufunc, x, axis):
     """The best so far, taken from where it first stood."""
     best = ufunc.accumulate(primal(x), axis=axis)
     n = best.shape[axis]
+    if n == 0:
+        return x
     changed = np.take(best, range(1, n), axis=axis) != np.take(best, range(n - 1), axis=axis)
     along = [-1 if i == axis % best.ndim else 1 for i in range(best.ndim)]
-    first = np.zeros([1 if i == -1 else n for i, n in zip(along, best.shape, strict=True)], int)[: n or None]
+    first = np.zeros([1 if i == -1 else n for i, n in zip(along, best.shape, strict=True)], int)
     places = np.where(changed, np.arange(1, n).reshape(along), 0)
     return ops.take_along_axis(x, np.maximum.accumulate(np.concatenate([first, places], axis=axis), axis=axis), axis=axis)

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from engine import ops
-from engine.ops.numpy_protocol.table import CASTING, ORDER, OUT, converted, stands_in, value
+from engine.ops.numpy_protocol.table import CASTING, ORDER, OUT, checked_axis, converted, stands_in, value
 from engine.traced import primal
 
 
@@ -73,11 +73,19 @@ def _(x1, x2, /, *, axis=-1):
 
 def _cross(a, b, axisa, axisb, axisc):
     a, b = ops.moveaxis(a, axisa, -1), ops.moveaxis(b, axisb, -1)
-    if a.shape[-1] != 3 or b.shape[-1] != 3:
-        raise ValueError(f"np.cross: vectors of 3 components are wanted, given are {a.shape[-1]} and {b.shape[-1]}")
+    if a.shape[-1] not in (2, 3) or b.shape[-1] not in (2, 3):
+        raise ValueError(f"np.cross: vectors of 2 or 3 components are wanted, given are {a.shape[-1]} and {b.shape[-1]}")
+    if a.shape[-1] == b.shape[-1] == 2:
+        return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+    a, b = _in_space(a), _in_space(b)
     after, last = [1, 2, 0], [2, 0, 1]
     y = a[..., after] * b[..., last] - a[..., last] * b[..., after]
     return ops.moveaxis(y, -1, axisc)
+
+
+def _in_space(v):
+    """Vectors in the plane with a third component, 0."""
+    return v if v.shape[-1] == 3 else ops.concat([v, np.zeros((*v.shape[:-1], 1), v.dtype)], axis=-1)
 
 
 @stands_in("linalg.multi_dot")
@@ -90,7 +98,7 @@ def _(arrays, *, out=OUT):
 
 @stands_in("convolve")
 def _(a, v, mode="full"):
-    a, v = _vectors("convolve", a, v)
+    a, v = _vectors("convolve", *np.atleast_1d(a, v))
     if v.size > a.size:
         a, v = v, a
     return _sliding(a, ops.flip(v), mode)
@@ -106,9 +114,10 @@ def _(a, v, mode="valid"):
 
 def _vectors(name, a, v):
     a, v = value(a), value(v)
-    if not a.size or not v.size:
-        raise ValueError(f"np.{name}: {'a' if not a.size else 'v'} cannot be empty")
-    return ops.reshape(a, shape=(a.size,)), ops.reshape(v, shape=(v.size,))
+    for which, x in (("a", a), ("v", v)):
+        if x.ndim != 1 or not x.size:
+            raise ValueError(f"np.{name}: {which} has shape {x.shape}, wanted is a vector with elements")
+    return a, v
 
 
 def _sliding(a, v, mode):
@@ -150,6 +159,7 @@ def _(x, N=None, increasing=False):
 @stands_in("linalg.norm")
 def _(x, ord=None, axis=None, keepdims=False):
     x = value(x)
+    axis = checked_axis(axis, x.shape)
     if axis is None and (ord is None or x.ndim == 1):
         y = _vector_norm(ops.reshape(x, shape=(x.size,)), 2 if ord is None else ord, None, False)
         return ops.reshape(y, shape=(1,) * x.ndim) if keepdims else y
@@ -185,10 +195,18 @@ def _matrix_norm(x, ord, axes, keepdims):
     if ord in (1, -1, math.inf, -math.inf):
         summed, compared = axes if abs(ord) == 1 else axes[::-1]
         sums = ops.sum(ops.abs(x), axis=summed, keepdims=True)
-        y = (ops.max if ord > 0 else ops.min)(sums, axis=compared, keepdims=True)
-        return y if keepdims else ops.squeeze(y, axis=axes)
+        y = _extreme(sums, ord, compared)
+        return y if keepdims else ops.squeeze(y, axis=tuple(axes))
     if ord not in (2, -2, "nuc"):
         raise ValueError("Invalid norm order for matrices.")
     values = ops.svdvals(ops.moveaxis(x, axes, (-2, -1)))
-    y = {2: ops.max, -2: ops.min, "nuc": ops.sum}[ord](values, axis=-1)
+    y = ops.sum(values, axis=-1, keepdims=True) if ord == "nuc" else _extreme(values, ord, -1)
+    y = ops.squeeze(y, axis=-1)
     return ops.expand_dims(y, axis=tuple(sorted(a % x.ndim for a in axes))) if keepdims else y
+
+
+def _extreme(sizes, ord, axis):
+    """The largest of them for a positive order (0 of none), the smallest for a negative one."""
+    if ord > 0 and not sizes.shape[axis]:
+        return ops.sum(sizes, axis=axis, keepdims=True)
+    return (ops.max if ord > 0 else ops.min)(sizes, axis=axis, keepdims=True)

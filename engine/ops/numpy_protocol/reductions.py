@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
-
 import numpy as np
 
 from engine import ops
@@ -129,7 +127,7 @@ def _(a, axis=None, weights=None, returned=False, keepdims=False):
     options = {"axis": _axis(axis), "keepdims": bool(keepdims)}
     if weights is None:
         mean = ops.mean(a, **options)
-        total = np.full(mean.shape, a.size / builtins.max(mean.size, 1))[()]
+        total = np.full(mean.shape, a.size / mean.size)[()]
     else:
         weights = _laid_along(value(weights), a.shape, axis)
         total = ops.sum(weights, **options)
@@ -202,12 +200,18 @@ def _(a, axis=None, dtype=None, out=OUT):
 
 @stands_in("add.accumulate")
 def _(array, axis=0, dtype=None, out=OUT):
-    return ops.cumsum(converted(value(array), dtype), axis=axis)
+    return ops.cumsum(_not_scalar(converted(value(array), dtype)), axis=axis)
 
 
 @stands_in("multiply.accumulate")
 def _(array, axis=0, dtype=None, out=OUT):
-    return ops.cumprod(converted(value(array), dtype), axis=axis)
+    return ops.cumprod(_not_scalar(converted(value(array), dtype)), axis=axis)
+
+
+def _not_scalar(array):
+    if array.ndim == 0:
+        raise TypeError("cannot accumulate on a scalar")
+    return array
 
 
 @stands_in("cumulative_sum")

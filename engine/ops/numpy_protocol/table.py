@@ -102,6 +102,22 @@ def value(x: Any) -> Any:
     return np.asarray(x)
 
 
+def rearranged(function: StandIn, *arrays: Any) -> Any:
+    """`function` of the arrays, which only moves their elements: it is run on their places, and the elements taken from there."""
+    sizes = np.cumsum([0, *(a.size for a in arrays)])
+    places = [start + np.arange(a.size).reshape(a.shape) for start, a in zip(sizes, arrays, strict=False)]
+    elements = [ops.reshape(a, shape=(a.size,)) for a in arrays]
+    return ops.take(elements[0] if len(arrays) == 1 else ops.concat(elements), function(*places))
+
+
+def checked_axis(axis: Any, shape: tuple[int, ...]) -> Any:
+    """`axis`, a list as a tuple, where it fits an array of this shape. Raises NumPy's AxisError."""
+    axis = tuple(axis) if isinstance(axis, list) else axis
+    if axis is not None:
+        np.flip(np.broadcast_to(np.False_, shape), axis)  # a view: nothing is computed
+    return axis
+
+
 def holds_traced(x: Any) -> bool:
     """Is `x`, or something in this list, traced?"""
     return any(map(holds_traced, x)) if isinstance(x, (list, tuple)) else primal(x) is not x
