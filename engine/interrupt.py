@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 import threading
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -43,4 +44,5 @@ class postponed:
         if self.pressed:
             raise KeyboardInterrupt
         self.pressed = True
-        print("\nfinishing this step; Ctrl-C again stops at once", file=sys.stderr)
+        with suppress(OSError):  # print() could be what was interrupted, and may not be entered twice
+            os.write(2, b"\nfinishing this step; Ctrl-C again stops at once\n")

@@ -12,6 +12,7 @@ nothing else. So a run that was stopped at any step, and goes on from its checkp
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -60,6 +61,7 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
     resume: bool = False,
+    config: Mapping[str, Any] | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> Run:
@@ -74,6 +76,7 @@ def fit(
                   parameters of the best one
     checkpoint    a file, written after each epoch and every `checkpoint_every` steps
     resume        go on from that file
+    config        what else shall stand in it, in terms of JSON, as {"model": "mlp"}; it must be the same to resume
     callbacks     see `engine.progress.Callback`
     progress      show a bar (rich on a terminal) or a line for each epoch
 
@@ -82,12 +85,8 @@ def fit(
     """
     arrays = as_arrays(data)
     patient = Patience(patience, monitor, maximise)
-    plan = _plan(arrays, params, state, optimizer, batch_size, seed, clip_norm, patient)
-    run = (
-        _resumed(checkpoint, plan)
-        if resume
-        else Run(_in_rows(params), optimizer.init(params), None if state is None else _in_rows(state), seed)
-    )
+    plan = _plan(arrays, params, state, optimizer, batch_size, seed, clip_norm, patient, config)
+    run = _resumed(checkpoint, plan) if resume else Run(dict(params), optimizer.init(params), state, seed)
     watchers = [*callbacks, *([progress_bar()] if progress else [])]
 
     def pause(asked: bool) -> None:
@@ -136,7 +135,7 @@ def train_step(run: Run, loss: Loss, batch: Sequence[Any], optimizer: Optimiser,
     if clip_norm is not None:
         grads, _ = clip_by_global_norm(grads, clip_norm)
     run.params, run.moments = optimizer.step(run.params, grads, run.moments)
-    run.state = state
+    run.state = None if state is None else {name: np.asarray(x, order="C") for name, x in state.items()}  # as a checkpoint gives it back
     run.step += 1
     run.position += 1
     run.loss_sum += value * len(batch[0])
@@ -199,7 +198,7 @@ def _evaluated(loss: Loss, params: Arrays, batch: Sequence[Any], state: Arrays |
 class Patience:
     """Early stopping. It is a function of the history, so a run from a checkpoint stops where it would have.
 
-    Source: Prechelt (1998), Early stopping, but when?, sec. 2.
+    After Prechelt (1998), Early stopping, but when?
     """
 
     epochs: int | None  # without a better value; None never stops
@@ -236,11 +235,6 @@ def as_arrays(data: Any) -> tuple[Any, ...]:
     return arrays
 
 
-def _in_rows(arrays: Mapping[str, Any]) -> Arrays:
-    """The arrays laid out in memory as a checkpoint would give them back: the order of a sum may depend on it."""
-    return {name: np.asarray(x, order="C") for name, x in arrays.items()}
-
-
 def _plan(
     arrays: Sequence[Any],
     params: Arrays,
@@ -250,9 +244,10 @@ def _plan(
     seed: int,
     clip_norm: float | None,
     patient: Patience,
+    config: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """What a run must have in common with the one that goes on from its checkpoint."""
-    return {
+    plan = {
         "optimizer": re.sub(r" at 0x\w+", "", repr(optimizer)),
         "batch_size": batch_size,
         "seed": seed,
@@ -261,7 +256,9 @@ def _plan(
         "data": [f"{a.dtype} {a.shape} {_fingerprint(a)}" for a in arrays],
         "params": shapes_of(params),
         "state": shapes_of(state),
+        "config": config,
     }
+    return dict(json.loads(json.dumps(plan)))  # as a checkpoint gives it back
 
 
 def _fingerprint(a: Any) -> str:
