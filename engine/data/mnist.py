@@ -1,7 +1,7 @@
 """The MNIST digits: from a folder of the user's, from the cache, or from a mirror.
 
 Source: LeCun, Bottou, Bengio & Haffner (1998), Gradient-based learning applied to document recognition, section III.
-The sums are those of the four files as published; torchvision's and Keras' tables of them agree.
+The lengths and sums are those of the four published files, as other programs that download them have them too.
 """
 
 from __future__ import annotations
