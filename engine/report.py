@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engine.metrics import confusion_matrix
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -43,11 +45,10 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Curve:
-    """The loss after each epoch, epoch 0 being the start."""
+    """The loss while training, as points (epochs done, loss). The loss in training is a mean over an epoch: it stands in its middle."""
 
-    epochs: Sequence[float]
-    train: Sequence[float]
-    test: Sequence[float]
+    train: Sequence[tuple[float, float]]
+    test: Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,8 @@ def loss_curves(results: Sequence[Result]) -> Figure:
     """A panel a model: the loss on the training data and on the test data after each epoch."""
     made, panels = figure(*grid(len(results), 3), 3.6, 2.9)
     for panel, r in zip(panels, results, strict=False):
-        panel.plot(r.curve.epochs, r.curve.train, color=TRAIN, label="train")
-        panel.plot(r.curve.epochs, r.curve.test, color=TEST, label="test")
+        panel.plot(*np.transpose(r.curve.train), color=TRAIN, label="train")
+        panel.plot(*np.transpose(r.curve.test), color=TEST, label="test")
         panel.set(title=r.title, xlabel="epoch", ylabel=f"loss, {r.extra.get('loss', 'mean')}", yscale="log")
         plain_log_ticks(panel)
         panel.legend(loc="upper right")
@@ -177,17 +178,11 @@ def empty(panels: Iterable[Axes]) -> None:
         panel.axis("off")
 
 
-def counts(answers: Answers) -> np.ndarray:
-    """The confusion matrix: rows are the truth, columns what was said."""
-    n = len(answers.names)
-    return np.bincount(answers.truth * n + answers.said, minlength=n * n).reshape(n, n)
-
-
 def confusion_matrices(results: Sequence[Result]) -> Figure:
     """A panel a classifier; the colour is the share of the row, the number the count."""
     made, panels = figure(*grid(len(results), 2), 4.6, 4.4)
     for panel, r in zip(panels, results, strict=False):
-        matrix = counts(r.answers)
+        matrix = confusion_matrix(r.answers.truth, r.answers.said, labels=np.arange(len(r.answers.names)))
         share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
         panel.imshow(share, cmap=SEQUENTIAL, vmin=0, vmax=1)
         for (i, j), n in np.ndenumerate(matrix):

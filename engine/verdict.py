@@ -100,7 +100,14 @@ class Judgement:
     def as_dict(self) -> dict[str, Any]:
         """Everything, as JSON knows it."""
         rows = [{**asdict(a), "verdict": a.verdict, "worst": a.worst} for a in self.arrays]
-        return {"verdict": self.verdict, "worst": self.worst, "probes": self.probes, "inconclusive": self.inconclusive, "arrays": rows}
+        return {
+            "verdict": self.verdict,
+            "worst": self.worst,
+            "probes": self.probes,
+            "inconclusive": self.inconclusive,
+            "arrays": rows,
+            "text": str(self),
+        }
 
     def __str__(self) -> str:
         lines = [f"{self.verdict}: worst relative error {self.worst:.1e} in {self.probes} directions, {self.inconclusive} inconclusive"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import click
@@ -33,29 +33,31 @@ def unknown(what: str, given: str, known: Iterable[str], hint: str = "") -> clic
     return click.UsageError(f"there is no {what} called {given!r}.{guess}\n  {hint or 'There are: ' + ', '.join(names)}")
 
 
-def one_of(what: str, names: Callable[[], Iterable[str]]) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
-    """A click callback that takes one of `names()`, or explains."""
-
-    def check(_: click.Context, __: click.Parameter, given: str | None) -> str | None:
-        if given is not None and given not in (known := list(names())):
-            raise unknown(what, given, known)
-        return given
-
-    return check
-
-
 @contextmanager
 def told() -> Iterator[None]:
-    """What the machine refuses inside the block is told as a `Failure`: a missing extra, a full disk, a broken file."""
+    """What goes wrong inside the block, and is no fault of this program, is told in words."""
     try:
         yield
-    except ModuleNotFoundError as e:
-        extra = EXTRAS.get((e.name or "").partition(".")[0])
-        if extra is None:
-            raise
-        raise Failure(f"this needs {e.name}, which is not installed.\n  pip install 'gnomon[{extra}]'") from e
-    except BrokenPipeError:  # the reader, `head` say, has seen enough: click ends quietly
+    except (click.ClickException, BrokenPipeError):  # a reader that has seen enough, `head` say: click ends quietly
         raise
-    except OSError as e:
-        where = f"{e.filename}: " if e.filename else ""
-        raise Failure(f"{where}{e.strerror or e}") from e
+    except Exception as e:
+        words = in_words(e)
+        if words is None:
+            raise
+        raise words from e
+
+
+def in_words(e: Exception) -> click.ClickException | None:
+    """The error for the user: a missing extra, a full disk, a broken file, a model that does not fit the data. None for a bug."""
+    from engine.checkpoints import CheckpointError
+    from engine.experiment import Mismatch
+    from engine.train import Diverged
+
+    if isinstance(e, ModuleNotFoundError):
+        extra = EXTRAS.get((e.name or "").partition(".")[0])
+        return Failure(f"this needs {e.name}, which is not installed\n  pip install 'gnomon[{extra}]'") if extra else None
+    if isinstance(e, OSError):
+        return Failure(f"{e.filename}: {e.strerror}" if e.filename and e.strerror else str(e))
+    if isinstance(e, Mismatch):
+        return click.UsageError(str(e))
+    return Failure(str(e)) if isinstance(e, (CheckpointError, Diverged)) else None

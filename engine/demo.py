@@ -1,0 +1,128 @@
+"""The main job: four kinds of model on real data, each trained, measured and its gradient judged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+
+from engine import nets, ops
+from engine.experiment import Experiment, Params
+from engine.progress import Callback
+from engine.report import Answers, Curve, Result
+from engine.run import Run
+from engine.train import mean_loss
+from kernels.registry import use
+
+
+@dataclass(frozen=True)
+class Show:
+    """A model on a data set, with its title and how little of it will do in a hurry."""
+
+    model: str
+    data: str
+    title: str
+    hurried: dict[str, Any]
+
+
+SHOWS = (
+    Show("linear", "diabetes", "Linear regression", {"epochs": 10}),
+    Show("logistic", "breast_cancer", "Logistic regression, cancer", {"epochs": 10}),
+    Show("logistic", "digits", "Logistic regression, digits", {"epochs": 8}),
+    Show("mlp", "mnist5k", "MLP 784-300-100-10", {"epochs": 3, "examples": 1000}),
+    Show("lenet5_classic", "mnist5k", "LeNet-5, 6-16-120-84", {"epochs": 2, "examples": 1000}),
+)
+LOSS = {"regression": "mean squared error", "classification": "cross entropy"}
+
+Watch = Callable[[str], Sequence[Callback]]
+Waiting = Callable[[str], AbstractContextManager[Any]]
+
+
+def chosen(models: Sequence[str]) -> list[Show]:
+    """The shows of these models, in their order; all for none."""
+    return [show for show in SHOWS if not models or show.model in models]
+
+
+def study(show: Show, *, seeds: Sequence[int], quick: bool, backend: str | None, watch: Watch, waiting: Waiting) -> Result:
+    """Train a model once for each seed, measure it, and judge its gradient. The pictures are of the first seed.
+
+    watch     gives the callbacks of a training run that has this name
+    waiting   `with waiting("..."):` tells the user what is being done
+    """
+    trained = [_trained(show, seed, quick, backend, watch, waiting) for seed in seeds]
+    experiment, run, facts = trained[0]
+    with use(backend), waiting(f"{show.title}: checking the gradient"):
+        began = time.perf_counter()
+        verdict = experiment.judged(run.params, backend=backend, **({"directions": 1, "coordinates": 2} if quick else {}))
+        facts["seconds"]["verdict"] = time.perf_counter() - began
+        facts["gradient"] = verdict.as_dict()
+        facts["seeds"] = spread(seeds, [f["metrics"] for _, _, f in trained])
+        return _result(show, experiment, run, facts)
+
+
+def _trained(
+    show: Show, seed: int, quick: bool, backend: str | None, watch: Watch, waiting: Waiting
+) -> tuple[Experiment, Run, dict[str, Any]]:
+    e = Experiment.of(show.model, show.data, seed=seed, **(show.hurried if quick else {}))
+    with use(backend):
+        with waiting(f"{show.title}: reading the data, compiling the kernels"):
+            params = e.start()
+            compiling = e.warm_up()
+            before = [mean_loss(e.what.loss, params, part) for part in (e.train, e.test)]
+        began = time.perf_counter()
+        run = e.fit(callbacks=watch(show.title), progress=False)
+        training = time.perf_counter() - began
+        facts = {
+            **e.as_dict(),
+            "title": show.title,
+            "parameters": nets.count(run.params),
+            "examples": {"train": len(e.train[0]), "test": len(e.test[0])},
+            "seconds": {"train": training, "compile": compiling},
+            "loss_at_start": dict(zip(("train", "test"), before, strict=True)),
+            "metrics": e.measured(e.scores(run.params, e.test[0]), e.test[1]),
+            "history": run.history,
+        }
+    return e, run, facts
+
+
+def spread(seeds: Sequence[int], measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """For each metric that is a number its mean over the seeds, the sample standard deviation and the values."""
+    numbers = [name for name, value in measured[0].items() if isinstance(value, float)]
+    values = {name: [m[name] for m in measured] for name in numbers}
+    return {
+        "seeds": list(seeds),
+        **{name: {"mean": mean(v), "sd": stdev(v) if len(v) > 1 else 0.0, "values": v} for name, v in values.items()},
+    }
+
+
+def _result(show: Show, e: Experiment, run: Run, facts: dict[str, Any]) -> Result:
+    scores = e.scores(run.params, e.test[0])
+    start, epochs = facts["loss_at_start"], run.history
+    curve = Curve(
+        [(0, start["train"]), *((h["epoch"] - 0.5, h["loss"]) for h in epochs)],
+        [(0, start["test"]), *((h["epoch"], h["val_loss"]) for h in epochs)],
+    )
+    regression = e.what.task == "regression"
+    answers = Answers(
+        truth=e.test[1],
+        said=e.what.decide(scores),
+        names=e.set.classes,
+        sureness=None if regression else np.max(e.what.probabilities(scores), axis=1),
+        pictures=e.set.x_test[:, 0] if e.set.x_test.ndim == 4 else None,
+    )
+    filters, responses = first_convolution(run.params, e.test[0][:1]) if "conv1/w" in run.params else (None, None)
+    name = show.model if sum(s.model == show.model for s in SHOWS) == 1 else f"{show.model}-{show.data}"
+    extra = {"loss": LOSS[e.what.task], "target": "progression of the disease" if show.data == "diabetes" else "value"}
+    return Result(name, show.title, show.data, facts, curve, answers, filters, responses, extra)
+
+
+def first_convolution(params: Params, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The filters of the first layer, and the response of each to one picture (1, c, h, w) whose size is kept."""
+    w = params["conv1/w"]
+    around = (w.shape[2] // 2, w.shape[3] // 2)
+    return w[:, 0], np.asarray(ops.conv2d(picture.astype(w.dtype), w, padding=around))[0]
