@@ -53,7 +53,9 @@ print(inspect.getsource(linear.predict))
 # %%
 centre = patients.y_train.mean()
 x, t = patients.x_train.astype(np.float64), patients.y_train.astype(np.float64) - centre
-run = fit(linear.loss, linear.init(0, 10, dtype=np.float64), (x, t), optimizer=Momentum(lr=0.1), epochs=800, batch_size=len(x), progress=False)
+run = fit(
+    linear.loss, linear.init(0, 10, dtype=np.float64), (x, t), optimizer=Momentum(lr=0.1), epochs=800, batch_size=len(x), progress=False
+)
 
 design = np.column_stack([x, np.ones(len(x))])
 exact = ops.solve(design.T @ design, design.T @ t)
@@ -96,7 +98,7 @@ assert score > 0.95
 # %%
 figure, axes = plt.subplots(1, 10, figsize=(9, 1.4))
 for k, ax in enumerate(axes):
-    ax.imshow(run.params["w"][:, k].reshape(8, 8), cmap="RdBu_r", vmin=-1, vmax=1)
+    ax.imshow(run.params["w"][:, k].reshape(8, 8), cmap="RdBu_r", vmin=-1.5, vmax=1.5)
     ax.set_title(digits.classes[k])
     ax.axis("off")
 figure.suptitle("The ten templates: red votes for, blue votes against", y=1.12)
