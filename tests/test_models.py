@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 from scipy.signal import correlate2d
 
+import kernels
 from engine import ops, value_and_grad
 from engine.data import blobs, glyphs, moons
 from engine.models import MODELS, cnn, get, linear, logistic, mlp
 from engine.nets import conv, count, dense, flatten, max_pool, relu, serial
 from engine.optim import Adam, Momentum
+from engine.run import Run
 from engine.shapes import ShapeError
-from engine.train import fit
+from engine.train import fit, train_step
 
 RNG = np.random.default_rng(11)
 PICTURES = RNG.random((5, 2, 17, 16))
@@ -140,6 +142,23 @@ def test_lenet_as_a_net_of_ones_own_has_the_same_names_and_numbers():
 @pytest.mark.parametrize("name, numbers", [("lenet5_classic", 61_706), ("lenet5_caffe", 431_080), ("mlp", 266_610), ("logistic", 7_850)])
 def test_the_papers_counts(name, numbers):
     assert count(get(name).init(0, (1, 28, 28), 10, np.float32)) == numbers
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_kernels_train_as_the_definitions_do(name):
+    """Loss, gradients and two steps, on kernels and without; also the update of a parameter without axes."""
+    loss, params, x, t = CASES[name]
+    after = {}
+    for backend in (None, *kernels.backends()):
+        if backend == "cuda":
+            continue
+        with kernels.use(backend):
+            run = Run(params, Adam(0.01).init(params))
+            losses = [train_step(run, loss, (x, t), Adam(0.01)) for _ in range(2)]
+        after[backend] = {"losses": np.array(losses), **run.params}
+    for result in after.values():
+        for key, want in after[None].items():
+            assert result[key].shape == want.shape and np.allclose(result[key], want, rtol=1e-9, atol=1e-10), key
 
 
 # By name.

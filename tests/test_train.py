@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import kernels
 from engine import ops
 from engine.checkpoints import CheckpointError, save
 from engine.interrupt import Interrupted, postponed
@@ -95,6 +96,16 @@ def test_interrupted_at_any_step_and_resumed_ends_in_the_same_bits(optimizer, tm
             fit_net(optimizer, checkpoint=path, callbacks=[At(step, press)])
         assert stop.value.run.step == step
         same_run(whole, fit_net(optimizer, checkpoint=path, resume=True))
+
+
+def test_on_kernels_too(tmp_path):
+    if "cpu" not in kernels.backends():
+        pytest.skip("no kernels here")
+    with kernels.use("cpu"):
+        whole = fit_net(OPTIMIZERS[0])
+        with pytest.raises(Interrupted):
+            fit_net(OPTIMIZERS[0], checkpoint=tmp_path / "c", callbacks=[At(6, press)])
+        same_run(whole, fit_net(OPTIMIZERS[0], checkpoint=tmp_path / "c", resume=True))
 
 
 def test_interrupted_again_and_again(tmp_path):
