@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 Function = Callable[..., Any]
@@ -32,16 +33,35 @@ class Rung:
     idea: str
     serves: bool
     rtol: dict[str, float]
+    integers: tuple[int, ...]
     run: Function
 
     @property
     def name(self) -> str:
         return self.run.__name__
 
+    def takes(self, arrays: Iterable[Any]) -> bool:
+        """Do all these, but for the ones that hold integers, have one dtype for which `rtol` gives a bound?"""
+        found = {a.dtype for i, a in enumerate(arrays) if i not in self.integers}
+        return len(found) == 1 and _name(found.pop()) in self.rtol
+
+    def __call__(self, *arrays: Any, **params: Any) -> Any:
+        """Run on arrays that this rung takes. Raises TypeError for others: only the engine can fall back on a definition."""
+        if not self.takes(arrays):
+            given = ", ".join(str(a.dtype) for a in arrays)
+            raise TypeError(f"{self.op} on {self.backend}: all arrays in one of {', '.join(self.rtol)} are wanted, given {given}")
+        return self.run(*arrays, **params)
+
+
+@lru_cache(maxsize=64)
+def _name(dtype: Any) -> str:
+    """The name of a dtype in this machine's byte order; "" in another."""
+    return str(dtype.name) if dtype.isnative else ""
+
 
 _LADDERS: dict[tuple[str, str], list[Rung]] = {}
-_DEFINITIONS: dict[str, Function] = {}
-_running: ContextVar[dict[str, Function]] = ContextVar("kernels", default=_DEFINITIONS)
+_DEFINITIONS: dict[str, Rung] = {}
+_running: ContextVar[dict[str, Rung]] = ContextVar("kernels", default=_DEFINITIONS)
 
 
 def rung(
@@ -52,14 +72,17 @@ def rung(
     idea: str,
     serves: bool = False,
     rtol: dict[str, float] | None = None,
+    integers: Iterable[int] = (),
 ) -> Callable[[Function], Function]:
     """Register the decorated function as one step of the ladder of `op` on `backend`.
 
-    step    its place in the order of reading: 1, 2, ...
-    idea    one sentence: what this rung adds to the one above it
-    serves  True for exactly one rung a ladder: the one that `use(backend)` puts to work
-    rtol    largest error against the definition in float64, relative to the definition applied to
-            absolute values, by dtype name. The default is a few roundings of a sum of a thousand terms
+    step      its place in the order of reading: 1, 2, ...
+    idea      one sentence: what this rung adds to the one above it
+    serves    True for exactly one rung a ladder: the one that `use(backend)` puts to work
+    rtol      largest error against the definition in float64, relative to the definition applied to
+              absolute values, by dtype name. The default is a few roundings of a sum of a thousand terms.
+              The dtypes named here are those that the rung takes; all arrays of a call have the same one
+    integers  places of arguments that hold integers instead: indices
     """
 
     def register(run: Function) -> Function:
@@ -67,7 +90,7 @@ def rung(
         if any(r.step == step for r in ladder):
             raise ValueError(f"{op} on {backend}: two rungs claim step {step}")
         bounds = {"float32": 1e-5, "float64": 1e-13} if rtol is None else rtol
-        ladder.append(Rung(op, backend, step, idea, serves, bounds, run))
+        ladder.append(Rung(op, backend, step, idea, serves, bounds, tuple(integers), run))
         ladder.sort(key=lambda r: r.step)
         return run
 
@@ -100,13 +123,13 @@ def ladder(op: str, backend: str = "cpu") -> list[Rung]:
     return list(_LADDERS[op, backend])
 
 
-def serving(op: str, backend: str = "cpu") -> Function:
-    """The callable that serves `op` on `backend`, with the op's own signature."""
-    return next(r for r in ladder(op, backend) if r.serves).run
+def serving(op: str, backend: str = "cpu") -> Rung:
+    """The rung that serves `op` on `backend`: a callable with the op's own signature."""
+    return next(r for r in ladder(op, backend) if r.serves)
 
 
-def running_kernels() -> dict[str, Function]:
-    """What is in force now: op name -> kernel. Empty outside `use`."""
+def running_kernels() -> dict[str, Rung]:
+    """What is in force now: op name -> rung. Empty outside `use`."""
     return _running.get()
 
 
@@ -114,8 +137,9 @@ def running_kernels() -> dict[str, Function]:
 def use(backend: str | None, *, require: Iterable[str] = ()) -> Iterator[None]:
     """Run ops on the kernels of `backend` inside the block; `None` means the definitions.
 
-    An op without a kernel runs its definition. Name in `require` the ops that must not: a gap
-    raises `MissingKernel` here, before any work is done.
+    An op without a kernel runs its definition, and so does a call with dtypes that its kernel does not take: mixed ones,
+    integers, float16. Name in `require` the ops that must have a kernel: a gap raises `MissingKernel` here, before any
+    work is done.
     """
     table = {} if backend is None else {op: serving(op, backend) for op in ops(backend)}
     gaps = sorted(set(require) - set(table))
