@@ -115,14 +115,14 @@ def _result(show: Show, e: Experiment, run: Run, facts: dict[str, Any]) -> Resul
         sureness=None if regression else np.max(e.what.probabilities(scores), axis=1),
         pictures=e.set.x_test[:, 0] if e.set.x_test.ndim == 4 else None,
     )
-    filters, responses = first_convolution(run.params, e.test[0][:1]) if "conv1/w" in run.params else (None, None)
+    seen = first_convolution(run.params, e.test[0][:1]) if "conv1/w" in run.params else ()
     name = show.model if sum(s.model == show.model for s in SHOWS) == 1 else f"{show.model}-{show.data}"
     extra = {"loss": LOSS[e.what.task], "target": "progression of the disease" if show.data == "diabetes" else "value"}
-    return Result(name, show.title, show.data, facts, curve, answers, filters, responses, extra)
+    return Result(name, show.title, show.data, facts, curve, answers, extra, *seen)
 
 
-def first_convolution(params: Params, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The filters of the first layer, and the response of each to one picture (1, c, h, w) whose size is kept."""
+def first_convolution(params: Params, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The filters of the first layer, a picture from (1, c, h, w), and the response of each filter to it, in the same size."""
     w = params["conv1/w"]
     around = (w.shape[2] // 2, w.shape[3] // 2)
-    return w[:, 0], np.asarray(ops.conv2d(picture.astype(w.dtype), w, padding=around))[0]
+    return w[:, 0], picture[0, 0], np.asarray(ops.conv2d(picture.astype(w.dtype), w, padding=around))[0]

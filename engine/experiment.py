@@ -125,6 +125,13 @@ class Experiment:
             seconds.append(time.perf_counter() - began)
         return max(0.0, seconds[0] - seconds[1])
 
+    def checked(self, params: Params) -> Params:
+        """`params`, if they have the names and shapes that this model has. Raises Mismatch."""
+        wanted, given = ({name: np.shape(p) for name, p in arrays.items()} for arrays in (self.start(), params))
+        if wanted != given:
+            raise Mismatch(f"these are not the parameters of {self.model} for {self.data}\n  wanted  {wanted}\n  given   {given}")
+        return params
+
     def scores(self, params: Params, x: np.ndarray) -> np.ndarray:
         """What the model predicts: numbers or logits."""
         return predictions(lambda rows: self.what.predict(params, rows), x)

@@ -41,6 +41,7 @@ STYLE: Any = {
     "ytick.color": "#555555",
     "legend.frameon": False,
 }
+SMALL: Any = {"fontsize": 8, "fontweight": "normal", "loc": "center"}
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,10 @@ class Result:
     facts: dict[str, Any]  # for report.json: parameters, seconds, metrics, verdict
     curve: Curve
     answers: Answers
+    extra: dict[str, Any] = field(default_factory=dict)  # words for the axes
     filters: np.ndarray | None = None  # o h w, of the first convolution
-    responses: np.ndarray | None = None  # o h w, of one picture to each filter
-    extra: dict[str, Any] = field(default_factory=dict)
+    picture: np.ndarray | None = None  # h w
+    responses: np.ndarray | None = None  # o h w, of the picture to each filter
 
 
 def write(results: Sequence[Result], facts: dict[str, Any], folder: str | os.PathLike[str]) -> list[Path]:
@@ -218,6 +220,11 @@ def worst(answers: Answers, count: int) -> np.ndarray:
     return wrong[np.argsort(-answers.sureness[wrong], kind="stable")][:count]
 
 
+def percent(p: float) -> str:
+    """0.998 is not called 100%."""
+    return ">99%" if p > 0.99 else f"{p:.0%}"
+
+
 def worst_mistakes(r: Result, count: int = 24) -> Figure:
     """The pictures that were read wrongly with the greatest confidence."""
     a = r.answers
@@ -237,22 +244,20 @@ def worst_mistakes(r: Result, count: int = 24) -> Figure:
 
 
 def first_filters(r: Result) -> Figure:
-    """Each filter of the first convolution, and below it what it answers to one picture."""
-    assert r.filters is not None
+    """Each filter of the first convolution; below it, what it answers to one picture."""
+    assert r.filters is not None and r.picture is not None and r.responses is not None
     n = len(r.filters)
-    below = r.responses is not None
-    made, panels = figure(n, 2 if below else 1, 1.5, 1.6)
-    size = float(np.abs(r.filters).max())
-    for i, panel in enumerate(panels[:n]):
-        drawn = panel.imshow(r.filters[i], cmap=DIVERGING, vmin=-size, vmax=size)
-        panel.set_title(f"filter {i + 1}", fontsize=9, fontweight="normal", loc="center")
-    made.colorbar(drawn, ax=panels[:n], shrink=0.8, label="weight", pad=0.01)
-    if r.responses is not None:
-        most = float(np.abs(r.responses).max())
-        for i, panel in enumerate(panels[n:]):
-            drawn = panel.imshow(r.responses[i], cmap=DIVERGING, vmin=-most, vmax=most)
-        made.colorbar(drawn, ax=panels[n:], shrink=0.8, label="response", pad=0.01)
+    made, panels = figure(n + 1, 2, 1.4, 1.55)
+    above, below = panels[: n + 1], panels[n + 1 :]
+    below[0].imshow(r.picture, cmap="gray_r")
+    below[0].set_title("a test picture", **SMALL)
+    for i, panel in enumerate(above[1:], start=1):
+        panel.set_title(f"filter {i}", **SMALL)
+    for row, pictures, label in ((above[1:], r.filters, "weight"), (below[1:], r.responses, "response")):
+        size = float(np.abs(pictures).max())
+        for panel, picture in zip(row, pictures, strict=True):
+            drawn = panel.imshow(picture, cmap=DIVERGING, vmin=-size, vmax=size)
+        made.colorbar(drawn, ax=row, shrink=0.8, label=label, pad=0.01)
     empty(panels)
-    what = "first filters, and their response to a test digit" if below else "first filters"
-    made.suptitle(f"{r.title}: {what}", fontsize=11, fontweight="bold", x=0.01, ha="left")
+    made.suptitle(f"{r.title}: the first filters, and the response of each", fontsize=11, fontweight="bold", x=0.01, ha="left")
     return made

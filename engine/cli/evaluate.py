@@ -35,7 +35,7 @@ def command(checkpoint: Path, data: str | None, model: str | None, as_json: bool
 
         path, experiment = located(checkpoint, data, model)
         run, _ = Run.load(path)
-        found = measured(experiment, data or experiment.data, run.chosen().params)
+        found = measured(experiment, data or experiment.data, experiment.checked(run.chosen().params))
     if as_json:
         click.echo(json.dumps({k: v.tolist() if hasattr(v, "tolist") else v for k, v in found.items()}))
         return

@@ -138,9 +138,11 @@ def read_experiment(folder: Path) -> tuple[Experiment, str | None]:
 
 def trained(experiment: Experiment, folder: Path, backend: str | None, resume: bool) -> dict[str, Any]:
     """Train, and return the parameters."""
+    import numpy as np
+
     from kernels.registry import use
 
-    with use(backend):
+    with use(backend), np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is told by fit
         try:
             return experiment.fit(checkpoint=folder / CHECKPOINT, resume=resume).params
         except ValueError as e:
