@@ -11,7 +11,7 @@ from engine import ops
 from engine.interpret import Interpreter, interpreting, running
 from engine.op import Op, as_array
 from engine.traced import Traced
-from engine.tree import flatten, skeleton
+from engine.tree import flatten, leaves_as, skeleton
 
 
 class Push(Interpreter):
@@ -78,7 +78,7 @@ def jvp(f: Callable[..., Any], args: Sequence[Any], tangents: Sequence[Any]) -> 
         raise ValueError(f"jvp: arguments and tangents are nested differently:\n  {skeleton(args)}\n  {skeleton(tangents)}")
     push = Push(running())
     leaves, rebuild = flatten(tuple(args))
-    moves, _ = flatten(tuple(tangents))
+    moves = leaves_as(tuple(args), tuple(tangents))
     with interpreting(push):
         out = f(*rebuild([_dual(push, x, d, i) for i, (x, d) in enumerate(zip(leaves, moves, strict=True))]))
     ys, nest = flatten(out)

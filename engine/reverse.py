@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from engine.forward import as_value, differentiable, jvp, kept
 from engine.interpret import EVAL, Interpreter, interpreting, running
 from engine.op import Op, Plan, shape_of
 from engine.traced import Traced
-from engine.tree import flatten, skeleton
+from engine.tree import flatten, leaves_as, skeleton
 
 
 class RuleError(TypeError):
@@ -179,9 +179,10 @@ def vjp(f: Callable[..., Any], *args: Any, has_aux: bool = False) -> Any:
     tape, inputs, rebuild, ys, nest, aux = record(f, args, has_aux, "vjp")
 
     def pull(g: Any) -> tuple[Any, ...]:
-        gs, _ = flatten(g)
-        if skeleton(g) != nest(["*"] * len(ys)):
-            raise ValueError(f"pull: f returned {nest(['*'] * len(ys))}, the cotangent is nested as {skeleton(g)}")
+        wanted = nest(["*"] * len(ys))
+        if skeleton(g) != wanted:
+            raise ValueError(f"pull: f returned {wanted}, the cotangent is nested as {skeleton(g)}")
+        gs = leaves_as(wanted, g)
         seeds = [(y.slot, _seed(y, gy)) for y, gy in zip(ys, gs, strict=True) if type(y) is Traced and y.owner is tape]
         gradients = walk(tape, seeds, consume=False)
         return rebuild([gradients.result(x.slot) for x in inputs])  # type: ignore[no-any-return]
@@ -227,13 +228,9 @@ def value_and_grad(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = 
 
     Raises TypeError if f's value is not a scalar or an argument is not floating-point.
     """
-    several = not isinstance(argnums, int)
-    places: tuple[int, ...] = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        for p in places:
-            if not -len(args) <= p < len(args):
-                raise TypeError(f"grad: argnums has {p}, but {len(args)} positional arguments were given")
+        places = _places(argnums, len(args))
 
         def of_chosen(*chosen: Any) -> Any:
             full = list(args)
@@ -250,13 +247,32 @@ def value_and_grad(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = 
                 f"grad: f returned shape {y.shape}, a scalar is wanted\n"
                 "  reduce it, np.sum(y), or use vjp or jacobian for a function with array values"
             )
+        if y.dtype.kind != "f" and type(ys[0]) is not int:  # 0, as the sum of an empty list is, is a number like any
+            raise TypeError(f"grad: f returned {y.dtype}, a real floating-point number is wanted")
         mine = type(y) is Traced and y.owner is tape
         gradients = walk(tape, [(y.slot, np.ones(y.shape, y.dtype)[()])] if mine else [], consume=True)
         g = rebuild([gradients.result(x.slot) for x in inputs])
         value = y.value if mine else ys[0]
-        return ((value, aux) if has_aux else value), (g if several else g[0])
+        return ((value, aux) if has_aux else value), (g if np.iterable(argnums) else g[0])
 
     return run
+
+
+def _places(argnums: Argnums, count: int) -> tuple[int, ...]:
+    given = tuple(argnums) if isinstance(argnums, Iterable) else (argnums,)
+    places = tuple([_place("grad", p, count) for p in given])
+    if len(set(places)) < len(places):
+        raise TypeError(f"grad: argnums {argnums} names an argument twice")
+    return places
+
+
+def _place(who: str, argnum: int, count: int) -> int:
+    """The place of an argument among `count`, from 0 on. Raises TypeError."""
+    if not isinstance(argnum, (int, np.integer)):
+        raise TypeError(f"{who}: argnums has {argnum!r}, an integer is wanted")
+    if not -count <= argnum < count:
+        raise TypeError(f"{who}: argnums has {argnum}, but {count} positional arguments were given")
+    return int(argnum) % count
 
 
 def grad(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False) -> Callable[..., Any]:
@@ -280,10 +296,12 @@ def jacobian(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
     """
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        def of_one(x: Any) -> Any:
-            return f(*args[:argnums], x, *args[argnums + 1 :], **kwargs)
+        place = _place("jacobian", argnums, len(args))
 
-        x = differentiable(args[argnums], f"jacobian: argument {argnums}")
+        def of_one(x: Any) -> Any:
+            return f(*args[:place], x, *args[place + 1 :], **kwargs)
+
+        x = differentiable(args[place], f"jacobian: argument {place}")
         y, pull = vjp(of_one, x)
         y = as_value(y)
         if y.size <= x.size:

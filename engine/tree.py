@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -30,10 +31,9 @@ def tree_map(f: Callable[..., Any], tree: Any, *others: Any) -> Any:
     leaves, rebuild = flatten(tree)
     columns = [leaves]
     for other in others:
-        column, _ = flatten(other)
         if skeleton(other) != skeleton(tree):
             raise ValueError(f"these trees are nested differently:\n  {skeleton(tree)}\n  {skeleton(other)}")
-        columns.append(column)
+        columns.append(leaves_as(tree, other))
     return rebuild([f(*row) for row in zip(*columns, strict=True)])
 
 
@@ -41,6 +41,15 @@ def skeleton(tree: Any) -> Any:
     """The nesting alone, with `*` for each leaf: two trees fit each other if their skeletons are equal."""
     leaves, rebuild = flatten(tree)
     return rebuild(["*"] * len(leaves))
+
+
+def leaves_as(model: Any, tree: Any) -> list[Any]:
+    """The leaves of `tree` in the order of `model`, which has the same skeleton: of two equal dicts each may have its own order."""
+    if isinstance(model, dict):
+        return [leaf for k in model for leaf in leaves_as(model[k], tree[k])]
+    if isinstance(model, (list, tuple)):
+        return [leaf for m, t in zip(model, tree, strict=True) for leaf in leaves_as(m, t)]
+    return [] if model is None else [tree]
 
 
 def paths(tree: Any, prefix: str = "") -> list[str]:
@@ -62,7 +71,7 @@ def _take_apart(tree: Any, leaves: list[Any]) -> Any:
     if tree is None:
         return None
     if isinstance(tree, dict):
-        return {k: _take_apart(v, leaves) for k, v in tree.items()}
+        return _like_dict(tree, {k: _take_apart(v, leaves) for k, v in tree.items()})
     if isinstance(tree, (list, tuple)):
         return _like(tree, [_take_apart(v, leaves) for v in tree])
     leaves.append(tree)
@@ -75,8 +84,16 @@ def _put_together(shape: Any, leaves: Any) -> Any:
     if shape is None:
         return None
     if isinstance(shape, dict):
-        return {k: _put_together(v, leaves) for k, v in shape.items()}
+        return _like_dict(shape, {k: _put_together(v, leaves) for k, v in shape.items()})
     return _like(shape, [_put_together(v, leaves) for v in shape])
+
+
+def _like_dict(model: dict[Any, Any], items: dict[Any, Any]) -> dict[Any, Any]:
+    if type(model) is dict:
+        return items
+    other = copy.copy(model)  # an OrderedDict, a defaultdict with its factory
+    other.update(items)
+    return other
 
 
 def _like(sequence: Any, items: list[Any]) -> Any:

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from collections import OrderedDict, defaultdict
 
 import numpy as np
 import pytest
@@ -274,3 +275,40 @@ def test_observe_widens_over_batches():
     assert np.isclose(seen["1 exp"].low, np.exp(-1))
     assert np.isclose(seen["2 multiply"].high, 2 * np.e)
     assert seen["1 exp"].seen == 3
+
+
+def test_dicts_fit_by_their_keys_in_any_order():
+    p, moves = {"a": 1.0, "b": [2.0, None]}, {"b": [5.0, None], "a": 1.0}
+    assert jvp(lambda p: 100 * p["a"] + p["b"][0], (p,), (moves,))[1] == 105.0
+    _, pull = vjp(lambda x: {"a": x, "b": 2 * x}, 1.0)
+    assert pull({"b": 0.0, "a": 1.0}) == (1.0,)
+
+
+def test_other_kinds_of_dict_stay_what_they_are():
+    params = defaultdict(lambda: 7.0, a=2.0)
+    value, g = value_and_grad(lambda p: p["a"] ** 2 * p["not there"])(params)
+    assert value == 28.0
+    assert type(g) is defaultdict
+    assert g == {"a": 28.0}
+    assert params == {"a": 2.0}
+    assert list(grad(lambda p: p["b"])(OrderedDict(b=1.0, a=2.0)).items()) == [("b", 1.0), ("a", 0.0)]
+
+
+@pytest.mark.parametrize("y", [True, np.True_, np.int64(3), 1j, np.arange(3)[1:2]], ids=str)
+def test_a_value_that_is_not_real_has_no_gradient(y):
+    with pytest.raises(TypeError, match="a real floating-point number is wanted"):
+        grad(lambda x: y)(1.0)
+    assert grad(lambda x: 0)(1.0) == 0.0
+
+
+def test_arguments_are_named_by_integers():
+    f = lambda a, b: a * b**2  # noqa: E731
+    assert grad(f, np.int64(-1))(2.0, 3.0) == 12.0
+    assert grad(f, [np.int64(1)])(2.0, 3.0) == (12.0,)
+    assert jacobian(f, -1)(2.0, 3.0) == 12.0
+    assert hessian(f, -1)(2.0, 3.0) == 4.0
+    for argnums, message in {(0, -2): "twice", "ab": "'a', an integer is wanted", 0.5: "0.5, an integer", 2: "has 2, but 2"}.items():
+        with pytest.raises(TypeError, match=message):
+            grad(f, argnums)(2.0, 3.0)
+    with pytest.raises(TypeError, match="jacobian: argnums has 2, but 2 positional"):
+        jacobian(f, 2)(2.0, 3.0)

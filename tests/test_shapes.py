@@ -64,6 +64,7 @@ def test_trees():
     assert leaves == [1, 2, 3]
     assert rebuild([4, 5, 6]) == {"a": [4, (5, None)], "b": 6}
     assert tree_map(lambda x, y: x + y, tree, tree) == {"a": [2, (4, None)], "b": 6}
+    assert tree_map(lambda x, y: x + y, tree, {"b": 30, "a": [10, (20, None)]}) == {"a": [11, (22, None)], "b": 33}
     assert paths(tree) == ["a/0", "a/1/0", "b"]
     assert skeleton((1, [2])) == ("*", ["*"])
     with pytest.raises(ValueError, match="nested differently"):
