@@ -64,7 +64,7 @@ class Optimiser(ABC):
             g = np.asarray(grads[name], p.dtype)
             held = [moments[slot][name] for slot in self.slots]
             for where, x in zip(new, self.update(p, g, *held, lr=lr, t=t, weight_decay=self._decay(name)), strict=True):
-                where[name] = np.asarray(x, order="C")  # one layout in memory: a run from a checkpoint meets the same
+                where[name] = np.asarray(x, p.dtype, order="C")  # one layout in memory: a run from a checkpoint meets the same
         return new[0], {"t": t, **dict(zip(self.slots, new[1:], strict=True))}
 
     def _decay(self, name: str) -> float:

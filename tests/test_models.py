@@ -171,7 +171,9 @@ def test_every_model_by_name(model, dtype):
     x, t = RNG.random((6, 1, 16, 18)).astype(dtype), RNG.integers(0, 4, 6)
     t = t.astype(dtype) if model.task == "regression" else t
     value, gradient = value_and_grad(model.loss)(params, x, t)
-    assert value.dtype == dtype and value.shape == ()
+    assert value.shape == ()
+    if np.lib.NumpyVersion(np.__version__) >= "2.0.0":  # before, numbers without axes promote by their value
+        assert value.dtype == dtype
     assert list(gradient) == list(params) and all(gradient[k].dtype == dtype == params[k].dtype for k in params)
     answers = model.decide(model.predict(params, x))
     assert answers.shape == (6,)
