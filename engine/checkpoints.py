@@ -33,7 +33,8 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, Mapping[str, Any]], 
     """Write groups of named arrays, and notes, to `path`, in place of what is there.
 
     The file is written under another name in the same folder, brought to the disk and then renamed: whatever happens
-    (full disk, lost power, Ctrl-C), `path` holds the old checkpoint or the new one.
+    (full disk, lost power, Ctrl-C), `path` holds the old checkpoint or the new one. A process that is killed while it writes
+    leaves a hidden file behind, `.name.*.partial`, that can be deleted.
     Raises TypeError for an array or a note that cannot be stored, OSError if the folder or the disk refuses.
     """
     flat = {key: _plain(key, x) for key, x in _flat(arrays).items()}

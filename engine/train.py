@@ -86,7 +86,7 @@ def fit(
     arrays = as_arrays(data)
     patient = Patience(patience, monitor, maximise)
     plan = _plan(arrays, params, state, optimizer, batch_size, seed, clip_norm, patient, config)
-    run = _resumed(checkpoint, plan) if resume else Run(dict(params), optimizer.init(params), state, seed)
+    run = _resumed(checkpoint, plan) if resume else Run(dict(params), optimizer.init(params), state, int(seed))
     watchers = [*callbacks, *([progress_bar()] if progress else [])]
 
     def pause(asked: bool) -> None:
@@ -249,9 +249,9 @@ def _plan(
     """What a run must have in common with the one that goes on from its checkpoint."""
     plan = {
         "optimizer": re.sub(r" at 0x\w+", "", repr(optimizer)),
-        "batch_size": batch_size,
-        "seed": seed,
-        "clip_norm": clip_norm,
+        "batch_size": int(batch_size),
+        "seed": int(seed),
+        "clip_norm": None if clip_norm is None else float(clip_norm),
         "best_by": None if patient.epochs is None else f"{'largest' if patient.maximise else 'smallest'} {patient.monitor}",
         "data": [f"{a.dtype} {a.shape} {_fingerprint(a)}" for a in arrays],
         "params": shapes_of(params),

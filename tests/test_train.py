@@ -246,6 +246,17 @@ def test_a_checkpoint_of_another_run_is_refused(stopped, change, line_of_message
     assert line_of_message in str(e.value)
 
 
+def test_numpy_numbers_as_settings(tmp_path):
+    settings = {"seed": np.int64(3), "batch_size": np.int32(20), "clip_norm": np.float32(0.5), "epochs": np.int64(2)}
+    data = (X, np.zeros((50, 0)))
+    for resume in (False, True):
+        run = fit(
+            lambda p, x, t: line_loss(p, x, T[:1]), line(), data, optimizer=SGD(np.float32(0.1)), evaluate=lambda run: {"a": np.float32(1)},
+            checkpoint=tmp_path / "c", progress=False, resume=resume, **settings,
+        )  # fmt: skip
+    assert run.step == 6 and all(p.dtype == np.float32 for p in run.params.values())
+
+
 def test_what_a_checkpoint_says_of_its_run(stopped):
     fit(line_loss, line(), (X, T), optimizer=SGD(0.1), epochs=2, checkpoint=stopped, resume=True, config=CONFIG, progress=False)
     run, plan = Run.load(stopped)
