@@ -74,8 +74,10 @@ MODELS: dict[str, Model] = {
         Model("linear", "linear regression", "regression", _linear, linear.predict, linear.loss),
         Model("logistic", "logistic regression, two classes or more", "classification", _logistic, logistic.predict, logistic.loss),
         Model("mlp", "multilayer perceptron, 784-300-100-10", "classification", _mlp, mlp.predict, mlp.loss),
-        Model("lenet5_classic", "LeNet-5 of 1998: 6-16-120-84, tanh", "classification", _classic, cnn.predict_classic, cnn.loss_classic),
-        Model("lenet5_caffe", "LeNet-5 of Caffe: 20-50-500, relu", "classification", _caffe, cnn.predict_caffe, cnn.loss_caffe),
+        Model(
+            "lenet5_classic", "LeNet-5 in the sizes of 1998: 6-16-120-84", "classification", _classic, cnn.predict_classic, cnn.loss_classic
+        ),
+        Model("lenet5_caffe", "LeNet-5 in the sizes of Caffe: 20-50-500", "classification", _caffe, cnn.predict_caffe, cnn.loss_caffe),
     )
 }
 

@@ -1,14 +1,15 @@
 r"""LeNet-5, the convolutional network for digits, in the two forms that go by the name.
 
     classic    LeCun, Bottou, Bengio & Haffner (1998), Gradient-based learning applied to document recognition, sec. II-B
-               1x28x28 -> conv 6 5x5 -> mean 2x2 -> conv 16 5x5 -> mean 2x2 -> 120 -> 84 -> 10, tanh after each        61,706 numbers
+               1x28x28 -> conv 6 5x5 -> max 2x2 -> conv 16 5x5 -> max 2x2 -> 120 -> 84 -> 10, relu after each           61,706 numbers
 
     caffe      the example net of Caffe (Jia et al. 2014, Caffe: convolutional architecture for fast feature embedding)
                1x28x28 -> conv 20 5x5 -> max 2x2 -> conv 50 5x5 -> max 2x2 -> 500 -> 10, relu after the 500 only       431,080 numbers
 
-Against the paper, classic has what one finds under its name today: the paper's 32x32 pictures are 28x28 with two pixels of padding;
-the means have no weight and bias of their own; each of the 16 sees all of the 6; tanh is not scaled; the output is linear and goes
-to a softmax, where the paper measures distances to drawings of the digits.
+Against the paper, classic has what one finds under its name today: relu for tanh and the maximum for the mean (both learn from
+fewer examples; `activation` and `pool` bring the paper's back); the paper's 32x32 pictures are 28x28 with two pixels of padding; a
+mean has no weight and bias of its own; each of the 16 sees all of the 6; the output is linear and goes to a softmax, where the paper
+measures distances to drawings of the digits.
 
 x (n, c, h, w), of 28x28 or any size from 12x12 (classic) or 16x16 (caffe) up; z (n, classes).
 """
@@ -16,7 +17,7 @@ x (n, c, h, w), of 28x28 or any size from 12x12 (classic) or 16x16 (caffe) up; z
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,30 +28,31 @@ from engine.models.inputs import as_rows
 from engine.shapes import Shape, ShapeError
 
 Params = dict[str, np.ndarray]
+Function = Callable[..., Any]
 
 PICTURE = (1, 28, 28)
 
 
 def init_classic(seed: int, shape: Shape = PICTURE, classes: int = 10, *, dtype: Any = np.float32) -> Params:
-    """Glorot & Bengio (2010), eq. 16, made for tanh; biases 0. `shape` is that of one picture (channels, rows, columns)."""
+    """Glorot & Bengio (2010), eq. 16; biases 0. `shape` is that of one picture (channels, rows, columns)."""
     c, h, w = _picture("lenet5_classic", shape, 12)
     seen = 16 * _halved_twice(h + 4) * _halved_twice(w + 4)
     shapes = {"conv1": (6, c, 5, 5), "conv2": (16, 6, 5, 5), "dense1": (seen, 120), "dense2": (120, 84), "dense3": (84, classes)}
     return _drawn(seed, shapes, glorot_uniform, dtype)
 
 
-def predict_classic(params: Mapping[str, Any], x: Any) -> Any:
-    """The logits of the classes for each picture."""
-    h = ops.avg_pool2d(ops.tanh(_conv(params, "conv1", x, padding=2)), kernel_size=2)
-    h = ops.avg_pool2d(ops.tanh(_conv(params, "conv2", h)), kernel_size=2)
-    h = ops.tanh(_dense(params, "dense1", as_rows(h)))
-    h = ops.tanh(_dense(params, "dense2", h))
+def predict_classic(params: Mapping[str, Any], x: Any, *, activation: Function = ops.relu, pool: Function = ops.max_pool2d) -> Any:
+    """The logits of the classes for each picture. The paper's: `activation=ops.tanh, pool=ops.avg_pool2d`."""
+    h = pool(activation(_conv(params, "conv1", x, padding=2)), kernel_size=2)
+    h = pool(activation(_conv(params, "conv2", h)), kernel_size=2)
+    h = activation(_dense(params, "dense1", as_rows(h)))
+    h = activation(_dense(params, "dense2", h))
     return _dense(params, "dense3", h)
 
 
-def loss_classic(params: Mapping[str, Any], x: Any, t: Any) -> Any:
+def loss_classic(params: Mapping[str, Any], x: Any, t: Any, *, activation: Function = ops.relu, pool: Function = ops.max_pool2d) -> Any:
     r"""$L = -\frac{1}{n} \sum_i \ln p_{i, t_i}, \quad p = \mathrm{softmax}(z)$"""
-    return ops.cross_entropy(predict_classic(params, x), t)
+    return ops.cross_entropy(predict_classic(params, x, activation=activation, pool=pool), t)
 
 
 def init_caffe(seed: int, shape: Shape = PICTURE, classes: int = 10, *, dtype: Any = np.float32) -> Params:
