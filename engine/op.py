@@ -15,6 +15,7 @@ A rule may name   g              the cotangent of the output (vjp)
 
 `slope` takes neither g nor d: it is dy/dx of an elementwise op and gives both rules.
 An op with several outputs gets tuples for g and y. A rule for several arguments returns a tuple.
+A vjp that is mostly zeros may have an `accumulate` beside it, which adds to a gradient what the vjp would return.
 For an op of any number of arguments, `def concat(*xs)`, the one rule is for "xs": d, xs and what is returned are tuples.
 """
 
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,7 @@ class Rule:
     wants: tuple[int, ...]
     params: tuple[str, ...]
     slope: bool = False
+    accumulate: Rule | None = None
 
     def __call__(self, lead: Any, y: Any, values: Sequence[Any], params: dict[str, Any]) -> Any:
         """`lead` is the cotangent or the tangent; an element of `values` may be a shape where no more is wanted."""
@@ -230,6 +232,19 @@ class Op:
 
         return register
 
+    def accumulate(self, arg: str) -> Callable[[Function], Function]:
+        """The decorated function adds to `total`, in place, what the vjp rule above it would return: for gradients that are mostly zeros.
+
+        It takes `total`, `g`, and of the rest only what that vjp names, which is all that a tape keeps.
+        """
+
+        def register(function: Function) -> Function:
+            rule = self._rule((arg,), function, lead="total")
+            self.vjps[arg] = replace(self.vjps[arg], accumulate=rule)
+            return function
+
+        return register
+
     def _rule(self, args: tuple[str, ...], function: Function, lead: str | None) -> Rule:
         where = f"{self.name}, rule for {', '.join(args)}"
         formula = inspect.cleandoc(function.__doc__ or "").strip()
@@ -242,7 +257,7 @@ class Op:
         names = list(code.co_varnames[: code.co_argcount])
         if lead is not None and (not names or names.pop(0) != lead):
             raise ValueError(f"{where}: its first argument is {lead}")
-        wants = tuple(self._place(name, where) for name in names)
+        wants = tuple(Y if (lead, name) == ("total", "g") else self._place(name, where) for name in names)
         keywords = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
         return Rule(self.name, args, function, formula, wants, keywords, slope=lead is None)
 

@@ -89,6 +89,11 @@ class Gradients:
             self.sums[node] = self.sums[node] + g
             self.ours.add(node) if type(self.sums[node]) is np.ndarray else None
 
+    def open_to(self, node: int, g: Any) -> Any:
+        """The cotangent of `node` so far, if `g` may be added to a part of it in place; else None."""
+        total = self.sums.get(node)
+        return total if node in self.ours and type(total) is np.ndarray and type(g) is not Traced else None
+
     def take(self, out: range, several: bool) -> Any:
         """The cotangent of an entry's output, removed from here; None if nothing depends on it."""
         if all(node not in self.sums for node in out):
@@ -130,6 +135,11 @@ def walk(tape: Tape, seeds: Sequence[tuple[int, Any]], *, consume: bool, watcher
             continue
         shown: list[tuple[int, Any, Any]] = []
         for rule, places in entry.plan.rules:
+            if rule.accumulate and not watcher:
+                total = gradients.open_to(entry.parents[places[0]], g)
+                if total is not None:
+                    rule.accumulate(total, g, entry.saved, entry.params)  # g where a rule finds y
+                    continue
             answer = rule(g, entry.y, entry.saved, entry.params)
             parts = answer if type(answer) is tuple else (answer,)
             if len(parts) != len(places):

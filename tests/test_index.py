@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from engine import ShapeError, grad, hessian, jvp, ops, vjp
+from engine import ShapeError, grad, hessian, hvp, jvp, ops, vjp
+from engine.domain import Pick
+from engine.traced import OPS
 
 SHAPE = (3, 4, 2)
 I, J = np.array([2, 0, 2]), np.array([[1], [-1]])
@@ -239,3 +241,64 @@ def test_values_that_do_not_fit():
         ops.scatter(np.zeros((2, 2)), key=slice(0, 3), shape=(5,))
     with pytest.raises(ShapeError, match="add_at"):
         ops.scatter_add(np.zeros((4, 3)), np.array([0, 1]), np.zeros((3, 3)))
+
+
+# Many parts of one array: each adds to one gradient, in place.
+
+PARTS = {
+    "rows": lambda x, i: x[i % 4],
+    "slices": lambda x, i: x[: i % 4, ::-1],
+    "repeated rows": lambda x, i: x[np.array([i % 4, 1, i % 4, -1])],
+    "masks": lambda x, i: x[np.arange(4) < i % 4],
+    "places": lambda x, i: x[[0, 0, i % 4], [1, 1, 2]],
+    "a number": lambda x, i: x[i % 4, 2],
+    "take rows": lambda x, i: ops.take(x, np.array([[i % 4, 0], [0, 0]]), axis=0),
+    "take one": lambda x, i: ops.take(x, i % 4, axis=0),
+    "take columns": lambda x, i: ops.take(x, np.array([i % 3, -1]), axis=-1),
+    "take numbers": lambda x, i: ops.take(x, np.array([i % 4, -1, -12])),
+    "among others": lambda x, i: x[i % 4] * 2.0 if i % 3 else ops.sum(x.T @ x, axis=0),
+}
+
+
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_many_parts_add_up_in_one_gradient(part, dtype):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 4)).astype(dtype).T
+    weights = [rng.normal(size=np.shape(part(x, i))).astype(dtype) for i in range(9)]
+    _, pull = vjp(lambda x: [part(x, i) for i in range(9)], x)
+    got, again = pull(weights)[0], pull(weights)[0]
+    alone = [vjp(lambda x, i=i: part(x, i), x)[1](w)[0] for i, w in enumerate(weights)]
+    np.testing.assert_allclose(got, np.sum(alone, axis=0), rtol=1e-5 if dtype == np.float32 else 1e-13, atol=1e-6)
+    np.testing.assert_array_equal(got, again)
+    assert got.dtype == dtype
+
+
+def test_a_loop_over_parts_makes_one_array_of_zeros(monkeypatch):
+    made = []
+    scatter = ops.scatter.definition
+    monkeypatch.setattr(ops.scatter, "definition", lambda *args, **kwargs: made.append(1) or scatter(*args, **kwargs))
+    g = grad(lambda x: sum(x[i] * i for i in range(50)))(np.ones(50))
+    assert g.tolist() == list(range(50))
+    assert len(made) == 1
+
+
+def test_parts_under_two_interpreters():
+    f = lambda x: sum(np.sin(x[i]) * x[i - 1] for i in range(5))  # noqa: E731
+    x, v = np.linspace(0.1, 2, 5), np.linspace(1, -1, 5)
+    h = 1e-6
+    np.testing.assert_allclose(hvp(f, (x,), (v,)), (grad(f)(x + h * v) - grad(f)(x - h * v)) / (2 * h), rtol=1e-8)
+    np.testing.assert_allclose(grad(lambda x: np.sum(grad(f)(x) * v))(x), hvp(f, (x,), (v,)), rtol=1e-13)
+
+
+@pytest.mark.parametrize("op, rule", [(op, rule) for op in OPS.values() for rule in op.vjps.values() if rule.accumulate], ids=lambda v: getattr(v, "name", ""))
+@pytest.mark.parametrize("seed", range(60))
+def test_accumulating_is_adding_what_the_pull_gives(op, rule, seed):
+    rng = np.random.default_rng(seed)
+    args, params = op.sampler(Pick(rng))
+    params = op.defaults | params
+    y = op(*args, **params)
+    g, total = rng.normal(size=y.shape), rng.normal(size=args[0].T.shape).T
+    want = total + rule(g, y, args, params)
+    rule.accumulate(total, g, args, params)
+    np.testing.assert_allclose(total, want, rtol=1e-13, atol=1e-13)

@@ -37,6 +37,12 @@ def _(g, x_shape, *, key):
     return scatter(g, key=key, shape=x_shape)
 
 
+@getitem.accumulate("x")
+def _(total, g, *, key):
+    r"""\bar x[\mathrm{key}] {+}{=} \bar y"""
+    _add_at(total, key, g)
+
+
 @op(linear=("values",))
 def scatter(values, *, key, shape):
     r"""$y[\mathrm{key}] {+}{=} v$, from $y = 0$ of the given shape: the transpose of `getitem`
@@ -48,7 +54,7 @@ def scatter(values, *, key, shape):
 
 
 def _add_at(y, key, values):
-    if type(key) is np.ndarray and key.dtype.kind in "iu" and y.ndim > 1:
+    if type(key) is np.ndarray and key.dtype.kind in "iu" and y.ndim > 1 and y.flags.c_contiguous:
         _add_rows(y, key, values)
     elif _may_repeat(key):
         np.add.at(y, key, values)
@@ -156,8 +162,20 @@ def _(g, x_shape, indices, *, axis):
     r"""\bar x_{\ldots k_i \ldots} {+}{=} \bar y_{\ldots i \ldots}"""
     if axis is None:
         return reshape(scatter(g, key=indices, shape=(math.prod(x_shape),)), shape=x_shape)
-    before = (slice(None),) * (axis if axis >= 0 else axis + len(x_shape))
-    return scatter(g, key=(*before, indices), shape=x_shape)
+    return scatter(g, key=_from_axis(indices, axis, len(x_shape)), shape=x_shape)
+
+
+@take.accumulate("x")
+def _(total, g, indices, *, axis):
+    r"""\bar x_{\ldots k_i \ldots} {+}{=} \bar y_{\ldots i \ldots}"""
+    key = np.unravel_index(np.asarray(indices) % total.size, total.shape) if axis is None else _from_axis(indices, axis, total.ndim)
+    _add_at(total, key, g)
+
+
+def _from_axis(indices, axis, ndim: int):
+    """The key that takes `indices` on an axis, and everything on the others."""
+    before = (slice(None),) * (axis if axis >= 0 else axis + ndim)
+    return (*before, indices) if before else indices
 
 
 @op(linear=("x",), constant=("indices",))
