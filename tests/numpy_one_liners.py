@@ -244,7 +244,9 @@ ONE_LINERS = {
     "pinv": (lambda a: np.linalg.pinv(a), real(3, 2)),
     "det": (lambda a: np.linalg.det(a) + np.linalg.slogdet(a)[1] + np.linalg.slogdet(a).logabsdet, regular(2, 3, 3)),
     "cholesky": (lambda a: np.linalg.cholesky(a + a.T), definite(3)),
+    "cholesky-of-one-triangle": (np.linalg.cholesky, definite(3)),
     "eigh": (lambda a: np.linalg.eigvalsh(a + a.T) + np.linalg.eigh(a + a.T)[0] ** 2, definite(3)),
+    "eigh-of-one-triangle": (lambda a: np.linalg.eigvalsh(a, UPLO="U") + np.linalg.eigh(a)[0] ** 2, definite(3)),
     "svd": (lambda a: np.linalg.svd(a, compute_uv=False), regular(3, 3)),
     "qr": (lambda a: np.linalg.qr(a)[1] ** 2, regular(3, 3)),
     "linalg-products": (

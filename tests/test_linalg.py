@@ -216,7 +216,20 @@ def test_cholesky_is_a_function_of_both_triangles():
 def test_a_known_cholesky_gradient():
     """The logarithm of the determinant, by its factor."""
     a = positive(4, 4)
-    near(grad(lambda a: 2 * np.sum(np.log(np.diagonal(np.linalg.cholesky(a)))))(a), np.linalg.inv(a), 1e-12)
+    near(grad(lambda a: 2 * np.sum(np.log(np.diagonal(ops.cholesky(a)))))(a), np.linalg.inv(a), 1e-12)
+
+
+def test_numpys_own_reads_one_triangle():
+    """An entry below the diagonal then stands for its mirror image too."""
+    a = positive(4, 4)
+    inverse = np.linalg.inv(a)
+    g = grad(lambda a: 2 * np.sum(np.log(np.diagonal(np.linalg.cholesky(a)))))(a)
+    near(g, 2 * np.tril(inverse) - np.diag(np.diag(inverse)), 1e-12)
+    noise = np.triu(RNG.normal(size=(4, 4)), 1)
+    near(vjp(np.linalg.eigvalsh, a + noise)[0], np.linalg.eigvalsh(a + noise), 1e-13)
+    near(vjp(lambda a: np.linalg.eigvalsh(a, "U"), a + noise.T)[0], np.linalg.eigvalsh(a + noise.T, "U"), 1e-13)
+    with pytest.raises(ValueError, match="UPLO is 'L' or 'U'"):
+        grad(lambda a: np.sum(np.linalg.eigvalsh(a, "X")))(a)
 
 
 def test_what_is_not_positive_definite_is_named():
@@ -253,7 +266,7 @@ def test_eigh(shape):
 def test_eigenvalues_alone():
     a = spread(4, 4)
     check(ops.eigvalsh, np.linalg.eigvalsh, a, analytic=False, like=symmetric)
-    w, v = ops.eigh(a, UPLO="U")
+    w, v = ops.eigh(a)
     near(v @ np.diag(w) @ v.T, a, 1e-14)
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from engine.domain import Pick
 from engine.op import op
 from engine.ops.elementwise import where
-from engine.ops.layout import concat, expand_dims, matrix_transpose, tril
+from engine.ops.layout import concat, expand_dims, matrix_transpose, tril, triu
 from engine.ops.linalg import LinAlgError, some_matrices, triangular_solve
 from engine.ops.linear import as_given, matmul, mismatch
 from engine.ops.reduce import sum as sum_over
@@ -96,9 +96,6 @@ def _lower_half(a):
 def _(pick: Pick):
     a = some_matrices(pick, pick.size(0, 3))
     return [np.matmul(a, np.swapaxes(a, -1, -2))], {"upper": pick.choice([True, False])}
-
-
-NUMPY[np.linalg.cholesky] = cholesky
 
 
 # Eigenvectors of a symmetric matrix.
@@ -197,23 +194,46 @@ class Eigh(NamedTuple):
 eigen = eigh  # the op, OPS["eigh"]
 
 
-def eigh(a: Any, UPLO: str = "L") -> Eigh:  # type: ignore[no-redef]
+def eigh(a: Any) -> Eigh:  # type: ignore[no-redef]
     r"""$A = V \Lambda V^\top$ for a symmetric A: eigenvalues in ascending order, eigenvectors in the columns of V
 
-    UPLO    accepted for NumPy's sake: both triangles are read, as $(A + A^\top) / 2$
-
+    Both triangles are read, as $(A + A^\top) / 2$; np.linalg.eigh of a traced array reads one, as NumPy does.
     For equal eigenvalues see the head of this file. The sign of each eigenvector is LAPACK's choice.
     """
     return Eigh(*eigen(a))
 
 
-def eigvalsh(a: Any, UPLO: str = "L") -> Any:
+def eigvalsh(a: Any) -> Any:
     r"""$\lambda_1 \leq \ldots \leq \lambda_n$, the eigenvalues of a symmetric matrix; see eigh"""
     return eigen(a)[0]
 
 
-NUMPY[np.linalg.eigh] = eigh
-NUMPY[np.linalg.eigvalsh] = eigvalsh
+# NumPy's functions of the same names read one triangle. So do their stand-ins: a gradient of theirs lies in that triangle.
+
+
+def _mirrored(a: Any, uplo: str) -> Any:
+    """The symmetric matrix of which `a` holds one triangle."""
+    if uplo.upper() not in ("L", "U"):
+        raise ValueError(f"UPLO is 'L' or 'U', not {uplo!r}")
+    half = tril(a) if uplo.upper() == "L" else triu(a)
+    return half + matrix_transpose(tril(half, k=-1) if uplo.upper() == "L" else triu(half, k=1))
+
+
+def _numpy_cholesky(a: Any, /, *, upper: bool = False) -> Any:
+    return cholesky(_mirrored(a, "U" if upper else "L"), upper=upper)
+
+
+def _numpy_eigh(a: Any, UPLO: str = "L") -> Eigh:
+    return eigh(_mirrored(a, UPLO))
+
+
+def _numpy_eigvalsh(a: Any, UPLO: str = "L") -> Any:
+    return eigvalsh(_mirrored(a, UPLO))
+
+
+NUMPY[np.linalg.cholesky] = _numpy_cholesky
+NUMPY[np.linalg.eigh] = _numpy_eigh
+NUMPY[np.linalg.eigvalsh] = _numpy_eigvalsh
 
 
 # Singular values.
