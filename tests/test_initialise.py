@@ -40,7 +40,9 @@ def test_variance_and_kind(draw, shape, variance, kind):
         assert np.abs(w).max() <= math.sqrt(3 * variance)
 
 
-@pytest.mark.parametrize("draw", [i.glorot_uniform, i.glorot_normal, i.he_normal, i.he_uniform, i.lecun_normal, i.lecun_uniform, i.orthogonal])
+@pytest.mark.parametrize(
+    "draw", [i.glorot_uniform, i.glorot_normal, i.he_normal, i.he_uniform, i.lecun_normal, i.lecun_uniform, i.orthogonal]
+)
 def test_one_seed_is_one_draw_in_both_precisions(draw):
     single, double = (draw(np.random.default_rng(3), (4, 3, 2, 2), dtype) for dtype in (np.float32, np.float64))
     assert single.dtype == np.float32 and double.dtype == np.float64 and single.flags.c_contiguous
