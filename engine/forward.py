@@ -112,7 +112,10 @@ def differentiable(x: Any, what: str) -> Any:
     """
     if isinstance(x, (int, float)) and not isinstance(x, bool):
         return np.float64(x)
-    x = as_value(x)
+    try:
+        x = as_value(x)
+    except TypeError as e:
+        raise TypeError(f"{what}: {e}\n  an argument is an array, a number, or a nesting of these in dicts, lists and tuples") from None
     if x.dtype.kind not in "fc":
         raise TypeError(
             f"{what} is {x.dtype}: a derivative needs floating-point numbers\n  convert it, x.astype(float), or leave it out of argnums"

@@ -158,7 +158,8 @@ class Op:
         if type(a) is Traced:
             raise EscapedValue(
                 f"{self.name}: a value traced by {type(a.owner).__name__} was used after the traced function had returned, "
-                "or in another thread.\n  return it from the function instead of storing it elsewhere"
+                "in another thread, or inside a checkpoint.\n"
+                "  return it from the function instead of storing it elsewhere; pass it to the checkpoint as an argument"
             )
         return as_array(a)
 
@@ -399,6 +400,8 @@ def as_array(a: Any) -> np.ndarray:
     """
     if hasattr(a, "__dlpack__") and not hasattr(a, "__array__"):
         return np.from_dlpack(a)
+    if hasattr(a, "filled"):
+        raise TypeError("a masked array: its mask would be lost\n  fill it, x.filled(0), and choose with np.where(mask, a, b)")
     x = np.asarray(a)
     if x.dtype.kind not in "biufc":
         raise TypeError(f"an array of numbers is wanted, {type(a).__name__} holds {x.dtype}: {str(a)[:60]}")

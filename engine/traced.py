@@ -69,6 +69,26 @@ class Traced:
     def mT(self) -> Any:
         return np.matrix_transpose(self)
 
+    @property
+    def real(self) -> Any:
+        return np.real(self)
+
+    @property
+    def imag(self) -> Any:
+        return np.imag(self)
+
+    @property
+    def flat(self) -> Any:
+        return np.ravel(self)
+
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.itemsize
+
     def __len__(self) -> int:
         return len(primal(self))
 
@@ -83,10 +103,25 @@ class Traced:
     def __format__(self, spec: str) -> str:
         return format(primal(self).item() if self.ndim == 0 else primal(self), spec)
 
+    def __copy__(self) -> Traced:
+        return self  # nothing is ever written into it
+
+    def __deepcopy__(self, memo: Any) -> Traced:
+        return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a traced value cannot be pickled: it is part of a computation that is still going on")
+
     # Choices may look at the number: they are not differentiated.
 
     def __bool__(self) -> bool:
         return bool(primal(self))
+
+    def __contains__(self, item: Any) -> bool:
+        return primal(item) in primal(self)
+
+    def __round__(self, *digits: int) -> Any:
+        return round(primal(self), *digits)
 
     def __lt__(self, other: Any) -> Any:
         return primal(self) < primal(other)
@@ -123,17 +158,24 @@ class Traced:
     def __complex__(self) -> complex:
         raise self._refuse("complex()")
 
+    def __index__(self) -> int:
+        raise self._refuse("use as a plain integer")
+
     def item(self, *_: int) -> Any:
         raise self._refuse(".item()")
+
+    def tolist(self) -> Any:
+        raise self._refuse(".tolist()")
 
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
         raise TypeError(
             "np.array(), np.asarray() and assignment into a NumPy array would cut this value off from its derivative.\n"
-            "  for np.array([a, b]) write np.stack([a, b]), for an array filled by a loop collect a list and stack that;\n"
+            "  for np.array([a, b]) write np.stack([a, b]), for an array filled by a loop collect a list and stack that,\n"
+            "  for rng.normal(m, s) write m + s * rng.normal();\n"
             "  to cut it on purpose, use stop_gradient(x) and read it after"
         )
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, *_: Any, **__: Any) -> Any:
         raise TypeError(
             "a traced array cannot be assigned into: the tape needs the old value.\n"
             "  build a new one: np.where(mask, a, b), np.concatenate, or ops.scatter_add(x, indices, values)"
@@ -192,6 +234,12 @@ class Traced:
     def __rfloordiv__(self, other: Any) -> Any:
         return np.floor_divide(other, self)
 
+    def __divmod__(self, other: Any) -> Any:
+        return np.divmod(self, other)
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return np.divmod(other, self)
+
     def __matmul__(self, other: Any) -> Any:
         return np.matmul(self, other)
 
@@ -231,7 +279,7 @@ def _method(name: str) -> Callable[..., Any]:
 
 # An array's methods are NumPy's functions, which come back here through the protocols.
 _METHODS = """
-    all any argmax argmin argsort copy cumsum cumprod diagonal dot max mean min nonzero prod ravel repeat
+    all any argmax argmin argpartition argsort conj conjugate copy cumsum cumprod diagonal dot max mean min nonzero prod ravel repeat
     round searchsorted squeeze std sum swapaxes take trace var
 """
 for _name in _METHODS.split():
@@ -250,8 +298,8 @@ def _astype(self: Traced, dtype: Any, copy: bool = True) -> Any:
     return OPS["astype"](self, dtype=np.dtype(dtype))
 
 
-def _flatten(self: Traced) -> Any:
-    return np.ravel(self)
+def _flatten(self: Traced, order: Any = "C") -> Any:
+    return np.ravel(self, order)
 
 
 def _clip(self: Traced, min: Any = None, max: Any = None, **kwargs: Any) -> Any:
@@ -260,6 +308,9 @@ def _clip(self: Traced, min: Any = None, max: Any = None, **kwargs: Any) -> Any:
 
 for _name, _function in {"clip": _clip, "reshape": _reshape, "transpose": _transpose, "astype": _astype, "flatten": _flatten}.items():
     setattr(Traced, _name, _function)
+
+for _name in ("fill", "partition", "put", "resize", "sort"):
+    setattr(Traced, _name, Traced.__setitem__)
 
 
 def primal(x: Any) -> Any:

@@ -291,7 +291,10 @@ def test_parts_under_two_interpreters():
     np.testing.assert_allclose(grad(lambda x: np.sum(grad(f)(x) * v))(x), hvp(f, (x,), (v,)), rtol=1e-13)
 
 
-@pytest.mark.parametrize("op, rule", [(op, rule) for op in OPS.values() for rule in op.vjps.values() if rule.accumulate], ids=lambda v: getattr(v, "name", ""))
+ACCUMULATING = {op.name: (op, rule) for op in OPS.values() for rule in op.vjps.values() if rule.accumulate}
+
+
+@pytest.mark.parametrize("op, rule", ACCUMULATING.values(), ids=ACCUMULATING)
 @pytest.mark.parametrize("seed", range(60))
 def test_accumulating_is_adding_what_the_pull_gives(op, rule, seed):
     rng = np.random.default_rng(seed)
