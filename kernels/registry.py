@@ -150,3 +150,13 @@ def use(backend: str | None, *, require: Iterable[str] = ()) -> Iterator[None]:
         yield
     finally:
         _running.reset(token)
+
+
+def table(backend: str) -> str:
+    """Every rung of `backend` as a table in Markdown; the rung that serves is marked."""
+    rows = [
+        f"| {op if r.step == 1 else ''} | {r.step}{' *' if r.serves else ''} | `{r.name}` | {r.idea} |"
+        for op in ops(backend)
+        for r in ladder(op, backend)
+    ]
+    return "\n".join([f"| {backend} | step | rung | idea |", "|---|---|---|---|", *rows])

@@ -1,0 +1,432 @@
+"""The laws of rungs, over every rung of every ladder of every backend that can run here.
+
+A rung is judged by its op's definition in float64, and the definition shares no code with it. What is allowed is the rung's own
+`rtol`, relative to the definition applied to absolute values: the natural scale of the rounding in a sum of products.
+"""
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tally
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import LAYOUTS, calls, laid_out
+
+import engine  # noqa: F401  (registers the ops)
+import kernels
+from engine.op import Op
+from engine.traced import OPS
+from kernels.registry import Rung
+
+ROOT = Path(__file__).resolve().parent.parent
+LADDERS = [kernels.ladder(op, backend) for backend in kernels.backends() for op in kernels.ops(backend)]
+RUNGS = [rung for ladder in LADDERS for rung in ladder]
+CASES = [(rung, dtype) for rung in RUNGS for dtype in rung.rtol]
+SERVING = [rung for rung in RUNGS if rung.serves]
+
+
+def named(case):
+    rung, dtype = case
+    return f"{rung.backend}-{rung.op}-{rung.step}-{dtype}"
+
+
+# The laws, as functions that assert.
+
+
+def tupled(y):
+    return y if isinstance(y, tuple) else (y,)
+
+
+def cast(args, dtype):
+    return [a.astype(dtype, copy=False) if a.dtype.kind == "f" else a for a in map(np.asarray, args)]  # strides stay
+
+
+def scale(op, args, params, want):
+    """What a rounding error is relative to. A step subtracts from p, so p itself counts."""
+    if op.name.startswith("max_pool2d_with"):
+        return [np.zeros(w.shape) for w in want]  # chosen, not computed
+    size = tupled(op.definition(*[np.abs(a) if a.dtype.kind == "f" else a for a in args], **params))
+    p = np.abs(args[0]) if op.name.endswith("_step") else 0.0
+    return [np.abs(s) + np.abs(w) + p for s, w in zip(size, want, strict=True)]
+
+
+def agrees(rung, dtype, args, params):
+    """The rung says what the definition says in float64, within its rtol, in shape and dtype, in memory of its own."""
+    op, args = OPS[rung.op], cast(args, dtype)
+    doubles = cast(args, np.float64)
+    want = tupled(op.definition(*doubles, **params))
+    got = tupled(rung.run(*args, **params))
+    assert len(got) == len(want)
+    for g, w, s in zip(got, map(np.asarray, want), scale(op, doubles, params, want), strict=True):
+        assert g.shape == w.shape, f"shape {g.shape}, the definition has {w.shape}"
+        assert g.dtype == (np.dtype(dtype) if w.dtype.kind == "f" else w.dtype), f"{dtype} in, {g.dtype} out"
+        error = np.abs(g - w)
+        assert np.all(error <= rung.rtol[dtype] * s), f"off by {np.max(error / np.maximum(s, 1e-300)):.1e}, allowed {rung.rtol[dtype]:.0e}"
+        assert g.flags.c_contiguous and g.flags.writeable
+        assert not any(np.shares_memory(g, a) for a in args)
+
+
+def leaves_alone(rung, args, params):
+    """The rung does not write into its arguments."""
+    before = [np.copy(a) for a in args]
+    rung.run(*args, **params)
+    assert all(np.array_equal(a, b) for a, b in zip(args, before, strict=True)), "an argument was written into"
+
+
+def one_serves(ladder):
+    """Steps count from 1, each with an idea of its own; exactly one serves."""
+    assert [rung.step for rung in ladder] == list(range(1, len(ladder) + 1))
+    assert len({rung.idea for rung in ladder}) == len(ladder)
+    assert all(len(rung.idea) > 10 for rung in ladder)
+    assert sum(rung.serves for rung in ladder) == 1, "exactly one rung serves"
+
+
+def has_the_signature_of_its_op(rung):
+    """Arguments positional and parameters by name, with the op's names and defaults."""
+    parameters = inspect.signature(rung.run, follow_wrapped=False).parameters.values()
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    keywords = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    wanted = inspect.signature(OPS[rung.op].definition).parameters.values()
+    assert len(positional) == len(OPS[rung.op].args)
+    assert keywords == {p.name: p.default for p in wanted if p.kind is p.KEYWORD_ONLY}
+
+
+# Sizes that a sampler does not draw: over the edges of blocks and tiles, long enough to be cut for threads.
+
+
+def matrices(m, k, n, left=(), right=()):
+    return lambda rng: ([rng.normal(size=(*left, m, k)), rng.normal(size=(*right, k, n))], {})
+
+
+def convolution(what, x, w, **geometry):
+    def draw(rng):
+        full = {**OPS["conv2d"].defaults, **geometry}
+        a, b = rng.normal(size=x), rng.normal(size=w)
+        gy = rng.normal(size=OPS["conv2d"](a, b, **full).shape)
+        if what == "conv2d":
+            return [a, b], full
+        if what == "conv2d_input_grad":
+            return [gy, b], {**full, "input_size": x[2:]}
+        return [a, gy], {**full, "kernel_size": w[2:]}
+
+    return draw
+
+
+def pooling(what, x, **geometry):
+    def draw(rng):
+        full = {**OPS[what].defaults, **geometry}
+        a = np.round(rng.normal(size=x), 1)  # with ties
+        forward = "max_pool2d_with_indices" if what.startswith("max") else "avg_pool2d"
+        y = tupled(OPS[forward](a, **geometry))
+        if what == forward:
+            return [a], full
+        if what == "max_pool2d_input_grad":
+            return [rng.normal(size=y[0].shape), y[1]], {"input_size": x[2:]}
+        return [rng.normal(size=y[0].shape)], {**full, "input_size": x[2:]}
+
+    return draw
+
+
+def stepping(what, size):
+    def draw(rng):
+        arrays = {name: rng.normal(size=size) for name in OPS[what].args}
+        hyper = {**OPS[what].defaults, "lr": 0.01}
+        return [np.square(a) if name == "v" else a for name, a in arrays.items()], {**hyper, "t": 3} if "adam" in what else hyper
+
+    return draw
+
+
+LARGE = {
+    "matmul": [
+        matrices(67, 263, 541),  # over every edge: of tiles, of blocks, of what is worth packing
+        matrices(130, 70, 1030),
+        matrices(5, 257, 1100),
+        matrices(600, 100, 37),
+        matrices(1, 600, 1),
+        matrices(33, 40, 31, left=(3, 5), right=(3, 5)),
+        matrices(9, 20, 70, left=(4, 1), right=(3, 1, 5)),
+        matrices(40, 50, 60, left=(12,)),
+    ],
+    **{
+        op: [
+            convolution(op, (33, 3, 28, 28), (6, 3, 5, 5), padding=2),
+            convolution(op, (5, 6, 40, 37), (10, 3, 5, 3), stride=(2, 1), padding=((0, 3), (1, 0)), groups=2),
+            convolution(op, (2, 2, 64, 70), (5, 2, 3, 3), dilation=(2, 3)),  # longer than a block
+            convolution(op, (40, 3, 5, 5), (7, 3, 5, 5)),  # one window: pictures side by side
+            convolution(op, (13, 8, 9, 9), (8, 1, 3, 3), padding=1, groups=8),  # depthwise
+            convolution(op, (6, 9, 10, 10), (13, 9, 1, 1), stride=3),
+        ]
+        for op in ("conv2d", "conv2d_input_grad", "conv2d_weight_grad")
+    },
+    **{
+        op: [
+            pooling(op, (32, 7, 29, 28), kernel_size=2, stride=None, padding=0),
+            pooling(op, (3, 40, 31, 30), kernel_size=3, stride=2, padding=1),
+        ]
+        for op in ("max_pool2d_with_indices", "max_pool2d_input_grad", "avg_pool2d", "avg_pool2d_input_grad")
+    },
+    **{op: [stepping(op, (3 * (1 << 16) + 5,)), stepping(op, (7, 11, 13))] for op in OPS if op.endswith("_step")},
+}
+
+
+def test_every_ladder_has_large_cases():
+    assert {rung.op for rung in RUNGS} <= set(LARGE)
+
+
+# Over all rungs.
+
+
+@pytest.mark.parametrize("ladder", LADDERS, ids=lambda ladder: f"{ladder[0].backend}-{ladder[0].op}")
+def test_exactly_one_rung_serves(ladder):
+    one_serves(ladder)
+    tally.ran(ladder[0].backend, "one rung serves")
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: f"{rung.backend}-{rung.op}-{rung.step}")
+def test_a_rung_has_the_signature_of_its_op(rung):
+    has_the_signature_of_its_op(rung)
+
+
+@pytest.mark.parametrize("case", CASES, ids=named)
+@given(data=st.data(), layout=st.sampled_from(LAYOUTS))
+def test_a_rung_agrees_with_the_definition(case, data, layout):
+    rung, dtype = case
+    args, params = data.draw(calls(OPS[rung.op]))
+    args = [laid_out(a, layout) for a in cast(args, dtype)]
+    leaves_alone(rung, args, params)
+    agrees(rung, dtype, args, params)
+    tally.ran(rung.backend, "a rung agrees")
+
+
+@pytest.mark.parametrize("case", CASES, ids=named)
+def test_a_rung_agrees_at_sizes_that_nothing_divides(case):
+    rung, dtype = case
+    for seed, draw in enumerate(LARGE[rung.op]):
+        args, params = draw(np.random.default_rng(seed))
+        layout = LAYOUTS[seed % len(LAYOUTS)]
+        agrees(rung, dtype, [laid_out(a, layout) for a in cast(args, dtype)], params)
+        tally.ran(rung.backend, "a rung agrees, large")
+
+
+@pytest.mark.parametrize("rung", [r for r in SERVING if r.op.startswith("max_pool2d_with")], ids=lambda r: r.backend)
+def test_the_largest_is_the_first_of_equals_and_nan_is_larger_than_all(rung):
+    rng = np.random.default_rng(0)
+    for step in kernels.ladder(rung.op, rung.backend):
+        x = rng.choice([0.0, 1.0, -np.inf, np.inf, np.nan], size=(3, 4, 9, 8), p=[0.3, 0.3, 0.2, 0.1, 0.1])
+        params = {"kernel_size": 3, "stride": 2, "padding": 1}
+        want = OPS[rung.op].definition(x, **params)
+        for g, w in zip(step.run(x, **params), want, strict=True):
+            np.testing.assert_array_equal(g, w)
+
+
+# What `use` puts in force.
+
+
+def test_the_engine_runs_the_kernel_only_on_dtypes_that_it_takes():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(3, 4)), rng.integers(-3, 4, (4, 5))
+    with kernels.use("cpu", require=("matmul",)):
+        for x, w in [
+            (a.astype("f4"), b),
+            (a.astype("f4"), b * 1.0),
+            (a.astype("f2"), b.astype("f2")),
+            (b.T, b),
+            (a.astype(">f8"), b * 1.0),
+        ]:
+            got, want = OPS["matmul"](x, w), x @ w
+            assert got.dtype == want.dtype
+            np.testing.assert_array_equal(got, want)
+
+
+def test_a_kernel_called_by_itself_names_the_dtypes_that_it_takes():
+    with pytest.raises(TypeError, match=r"matmul on cpu: all arrays in one of float32, float64 are wanted, given float32, int64"):
+        kernels.serving("matmul", "cpu")(np.ones((2, 2), np.float32), np.ones((2, 2), np.int64))
+
+
+def test_what_is_required_and_missing_is_said_at_the_door():
+    with pytest.raises(kernels.MissingKernel, match="no kernel on cpu for tanh"), kernels.use("cpu", require=("matmul", "tanh")):
+        pass
+    with pytest.raises(kernels.MissingKernel, match="no backend 'abacus'"), kernels.use("abacus"):
+        pass
+
+
+def test_a_kernel_that_refuses_is_explained_by_its_op():
+    args = [np.ones(3)] * 4
+    with kernels.use("cpu"), pytest.raises(ValueError, match="adam_step: t is 0, but counts steps from 1"):
+        OPS["adam_step"](*args, lr=0.1, t=0)
+
+
+# Threads.
+
+
+@pytest.mark.parametrize("rung", [r for r in SERVING if r.backend == "cpu"], ids=lambda r: r.op)
+def test_the_number_of_threads_changes_no_bit(rung, monkeypatch):
+    from kernels.cpu import threads
+
+    answers = []
+    for count in (1, 2, 3):
+        monkeypatch.setattr(threads, "threads", lambda count=count: count)
+        monkeypatch.setattr(threads, "_pool", None)
+        for seed, draw in enumerate(LARGE[rung.op]):
+            args, params = draw(np.random.default_rng(seed))
+            answers.append((seed, tupled(rung.run(*cast(args, np.float32), **params))))
+    for seed, answer in answers:
+        for got, want in zip(answer, answers[seed][1], strict=True):
+            assert got.tobytes() == want.tobytes()
+    tally.ran(rung.backend, "threads change no bit", len(answers))
+
+
+def test_many_python_threads_may_call_kernels_at_once():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(200, 200)).astype("f4"), rng.normal(size=(200, 200)).astype("f4")
+    product = kernels.serving("matmul", "cpu")
+    want, found = product(a, b), []
+
+    def work():
+        found.extend(np.array_equal(product(a, b), want) for _ in range(20))
+
+    crowd = [threading.Thread(target=work) for _ in range(6)]
+    for thread in crowd:
+        thread.start()
+    for thread in crowd:
+        thread.join(timeout=60)
+    assert found == [True] * 120
+
+
+def run_alone(code, **environment):
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), **environment}
+    return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, env=env, timeout=120)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_may_call_kernels_that_its_parent_has_called():
+    done = run_alone(
+        """
+        import os, sys
+        import numpy as np
+        import kernels
+        a = np.random.default_rng(0).normal(size=(300, 300))
+        product = kernels.serving("matmul", "cpu")
+        want = product(a, a)
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if np.array_equal(product(a, a), want) else 3)
+        status = os.waitpid(child, 0)[1]
+        assert np.array_equal(product(a, a), want)
+        print(status)
+        """,
+        NUMBA_NUM_THREADS="2",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "0"
+
+
+def test_compiled_kernels_go_where_numba_is_told(tmp_path):
+    done = run_alone(
+        """
+        import numpy as np
+        import kernels
+        kernels.serving("sgd_step", "cpu")(np.ones(3), np.ones(3), lr=0.1)
+        """,
+        NUMBA_CACHE_DIR=str(tmp_path),
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.rglob("update.sgd_one_pass*.nbc"))
+
+
+# The texts.
+
+
+def test_the_readme_prints_the_table_of_rungs():
+    text = (ROOT / "kernels" / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"<!-- rungs -->\n(.*?)<!-- end of rungs -->", text, re.DOTALL)
+    assert found, "kernels/README.md has lost the marks between which its table of rungs stands"
+    table = "\n".join(kernels.table(backend) for backend in kernels.backends())
+    assert found[1].strip() == table.strip(), "stale: run python -m kernels --write"
+
+
+# Tests of the tests: broken rungs, and the law that catches each.
+
+
+def broken(run, op="matmul", step=1, idea="broken on purpose", serves=True):
+    return Rung(op, "cpu", step, idea, serves, {"float32": 1e-5, "float64": 1e-13}, (), run)
+
+
+def forgets_the_edge(a, b):
+    return a[..., : a.shape[-1] // 4 * 4] @ b[..., : a.shape[-1] // 4 * 4, :]
+
+
+def reads_as_if_contiguous(a, b):
+    flat = np.lib.stride_tricks.as_strided(a, a.shape, np.empty(a.shape, a.dtype).strides)
+    return flat @ b
+
+
+def sums_in_single_precision(a, b):
+    return (a.astype(np.float32) @ b.astype(np.float32)).astype(a.dtype)
+
+
+def answers_in_double(a, b):
+    return a.astype(np.float64) @ b.astype(np.float64)
+
+
+def hands_back_its_argument(a, b):
+    return a if np.array_equal(b, np.eye(len(b))) else a @ b
+
+
+def scales_its_argument(a, b):
+    y = a @ b
+    a *= 2.0
+    return y
+
+
+@pytest.mark.parametrize(
+    "run, dtype",
+    [
+        (forgets_the_edge, "float64"),
+        (reads_as_if_contiguous, "float64"),
+        (sums_in_single_precision, "float64"),
+        (answers_in_double, "float32"),
+        (hands_back_its_argument, "float64"),
+    ],
+)
+def test_a_broken_rung_does_not_agree(run, dtype):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(5, 7)), np.eye(7) if run is hands_back_its_argument else rng.normal(size=(7, 6))
+    agrees(broken(np.matmul), dtype, [a, b], {})
+    with pytest.raises(AssertionError):
+        agrees(broken(run), dtype, [laid_out(a.astype(dtype), "stepped"), b], {})
+
+
+def test_a_rung_that_writes_into_its_argument_is_caught():
+    with pytest.raises(AssertionError, match="written into"):
+        leaves_alone(broken(scales_its_argument), [np.ones((2, 2)), np.ones((2, 2))], {})
+
+
+@pytest.mark.parametrize("serves", [(True, True), (False, False)])
+def test_a_ladder_where_none_or_two_serve_is_caught(serves):
+    ladder = [broken(np.matmul, step=i + 1, idea=f"the idea number {i}", serves=s) for i, s in enumerate(serves)]
+    with pytest.raises(AssertionError, match="exactly one"):
+        one_serves(ladder)
+
+
+def test_a_rung_with_another_default_is_caught():
+    def conv2d(x, w, *, stride=2, padding=0, dilation=1, groups=1):
+        return x
+
+    assert isinstance(OPS["conv2d"], Op)
+    with pytest.raises(AssertionError):
+        has_the_signature_of_its_op(broken(conv2d, op="conv2d"))
+
+
+def test_two_rungs_cannot_claim_one_step():
+    kernels.ladder("matmul", "cpu")
+    with pytest.raises(ValueError, match="two rungs claim step 1"):
+        kernels.rung("matmul", "cpu", step=1, idea="another first step")(np.matmul)
