@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from engine.cli.problems import told, unknown
+from engine.cli.problems import needs, told, unknown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,6 +51,7 @@ def command(models: str, folder: str, seed: int, count: int, kernels: str | None
         from engine.demo import SHOWS, chosen
         from engine.machine import cores
 
+        needs("rich", "matplotlib")
         names = [name for name in models.split(",") if name]
         known = list(dict.fromkeys(show.model for show in SHOWS))
         for name in names:
@@ -60,7 +61,8 @@ def command(models: str, folder: str, seed: int, count: int, kernels: str | None
         backend = "cpu" if kernels is None and has_numba() else None if kernels == "none" else kernels
         began = time.perf_counter()
         console = out()
-        console.print(f"gnomon demo   seed {seed}   kernels {backend or 'none'}   {cores()} cores{'   quick' if quick else ''}\n")
+        drawn = f"seed {seed}" if count == 1 else f"seeds {seed} to {seed + count - 1}: mean ± standard deviation"
+        console.print(f"gnomon demo   {drawn}   kernels {backend or 'none'}   {cores()} cores{'   quick' if quick else ''}\n")
         results = shown(console, chosen(names), range(seed, seed + count), quick, backend)
         report(console, results, folder, {"seed": seed, "seeds": count, "quick": quick, "kernels": backend or "none"}, began)
     return int(any(r.facts["gradient"]["verdict"] == "FAIL" for r in results))

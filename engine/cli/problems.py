@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -31,6 +32,12 @@ def unknown(what: str, given: str, known: Iterable[str], hint: str = "") -> clic
     near = difflib.get_close_matches(given, names, n=3, cutoff=0.6)
     guess = f" Did you mean {' or '.join(near)}?" if near else ""
     return click.UsageError(f"there is no {what} called {given!r}.{guess}\n  {hint or 'There are: ' + ', '.join(names)}")
+
+
+def needs(*modules: str) -> None:
+    """Raise the ModuleNotFoundError of a module now, and not when the work is done."""
+    for module in modules:
+        importlib.import_module(module)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from engine.cli.problems import Failure, told, unknown
+from engine.cli.problems import Failure, needs, told, unknown
 
 if TYPE_CHECKING:
     from engine.experiment import Experiment
@@ -58,6 +58,7 @@ def command(
     with told():
         from engine.interrupt import Interrupted
 
+        needs("safetensors")
         folder = out or Path("runs") / f"{model}-{data}"
         if resume:
             experiment, backend = opened(model, data, folder, kernels, changes)
