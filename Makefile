@@ -39,6 +39,9 @@ types: .venv/dev ## mypy
 notebooks: .venv/test ## run the notebooks and write the twins with their outputs  (ARGS="01_one_neuron")
 	.venv/bin/python notebooks/build.py $(ARGS)
 
+notebooks: .venv/test ## run every notebook and write its .ipynb twin  (ARGS="01_one_neuron")
+	.venv/bin/python notebooks/build.py $(ARGS)
+
 clean: ## remove the environment and the caches of the tools; runs/ and report/ stay
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

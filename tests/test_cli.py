@@ -306,7 +306,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(gnomon, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("module, extra", [("safetensors", "train"), ("sklearn", "data"), ("rich", "cli"), ("matplotlib", "plot")])
 def test_a_missing_extra_is_named_before_any_work(tmp_path, module, extra):
-    absent = f"import importlib.abc\nclass Absent(importlib.abc.MetaPathFinder):\n    def find_spec(self, name, *_):\n"
+    absent = "import importlib.abc\nclass Absent(importlib.abc.MetaPathFinder):\n    def find_spec(self, name, *_):\n"
     absent += f"        if name.partition('.')[0] == {module!r}: raise ModuleNotFoundError('not there', name=name)\n"
     absent += "sys.meta_path.insert(0, Absent())"
     if module in ("rich", "matplotlib"):
