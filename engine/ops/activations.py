@@ -198,12 +198,17 @@ def _(pick: Pick):
     return [pick.array(pick.size(0, 3), pick.size(1, 3))], {"approximate": pick.choice(["none", "tanh"])}
 
 
+def _as_narrow(y, x):
+    """y in half precision, if x is: SciPy has none, and gives float64."""
+    return y.astype(x.dtype) if np.asarray(x).dtype == np.float16 else y
+
+
 @op("... -> ...")
 def erf(x):
     r"""$y = \frac{2}{\sqrt{\pi}} \int_0^x e^{-t^2} dt$"""
     from scipy import special
 
-    return special.erf(x)
+    return _as_narrow(special.erf(x), x)
 
 
 @erf.slope("x")
@@ -217,7 +222,8 @@ def erfc(x):
     r"""$y = 1 - \mathrm{erf}\, x$, exact where that is small"""
     from scipy import special
 
-    return np.where(x < 5, special.erfc(x), special.erfcx(np.maximum(x, 5)) * gaussian.definition(x, scale=1.0))[()]
+    far = special.erfcx(np.maximum(x, 5)) * gaussian.definition(x, scale=1.0)
+    return _as_narrow(np.where(x < 5, special.erfc(x), far)[()], x)
 
 
 @erfc.slope("x")
@@ -232,7 +238,8 @@ def normal_cdf(x):
     from scipy import special
 
     u = np.minimum(x, -1) * -math.sqrt(0.5)
-    return np.where(x > -1, special.ndtr(x), 0.5 * special.erfcx(u) * gaussian.definition(x, scale=0.5))[()]
+    far = 0.5 * special.erfcx(u) * gaussian.definition(x, scale=0.5)
+    return _as_narrow(np.where(x > -1, special.ndtr(x), far)[()], x)
 
 
 @normal_cdf.slope("x")

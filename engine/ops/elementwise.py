@@ -18,8 +18,8 @@ from engine.domain import Pick, above, away_from, positive, real
 from engine.op import op
 
 __all__ = [
-    "abs", "add", "clip", "divide", "exp", "exp2", "expm1", "hypot", "log", "log10", "log1p", "log2", "logaddexp", "maximum",
-    "minimum", "multiply", "negative", "pow", "reciprocal", "remainder", "sign", "sqrt", "cbrt", "square", "stop_gradient",
+    "abs", "add", "cbrt", "clip", "copysign", "divide", "exp", "exp2", "expm1", "hypot", "log", "log10", "log1p", "log2", "logaddexp",
+    "logaddexp2", "maximum", "minimum", "multiply", "negative", "pow", "reciprocal", "sign", "sqrt", "square", "stop_gradient",
     "subtract", "where",
 ]  # fmt: skip
 
@@ -312,6 +312,24 @@ def _(x1, x2):
     return _weight(x2, x1)
 
 
+@op(PAIR, numpy=np.logaddexp2)
+def logaddexp2(x1, x2):
+    r"""$y = \log_2 (2^{x_1} + 2^{x_2})$, without overflow"""
+    return np.logaddexp2(x1, x2)
+
+
+@logaddexp2.slope("x1")
+def _(x1, x2):
+    r"""\partial y / \partial x_1 = 1 / (1 + 2^{x_2 - x_1})"""
+    return _weight(LN2 * x1, LN2 * x2)
+
+
+@logaddexp2.slope("x2")
+def _(x1, x2):
+    r"""\partial y / \partial x_2 = 1 / (1 + 2^{x_1 - x_2})"""
+    return _weight(LN2 * x2, LN2 * x1)
+
+
 @op("... -> ...", numpy=(np.absolute, np.fabs), x=away_from(0.0))
 def abs(x):
     r"""$y = |x|$"""
@@ -336,30 +354,22 @@ def _():
     return 0
 
 
-@op(PAIR, numpy=(np.remainder, np.mod), x2=positive)
-def remainder(x1, x2):
-    r"""$y = x_1 - x_2 \lfloor x_1 / x_2 \rfloor$"""
-    return np.remainder(x1, x2)
+@op(PAIR, numpy=np.copysign, x1=away_from(0.0), x2=away_from(0.0))
+def copysign(x1, x2):
+    r"""$y = |x_1| \, \mathrm{sign}\, x_2$, where the sign of 0 is that of its bit"""
+    return np.copysign(x1, x2)
 
 
-@remainder.slope("x1")
-def _():
-    r"""\partial y / \partial x_1 = 1"""
-    return 1
-
-
-@remainder.slope("x2")
+@copysign.slope("x1")
 def _(x1, x2):
-    r"""\partial y / \partial x_2 = -\lfloor x_1 / x_2 \rfloor"""
-    return -np.floor_divide(x1, x2)
+    r"""\partial y / \partial x_1 = \mathrm{sign}\, x_1 \, \mathrm{sign}\, x_2"""
+    return where(np.signbit(x2), -sign(x1), sign(x1))
 
 
-@remainder.sample
-def _(pick: Pick):
-    shape = (pick.size(0, 3), pick.size(1, 3))
-    whole, fraction = pick.integers(*shape, low=-3, high=4), 0.5 + pick.array(*shape) / 5  # off the jumps
-    x2 = pick.array(*shape, domain=above(0.5))
-    return [(whole + fraction) * x2, x2], {}
+@copysign.slope("x2")
+def _():
+    r"""\partial y / \partial x_2 = 0"""
+    return 0
 
 
 def _share_of(v, wins, ties):

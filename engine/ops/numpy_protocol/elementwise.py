@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from engine import ops
-from engine.ops.elementwise import LN2
 from engine.ops.numpy_protocol.table import CASTING, ORDER, OUT, UNUSED, WHERE, converted, holds_traced, stands_in, value
 from engine.traced import Unsupported, primal
 
@@ -60,24 +59,9 @@ def _of_a_real(x):
     return x
 
 
-@stands_in("logaddexp2")
-def _(x1, x2):
-    return ops.logaddexp(x1 * LN2, x2 * LN2) / LN2
-
-
-@stands_in("copysign")
-def _(x1, x2):
-    return ops.abs(x1) * np.copysign(np.ones((), primal(value(x1)).dtype)[()], primal(x2))
-
-
 @stands_in("ldexp")
 def _(x1, x2):
     return x1 * np.ldexp(np.ones((), primal(value(x1)).dtype)[()], x2)
-
-
-@stands_in("fmod")
-def _(x1, x2):
-    return ops.remainder(ops.abs(x1), ops.abs(x2)) * np.sign(primal(x1))  # it has the sign of x1, remainder that of x2
 
 
 @stands_in("divmod")
