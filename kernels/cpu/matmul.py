@@ -48,12 +48,17 @@ def on_stacks(product: Callable[..., Any]) -> Callable[..., Any]:
 def result(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
     """c of zeros, and c again with its leading axes as one."""
     one, other = a.shape[:-2], b.shape[:-2]
+    if one == other == ():
+        c = np.zeros((a.shape[0], b.shape[1]), a.dtype)
+        return c, c[None]
     c = np.zeros((*(one if one == other else np.broadcast_shapes(one, other)), a.shape[-2], b.shape[-1]), a.dtype)
     return c, c.reshape(prod(c.shape[:-2]), *c.shape[-2:])
 
 
 def stack(x: Any, c: np.ndarray) -> np.ndarray:
     """`x` as (s, m, n) in C order: s is 1 if one matrix serves all of c, else the number of matrices in c."""
+    if x.ndim == 2 and x.flags.carray:
+        return x[None]
     leading = x.shape[:-2]
     if leading != c.shape[:-2] and prod(leading) != 1:
         x = np.broadcast_to(x, c.shape[:-2] + x.shape[-2:])
@@ -214,9 +219,8 @@ def packed(a: Any, b: Any) -> np.ndarray:
 def operands(a: Any, b: Any, c: np.ndarray) -> tuple[Any, ...]:
     """a, its three steps, and b, as `add_products` takes them. A transposed a is read where it is."""
     m, k = a.shape[-2:]
-    turned = a.swapaxes(-1, -2)
-    if turned.flags.carray and k > 1:
-        a, step_i, step_p = stack(turned, c), 1, m
+    if not a.flags.carray and a.swapaxes(-1, -2).flags.carray:
+        a, step_i, step_p = stack(a.swapaxes(-1, -2), c), 1, m
     else:
         a, step_i, step_p = stack(a, c), k, 1
     return a.reshape(-1), m * k if len(a) > 1 else 0, step_i, step_p, stack(b, c)

@@ -30,6 +30,9 @@ def share(run: Callable[..., Any], pieces: Sequence[tuple[Any, ...]]) -> None:
 
     `run` must release the interpreter lock (`nogil=True`), else the threads only wait for each other.
     """
+    if len(pieces) == 1:
+        run(*pieces[0])
+        return
     helpers = min(threads(), len(pieces)) - 1
     left = iter(pieces)  # `next` of a built-in iterator is one step under the interpreter lock: each piece is taken once
     futures = [_workers().submit(_work, run, left) for _ in range(helpers)]

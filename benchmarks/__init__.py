@@ -1,0 +1,1 @@
+"""How fast, against what, and how far to trust it. Verify first, then time."""
