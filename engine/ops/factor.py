@@ -223,7 +223,7 @@ def _numpy_cholesky(a: Any, /, *, upper: bool = False) -> Any:
     return cholesky(_mirrored(a, "U" if upper else "L"), upper=upper)
 
 
-def _numpy_eigh(a: Any, UPLO: str = "L") -> Eigh:
+def _numpy_eigh(a: Any, UPLO: str = "L") -> Any:
     return eigh(_mirrored(a, UPLO))
 
 

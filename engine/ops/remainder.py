@@ -34,7 +34,7 @@ def _(x1, x2):
 
 
 @remainder.sample
-def _(pick: Pick):
+def off_the_jumps(pick: Pick):
     shape = (pick.size(0, 3), pick.size(1, 3))
     whole, fraction = pick.integers(*shape, low=-3, high=4), 0.5 + pick.array(*shape) / 5  # off the jumps
     x2 = pick.array(*shape, domain=above(0.5))
@@ -61,5 +61,5 @@ def _(x1, x2):
 
 @fmod.sample
 def _(pick: Pick):
-    (x1, x2), params = remainder.sampler(pick)
+    (x1, x2), params = off_the_jumps(pick)
     return [x1, x2 * (2 * pick.integers(*x2.shape, high=2) - 1)], params
