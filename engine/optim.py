@@ -32,7 +32,7 @@ Arrays = dict[str, np.ndarray]
 Moments = dict[str, Any]
 
 
-class Optimiser(ABC):
+class Optimizer(ABC):
     """What the optimisers share: the walk over the names."""
 
     slots: ClassVar[tuple[str, ...]] = ()  # what is remembered for each parameter
@@ -81,7 +81,7 @@ class Optimiser(ABC):
 
 
 @dataclass(frozen=True)
-class SGD(Optimiser):
+class SGD(Optimizer):
     """Gradient descent: `engine.ops.sgd_step`."""
 
     lr: Rate
@@ -94,7 +94,7 @@ class SGD(Optimiser):
 
 
 @dataclass(frozen=True)
-class Momentum(Optimiser):
+class Momentum(Optimizer):
     """Gradient descent with momentum: `engine.ops.momentum_step`, or `nesterov_step`."""
 
     slots: ClassVar[tuple[str, ...]] = ("m",)
@@ -111,7 +111,7 @@ class Momentum(Optimiser):
 
 
 @dataclass(frozen=True)
-class Adagrad(Optimiser):
+class Adagrad(Optimizer):
     """A rate for each weight, from all its squared gradients: `engine.ops.adagrad_step`."""
 
     slots: ClassVar[tuple[str, ...]] = ("v",)
@@ -126,7 +126,7 @@ class Adagrad(Optimiser):
 
 
 @dataclass(frozen=True)
-class RMSprop(Optimiser):
+class RMSprop(Optimizer):
     """A rate for each weight, from its recent squared gradients: `engine.ops.rmsprop_step`."""
 
     slots: ClassVar[tuple[str, ...]] = ("v",)
@@ -144,7 +144,7 @@ class RMSprop(Optimiser):
 
 
 @dataclass(frozen=True)
-class Adam(Optimiser):
+class Adam(Optimizer):
     """Momentum and a rate for each weight, both with their start corrected: `engine.ops.adam_step`."""
 
     slots: ClassVar[tuple[str, ...]] = ("m", "v")
@@ -163,7 +163,7 @@ class Adam(Optimiser):
 
 
 @dataclass(frozen=True)
-class AdamW(Optimiser):
+class AdamW(Optimizer):
     """Adam whose decay acts on the weight itself: `engine.ops.adamw_step`."""
 
     slots: ClassVar[tuple[str, ...]] = ("m", "v")

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.optim import SGD, Adagrad, Adam, AdamW, Momentum, Optimiser, RMSprop
+from engine.optim import SGD, Adagrad, Adam, AdamW, Momentum, Optimizer, RMSprop
 from engine.schedule import Cosine, Rate
 
-OPTIMIZERS: dict[str, Callable[..., Optimiser]] = {
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "sgd": SGD,
     "momentum": Momentum,
     "adagrad": Adagrad,
@@ -33,7 +33,7 @@ class Recipe:
     weight_decay: float = 0.0
     examples: int | None = None
 
-    def made(self, examples: int) -> Optimiser:
+    def made(self, examples: int) -> Optimizer:
         """The optimiser, with its schedule over all the steps that so many examples take."""
         steps = self.epochs * -(-examples // self.batch_size)
         rate: Rate = Cosine(self.lr, steps)

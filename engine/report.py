@@ -90,7 +90,7 @@ def write(results: Sequence[Result], facts: dict[str, Any], folder: str | os.Pat
     for name, draw in pictures(results):
         with styled():
             figure = draw()
-            figure.savefig(where / name, bbox_inches="tight", pad_inches=0.15)
+            figure.savefig(where / name)
         files.append(where / name)
     files.append(where / "report.json")
     content = {**facts, "models": [r.facts for r in results], "pictures": [f.name for f in files[:-1]]}
@@ -134,13 +134,27 @@ def styled() -> Iterator[None]:
         yield
 
 
-def figure(columns: int, rows: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of equal panels, each `width` by `height` inches."""
+def plots(columns: int, rows: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of equal panels with axes and titles, each `width` by `height` inches."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    room = ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1)
+    made = Figure(figsize=(columns * width, rows * height), layout=room)
+    return made, list(made.subplots(rows, columns, squeeze=False).ravel())
+
+
+def pictures_in_rows(columns: int, rows: int, size: float, title: str, right: float = 0.99) -> tuple[Figure, list[Axes]]:
+    """A figure of square pictures under small titles, `size` inches each. Its layout is fixed: to find one for so many is slow."""
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(columns * width, rows * height), layout="constrained")
-    made.get_layout_engine().set(h_pad=0.08, w_pad=0.08)  # type: ignore[union-attr, call-arg]
-    panels = made.subplots(rows, columns, squeeze=False, **options)
+    width, height, head = columns * size, rows * (size + 0.4), 0.45
+    made = Figure(figsize=(width, height + head))
+    panels = made.subplots(rows, columns, squeeze=False)
+    made.subplots_adjust(0.01, 0.01, right, (height - 0.4) / (height + head), wspace=0.08, hspace=0.48 / size)
+    made.suptitle(title, fontsize=11, fontweight="bold", x=0.01, y=1 - 0.1 / (height + head), ha="left", va="top")
+    for panel in panels.ravel():
+        panel.axis("off")
     return made, list(panels.ravel())
 
 
@@ -152,7 +166,7 @@ def grid(count: int, most: int) -> tuple[int, int]:
 
 def loss_curves(results: Sequence[Result]) -> Figure:
     """A panel a model: the loss on the training data and on the test data after each epoch."""
-    made, panels = figure(*grid(len(results), 3), 3.6, 2.9)
+    made, panels = plots(*grid(len(results), 3), 3.6, 2.9)
     for panel, r in zip(panels, results, strict=False):
         panel.plot(*np.transpose(r.curve.train), color=TRAIN, label="train")
         panel.plot(*np.transpose(r.curve.test), color=TEST, label="test")
@@ -182,7 +196,7 @@ def empty(panels: Iterable[Axes]) -> None:
 
 def confusion_matrices(results: Sequence[Result]) -> Figure:
     """A panel a classifier; the colour is the share of the row, the number the count."""
-    made, panels = figure(*grid(len(results), 2), 4.6, 4.4)
+    made, panels = plots(*grid(len(results), 2), 4.6, 4.4)
     for panel, r in zip(panels, results, strict=False):
         matrix = confusion_matrix(r.answers.truth, r.answers.said, labels=np.arange(len(r.answers.names)))
         share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -202,7 +216,7 @@ def confusion_matrices(results: Sequence[Result]) -> Figure:
 
 def regressions(results: Sequence[Result]) -> Figure:
     """A panel a regression: what was said against the truth."""
-    made, panels = figure(*grid(len(results), 2), 4.6, 4.2)
+    made, panels = plots(*grid(len(results), 2), 4.6, 4.2)
     for panel, r in zip(panels, results, strict=False):
         truth, said = r.answers.truth, r.answers.said
         ends = [min(truth.min(), said.min()), max(truth.max(), said.max())]
@@ -229,35 +243,29 @@ def worst_mistakes(r: Result, count: int = 24) -> Figure:
     """The pictures that were read wrongly with the greatest confidence."""
     a = r.answers
     assert a.pictures is not None and a.sureness is not None
-    chosen = worst(a, count)
-    made, panels = figure(*grid(len(chosen), 8), 1.25, 1.6)
+    chosen, total = worst(a, count), int(np.sum(a.truth != a.said))
+    shown = f"all {total}" if total <= count else f"{len(chosen)} of {total}"
+    columns, rows = grid(len(chosen), 8)
+    made, panels = pictures_in_rows(max(columns, 5), rows, 1.2, f"{r.title}: the surest mistakes on the test set, {shown}")
     for panel, i in zip(panels, chosen, strict=False):
         panel.imshow(a.pictures[i], cmap="gray_r")
-        panel.set_title(
-            f"{a.names[a.truth[i]]}, said {a.names[a.said[i]]}\n{a.sureness[i]:.0%} sure", fontsize=8, fontweight="normal", loc="center"
-        )
-    empty(panels)
-    total = int(np.sum(a.truth != a.said))
-    shown = f"all {total}" if total <= count else f"{len(chosen)} of {total}"
-    made.suptitle(f"{r.title}: the surest mistakes on the test set, {shown}", fontsize=11, fontweight="bold", x=0.01, ha="left")
+        panel.set_title(f"{a.names[a.truth[i]]}, said {a.names[a.said[i]]}\n{percent(a.sureness[i])} sure", **SMALL)
     return made
 
 
 def first_filters(r: Result) -> Figure:
     """Each filter of the first convolution; below it, what it answers to one picture."""
     assert r.filters is not None and r.picture is not None and r.responses is not None
-    n = len(r.filters)
-    made, panels = figure(n + 1, 2, 1.4, 1.55)
-    above, below = panels[: n + 1], panels[n + 1 :]
+    n = len(r.filters) + 1
+    made, panels = pictures_in_rows(n, 2, 1.35, f"{r.title}: the first filters, and the response of each", right=0.93)
+    above, below = panels[:n], panels[n:]
     below[0].imshow(r.picture, cmap="gray_r")
     below[0].set_title("a test picture", **SMALL)
-    for i, panel in enumerate(above[1:], start=1):
-        panel.set_title(f"filter {i}", **SMALL)
-    for row, pictures, label in ((above[1:], r.filters, "weight"), (below[1:], r.responses, "response")):
+    for row, pictures, label in ((above, r.filters, "filter"), (below, r.responses, "response")):
         size = float(np.abs(pictures).max())
-        for panel, picture in zip(row, pictures, strict=True):
+        for i, (panel, picture) in enumerate(zip(row[1:], pictures, strict=True), start=1):
             drawn = panel.imshow(picture, cmap=DIVERGING, vmin=-size, vmax=size)
-        made.colorbar(drawn, ax=row, shrink=0.8, label=label, pad=0.01)
-    empty(panels)
-    made.suptitle(f"{r.title}: the first filters, and the response of each", fontsize=11, fontweight="bold", x=0.01, ha="left")
+            panel.set_title(f"{label} {i}", **SMALL)
+        place = row[-1].get_position()
+        made.colorbar(drawn, cax=made.add_axes((place.x1 + 0.01, place.y0, 0.01, place.height)))
     return made

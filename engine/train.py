@@ -27,7 +27,7 @@ import numpy as np
 from engine.data import batches
 from engine.interrupt import Interrupted, postponed
 from engine.nets import Layer
-from engine.optim import Optimiser, clip_by_global_norm
+from engine.optim import Optimizer, clip_by_global_norm
 from engine.progress import Callback
 from engine.progress import progress as progress_bar
 from engine.reverse import value_and_grad
@@ -47,7 +47,7 @@ def fit(
     params: Arrays,
     data: Any,
     *,
-    optimizer: Optimiser,
+    optimizer: Optimizer,
     epochs: int,
     batch_size: int = 64,
     state: Arrays | None = None,
@@ -118,7 +118,7 @@ def fit(
     return run.chosen()
 
 
-def train_step(run: Run, loss: Loss, batch: Sequence[Any], optimizer: Optimiser, *, clip_norm: float | None = None) -> float:
+def train_step(run: Run, loss: Loss, batch: Sequence[Any], optimizer: Optimizer, *, clip_norm: float | None = None) -> float:
     """One step of `run` along the gradient of the loss on one batch. Returns the loss before the step."""
     began = time.perf_counter()
 
@@ -153,7 +153,7 @@ def end_epoch(run: Run, measured: Mapping[str, float]) -> None:
 
 
 def _measured(
-    run: Run, loss: Loss, optimizer: Optimiser, validation: Any, evaluate: Callable[[Run], Mapping[str, float]] | None
+    run: Run, loss: Loss, optimizer: Optimizer, validation: Any, evaluate: Callable[[Run], Mapping[str, float]] | None
 ) -> dict[str, float]:
     measured = {"lr": rate(optimizer.lr, max(run.step - 1, 0))}
     if validation is not None:
@@ -239,7 +239,7 @@ def _plan(
     arrays: Sequence[Any],
     params: Arrays,
     state: Arrays | None,
-    optimizer: Optimiser,
+    optimizer: Optimizer,
     batch_size: int,
     seed: int,
     clip_norm: float | None,

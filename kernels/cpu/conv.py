@@ -281,6 +281,24 @@ def widen(y, n, many, first, wide, pitch, back):
                 copy(y[n + m, first + o, p], 1, wide[o, p * pitch * many + m :], many, y.shape[3], back)
 
 
+@njit(cache=True, nogil=True, inline="always")
+def flat_picture(x, n, many, first, channels, stride, corner, height, pitch):
+    """Zeros for `deal` to fill; or x itself, and True, if one picture without padding lies there as it should."""
+    size = channels * stride[0] * stride[1] * height * pitch * many
+    here = many == 1 and stride == (1, 1) and corner == (0, 0) and height == x.shape[2] and pitch == x.shape[3]
+    begin = (n * x.shape[1] + first) * height * pitch
+    return (x.ravel()[begin : begin + size] if here else np.zeros(size, x.dtype)), here
+
+
+@njit(cache=True, nogil=True, inline="always")
+def wide_rows(y, n, many, first, filters, pitch, span):
+    """Zeros for `widen` to fill; or y itself, and True, if there is nothing between its rows."""
+    size = filters * span * many
+    here = many == 1 and pitch == y.shape[3]
+    begin = (n * y.shape[1] + first) * span
+    return (y.ravel()[begin : begin + size] if here else np.zeros(size, y.dtype)).reshape(filters, span * many), here
+
+
 @njit(cache=True, nogil=True, fastmath={"contract"}, inline="always")
 def add_4_by_4(
     c0, c1, c2, c3, b0, b1, b2, b3,
@@ -377,14 +395,16 @@ def flat_to_y(x, w, y, stride, corner, dilation, groups, first, last):
         long, at = span * many, starts.ravel() * many
         to = np.arange(filters) * long
         for g in range(groups):
-            flat = np.zeros(w.shape[1] * stride[0] * stride[1] * height * pitch * many, x.dtype)
-            deal(x, n, many, g * w.shape[1], w.shape[1], flat, stride, corner, height, pitch, False)
-            wide = np.zeros((filters, long), x.dtype)
+            flat, there = flat_picture(x, n, many, g * w.shape[1], w.shape[1], stride, corner, height, pitch)
+            if not there:
+                deal(x, n, many, g * w.shape[1], w.shape[1], flat, stride, corner, height, pitch, False)
+            wide, whole = wide_rows(y, n, many, g * filters, filters, pitch, span)
             for left in range(0, long, block):
                 for o in range(0, filters, 4):
                     row, tall, length = (g * filters + o) * kernel, min(4, filters - o), min(block, long - left)
                     add_rows(wide.ravel(), to[o:], 1, flat, at, left, length, weights, row, kernel, 1, tall, kernel)
-            widen(y, n, many, g * filters, wide, pitch, True)
+            if not whole:
+                widen(y, n, many, g * filters, wide, pitch, True)
 
 
 @njit(cache=True, nogil=True)
@@ -399,16 +419,18 @@ def flat_to_x(x, w, y, stride, corner, dilation, groups, first, last):
         long, to = span * many, starts.ravel() * many
         at = np.arange(filters) * long
         for g in range(groups):
-            wide = np.zeros((filters, long), x.dtype)
-            widen(y, n, many, g * filters, wide, pitch, False)
-            flat = np.zeros(w.shape[1] * stride[0] * stride[1] * height * pitch * many, x.dtype)
+            wide, whole = wide_rows(y, n, many, g * filters, filters, pitch, span)
+            if not whole:
+                widen(y, n, many, g * filters, wide, pitch, False)
+            flat, there = flat_picture(x, n, many, g * w.shape[1], w.shape[1], stride, corner, height, pitch)
             for left in range(0, long, block):
                 for k in range(0, w.shape[1], 4):
                     tall, length = min(4, w.shape[1] - k), min(block, long - left)
                     for i in range(k * positions, (k + 1) * positions):
                         row = g * filters * kernel + i
                         add_rows(flat, to[i:], positions, wide.ravel(), at, left, length, weights, row, positions, kernel, tall, filters)
-            deal(x, n, many, g * w.shape[1], w.shape[1], flat, stride, corner, height, pitch, True)
+            if not there:
+                deal(x, n, many, g * w.shape[1], w.shape[1], flat, stride, corner, height, pitch, True)
 
 
 @njit(cache=True, nogil=True)
@@ -422,10 +444,12 @@ def flat_to_w(x, w, y, stride, corner, dilation, groups, first, last, part):
         many = min(side_by_side, last - n)
         at = starts.ravel() * many
         for g in range(groups):
-            flat = np.zeros(w.shape[1] * stride[0] * stride[1] * height * pitch * many, x.dtype)
-            deal(x, n, many, g * w.shape[1], w.shape[1], flat, stride, corner, height, pitch, False)
-            wide = np.zeros((filters, span * many), x.dtype)
-            widen(y, n, many, g * filters, wide, pitch, False)
+            flat, there = flat_picture(x, n, many, g * w.shape[1], w.shape[1], stride, corner, height, pitch)
+            if not there:
+                deal(x, n, many, g * w.shape[1], w.shape[1], flat, stride, corner, height, pitch, False)
+            wide, whole = wide_rows(y, n, many, g * filters, filters, pitch, span)
+            if not whole:
+                widen(y, n, many, g * filters, wide, pitch, False)
             for o in range(0, filters, 4):
                 add_dots(sums, g * filters + o, wide, o, flat, at)
 
