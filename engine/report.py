@@ -148,7 +148,7 @@ def pictures_in_rows(columns: int, rows: int, size: float, title: str, right: fl
     """A figure of square pictures under small titles, `size` inches each. Its layout is fixed: to find one for so many is slow."""
     from matplotlib.figure import Figure
 
-    width, height, head = columns * size, rows * (size + 0.4), 0.45
+    width, height, head = columns * size, rows * (size + 0.4), 0.3
     made = Figure(figsize=(width, height + head))
     panels = made.subplots(rows, columns, squeeze=False)
     made.subplots_adjust(0.01, 0.01, right, (height - 0.4) / (height + head), wspace=0.08, hspace=0.48 / size)
