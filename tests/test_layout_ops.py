@@ -26,6 +26,7 @@ MOVES = {
     "roll axes": (lambda x: ops.roll(x, shift=(1, 7), axis=(0, -1)), lambda x: np.roll(x, (1, 7), (0, -1)), [CUBE, (2, 3)]),
     "roll one shift": (lambda x: ops.roll(x, shift=1, axis=(0, 1)), lambda x: np.roll(x, 1, (0, 1)), [CUBE, (2, 3)]),
     "repeat": (lambda x: ops.repeat(x, repeats=3), lambda x: np.repeat(x, 3), [CUBE, (), (0,)]),
+    "repeat a number": (lambda x: ops.repeat(x, repeats=3, axis=-1), lambda x: np.repeat(x, 3, -1), [(), (2,)]),
     "repeat along": (lambda x: ops.repeat(x, repeats=2, axis=-2), lambda x: np.repeat(x, 2, -2), [CUBE, (2, 3)]),
     "repeat each": (lambda x: ops.repeat(x, repeats=[0, 2, 1], axis=1), lambda x: np.repeat(x, [0, 2, 1], 1), [CUBE]),
     "tile": (lambda x: ops.tile(x, repetitions=3), lambda x: np.tile(x, 3), [CUBE, (), (0, 2)]),

@@ -219,7 +219,7 @@ def _(x, *, repeats, axis):
 @repeat.vjp("x")
 def _(g, x_shape, *, repeats, axis):
     r"""\bar x_i = \sum_{\text{copies}} \bar y"""
-    shape = (math.prod(x_shape),) if axis is None else x_shape
+    shape = x_shape if axis is not None and x_shape else (math.prod(x_shape),)  # a 0-d array repeats like one of a single element
     axis = 0 if axis is None else axes_of(axis, len(shape))[0]
     copies = np.repeat(np.arange(shape[axis]), repeats)
     return reshape(scatter(g, key=(slice(None),) * axis + (copies,), shape=shape), shape=x_shape)
