@@ -1,0 +1,1 @@
+"""Property tests for gradients: anybody's, of any framework."""
