@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from kernels.cpu.arrays import dense
 from kernels.cpu.threads import share
 from kernels.cpu.windows import count, pair, sides
 from kernels.registry import rung
@@ -31,11 +32,6 @@ BLOCK_BYTES = 4096  # of a row: four rows of the result are half of a common fir
 LONG_ENOUGH = 128  # elements in a row; pictures with shorter rows are laid side by side
 WORTH_A_THREAD = 1_000_000  # flops in a piece, see matmul
 PARTS = 16  # at most, into which the examples of a weight gradient are cut: each part has a sum of its own
-
-
-def dense(x: Any) -> np.ndarray:
-    """`x` in C order, aligned and writable, which one compiled variant serves; a copy only if it is not so already."""
-    return x if x.flags.carray else np.array(x, order="C")
 
 
 def forward(run: Callable[..., Any]) -> Callable[..., Any]:
@@ -98,8 +94,7 @@ def seven_loops(x, w, y, stride, corner, dilation, groups):
                     for k in range(w.shape[1]):
                         for i in range(w.shape[2]):
                             for j in range(w.shape[3]):
-                                row = p * stride[0] + i * dilation[0] - corner[0]
-                                column = q * stride[1] + j * dilation[1] - corner[1]
+                                row, column = p * stride[0] + i * dilation[0] - corner[0], q * stride[1] + j * dilation[1] - corner[1]
                                 if 0 <= row < x.shape[2] and 0 <= column < x.shape[3]:
                                     y[n, o, p, q] += x[n, first + k, row, column] * w[o, k, i, j]
 
@@ -116,8 +111,7 @@ def seven_loops_to_x(x, w, y, stride, corner, dilation, groups):
                     for k in range(w.shape[1]):
                         for i in range(w.shape[2]):
                             for j in range(w.shape[3]):
-                                row = p * stride[0] + i * dilation[0] - corner[0]
-                                column = q * stride[1] + j * dilation[1] - corner[1]
+                                row, column = p * stride[0] + i * dilation[0] - corner[0], q * stride[1] + j * dilation[1] - corner[1]
                                 if 0 <= row < x.shape[2] and 0 <= column < x.shape[3]:
                                     x[n, first + k, row, column] += y[n, o, p, q] * w[o, k, i, j]
 
@@ -134,8 +128,7 @@ def seven_loops_to_w(x, w, y, stride, corner, dilation, groups):
                     for k in range(w.shape[1]):
                         for i in range(w.shape[2]):
                             for j in range(w.shape[3]):
-                                row = p * stride[0] + i * dilation[0] - corner[0]
-                                column = q * stride[1] + j * dilation[1] - corner[1]
+                                row, column = p * stride[0] + i * dilation[0] - corner[0], q * stride[1] + j * dilation[1] - corner[1]
                                 if 0 <= row < x.shape[2] and 0 <= column < x.shape[3]:
                                     w[o, k, i, j] += x[n, first + k, row, column] * y[n, o, p, q]
 
@@ -392,8 +385,7 @@ def flat_to_y(x, w, y, stride, corner, dilation, groups, first, last):
     block, side_by_side = BLOCK_BYTES // x.itemsize, -(-LONG_ENOUGH // span)
     for n in range(first, last, side_by_side):
         many = min(side_by_side, last - n)
-        long, at = span * many, starts.ravel() * many
-        to = np.arange(filters) * long
+        long, at, to = span * many, starts.ravel() * many, np.arange(filters) * (span * many)
         for g in range(groups):
             flat, there = flat_picture(x, n, many, g * w.shape[1], w.shape[1], stride, corner, height, pitch)
             if not there:
@@ -416,8 +408,7 @@ def flat_to_x(x, w, y, stride, corner, dilation, groups, first, last):
     positions = w.shape[2] * w.shape[3]
     for n in range(first, last, side_by_side):
         many = min(side_by_side, last - n)
-        long, to = span * many, starts.ravel() * many
-        at = np.arange(filters) * long
+        long, to, at = span * many, starts.ravel() * many, np.arange(filters) * (span * many)
         for g in range(groups):
             wide, whole = wide_rows(y, n, many, g * filters, filters, pitch, span)
             if not whole:
@@ -473,9 +464,6 @@ def flat_slices_to_x(x: Any, w: Any, y: Any, *geometry: Any) -> None:
 @weight_grad
 def flat_slices_to_w(x: Any, w: Any, y: Any, *geometry: Any) -> None:
     flat_to_w(x, w[None], y, *geometry, 0, len(x), 0)
-
-
-# 4. Threads.
 
 
 def cut(examples: int, w: np.ndarray, y: np.ndarray, most: int) -> list[tuple[int, int]]:

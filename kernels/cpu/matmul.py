@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from kernels.cpu.arrays import dense
 from kernels.cpu.threads import share
 from kernels.registry import rung
 
@@ -62,9 +63,7 @@ def stack(x: Any, c: np.ndarray) -> np.ndarray:
     leading = x.shape[:-2]
     if leading != c.shape[:-2] and prod(leading) != 1:
         x = np.broadcast_to(x, c.shape[:-2] + x.shape[-2:])
-    if not x.flags.carray:  # that is C order, aligned and writable: one compiled variant serves
-        x = np.array(x, order="C")
-    return x.reshape(prod(x.shape[:-2]), *x.shape[-2:])
+    return dense(x).reshape(prod(x.shape[:-2]), *x.shape[-2:])
 
 
 @rung("matmul", "cpu", step=1, idea="the definition: one inner product an element")

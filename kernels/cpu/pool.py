@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from kernels.cpu.arrays import dense
 from kernels.cpu.threads import share
 from kernels.cpu.windows import Pair, count, pair, sides
 from kernels.registry import rung
@@ -33,8 +34,7 @@ Run = Callable[..., Any]
 
 def planes(x: Any) -> np.ndarray:
     """`x` as (n * c, h, w) in C order; a copy only if it is not so already."""
-    x = x if x.flags.carray else np.array(x, order="C")  # carray: C order, aligned, writable, so that one variant serves
-    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+    return dense(x).reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
 def window(kernel_size: Any, stride: Any, padding: Any) -> tuple[Pair, Pair, Pair]:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from kernels.cpu.arrays import dense
 from kernels.cpu.threads import share
 from kernels.registry import rung
 
@@ -45,17 +46,10 @@ one_pass = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract
 def step(run: Run, arrays: tuple[Any, ...], hyper: tuple[float, ...]) -> Arrays:
     """The new p, m, v by `run`, from arrays p, g, m, v."""
     shape, number = arrays[0].shape, arrays[0].dtype.type
-    flat = [flattened(x) for x in arrays]
+    flat = [dense(np.asarray(x)).reshape(-1) for x in arrays]
     new = [np.empty_like(flat[0]) for _ in range(len(arrays) - 1)]
     run(*flat, *new, *[number(h) for h in hyper])
     return tuple([x.reshape(shape) for x in new])
-
-
-def flattened(x: Any) -> np.ndarray:
-    x = np.asarray(x)
-    if not x.flags.carray:  # C order, aligned, writable: one compiled variant serves
-        x = np.array(x, order="C")
-    return x.reshape(-1)
 
 
 def in_threads(run: Run, arrays: int, *job: Any) -> None:
