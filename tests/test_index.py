@@ -189,6 +189,16 @@ def test_take(shape, axis):
     assert np.allclose(pull(g)[0], total.reshape(SHAPE), rtol=1e-13)
 
 
+@pytest.mark.parametrize("axis", [None, 0, -1])
+def test_take_from_a_number(axis):
+    def f(x):
+        return [np.where(True, x, 0.0)] + [ops.take(x, i, axis=axis) for i in ([0, -1, 0], -1, np.arange(0))]
+
+    ys, pull = vjp(f, np.array(2.0))
+    assert [y.shape for y in ys] == [(), (3,), (), (0,)]
+    assert pull([1.0, np.array([1.0, 2.0, 4.0]), 8.0, np.zeros(0)])[0] == 16.0
+
+
 def test_take_outside():
     with pytest.raises(IndexError, match="take: index 5 is out of bounds"):
         ops.take(np.zeros(3), [5])

@@ -160,7 +160,7 @@ def _(x, indices, *, axis):
 @take.vjp("x")
 def _(g, x_shape, indices, *, axis):
     r"""\bar x_{\ldots k_i \ldots} {+}{=} \bar y_{\ldots i \ldots}"""
-    if axis is None:
+    if axis is None or not x_shape:
         return reshape(scatter(g, key=indices, shape=(math.prod(x_shape),)), shape=x_shape)
     return scatter(g, key=_from_axis(indices, axis, len(x_shape)), shape=x_shape)
 
@@ -168,8 +168,12 @@ def _(g, x_shape, indices, *, axis):
 @take.accumulate("x")
 def _(total, g, indices, *, axis):
     r"""\bar x_{\ldots k_i \ldots} {+}{=} \bar y_{\ldots i \ldots}"""
-    key = np.unravel_index(np.asarray(indices) % total.size, total.shape) if axis is None else _from_axis(indices, axis, total.ndim)
-    _add_at(total, key, g)
+    if total.ndim < 2:
+        _add_at(total.reshape(-1), indices, g)
+    elif axis is None:
+        _add_at(total, np.unravel_index(np.asarray(indices) % total.size, total.shape), g)
+    else:
+        _add_at(total, _from_axis(indices, axis, total.ndim), g)
 
 
 def _from_axis(indices, axis, ndim: int):
