@@ -234,3 +234,12 @@ def test_astype_goes_back_to_the_dtype_of_the_argument():
     y, pull = vjp(lambda x: ops.astype(x, dtype=np.float64), x)
     (gx,) = pull(np.ones(3))
     assert y.dtype == np.float64 and gx.dtype == np.float32
+
+
+def test_transpose_reverses_the_axes_or_takes_an_order():
+    x = np.arange(24.0).reshape(2, 3, 4)
+    g = np.random.default_rng(0).normal(size=(4, 3, 2))
+    y, pull = vjp(ops.transpose, x)
+    assert np.array_equal(y, x.T)
+    assert np.array_equal(pull(g)[0], g.T)
+    assert np.array_equal(ops.transpose(x, (1, 0, 2)), np.transpose(x, (1, 0, 2)))

@@ -18,7 +18,7 @@ from engine.shapes import ShapeError
 
 __all__ = [
     "astype", "broadcast_to", "concat", "expand_dims", "flip", "matrix_transpose", "moveaxis", "permute_dims", "reshape", "roll", "split",
-    "squeeze", "stack", "sum_to", "swapaxes", "tril", "triu",
+    "squeeze", "stack", "sum_to", "swapaxes", "transpose", "tril", "triu",
 ]  # fmt: skip
 
 
@@ -177,6 +177,11 @@ def matrix_transpose(x):
 def _(g):
     r"""\bar X = \bar Y^\top"""
     return matrix_transpose(g)
+
+
+def transpose(x, axes=None):
+    r"""$y_{\ldots j i} = x_{i j \ldots}$: the axes in reverse, or in the order of `axes`, as `np.transpose`"""
+    return permute_dims(x, axes=tuple(reversed(range(len(shape_of(x))))) if axes is None else tuple(axes))
 
 
 def moveaxis(x, source, destination):
