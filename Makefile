@@ -21,7 +21,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/demo ## train the four models on real data and write ./report  (ARGS="--quick --report DIR")
-	.venv/bin/gnomon demo $(ARGS)
+	.venv/bin/python -m engine demo $(ARGS)
 
 test: .venv/test ## the default test suite  (ARGS="tests/test_cli.py -k help")
 	.venv/bin/python -m pytest $(ARGS)
@@ -39,9 +39,6 @@ types: .venv/dev ## mypy
 notebooks: .venv/test ## run the notebooks and write the twins with their outputs  (ARGS="01_one_neuron")
 	.venv/bin/python notebooks/build.py $(ARGS)
 
-notebooks: .venv/test ## run every notebook and write its .ipynb twin  (ARGS="01_one_neuron")
-	.venv/bin/python notebooks/build.py $(ARGS)
-
 clean: ## remove the environment and the caches of the tools; runs/ and report/ stay
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -53,6 +50,7 @@ ifneq ($(shell cat .venv/made 2>/dev/null),$(shell pwd -P))
 endif
 
 .venv/made:
+	@case "$$(pwd -P)" in *'$$'*) echo 'setuptools cannot install from a folder with a $$ in its path: please rename it'; exit 1;; esac
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	  || { echo 'Gnomon needs Python 3.10 or newer. If there is another one: make PYTHON=python3.12'; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo 'python3 -m venv does not work here. On Debian and Ubuntu: apt install python3-venv'; exit 1; }
