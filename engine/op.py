@@ -151,6 +151,11 @@ class Op:
             return compute(*arrays, **params)
         except (ValueError, IndexError) as e:
             raise self._explained(e, arrays, params) from e
+        except TypeError as e:
+            for i, a in enumerate(arrays):
+                if getattr(a, "dtype", np.dtype(float)).kind not in "biufc":
+                    raise TypeError(f"{self.name}: an array of numbers is wanted, {self.argument(i)} holds {a.dtype}") from e
+            raise
 
     def _as_array(self, a: Any) -> Any:
         if isinstance(a, np.generic) or (self.elementwise and isinstance(a, (bool, int, float, complex))):

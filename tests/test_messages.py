@@ -41,6 +41,11 @@ def test_words_are_no_numbers():
     assert "an array of numbers is wanted, list holds <U1: ['a', 'b']" in message(TypeError, ops.sum, ["a", "b"])
 
 
+def test_an_array_of_words_is_named():
+    assert message(TypeError, ops.tanh, np.array(["a"])) == "tanh: an array of numbers is wanted, x holds <U1"
+    assert message(TypeError, ops.add, np.ones(1), np.array([None])) == "add: an array of numbers is wanted, x2 holds object"
+
+
 def test_float_would_cut_the_gradient():
     import math
 
