@@ -113,9 +113,9 @@ def _result(show: Show, e: Experiment, run: Run, facts: dict[str, Any]) -> Resul
     answers = Answers(
         truth=e.test[1],
         said=e.what.decide(scores),
-        names=e.set.classes,
+        names=e.dataset.classes,
         sureness=None if regression else np.max(e.what.probabilities(scores), axis=1),
-        pictures=e.set.x_test[:, 0] if e.set.x_test.ndim == 4 else None,
+        pictures=e.dataset.x_test[:, 0] if e.dataset.x_test.ndim == 4 else None,
     )
     seen = first_convolution(run.params, e.test[0][:1]) if "conv1/w" in run.params else ()
     name = show.model if sum(s.model == show.model for s in SHOWS) == 1 else f"{show.model}-{show.data}"

@@ -53,7 +53,7 @@ class Experiment:
         return models.get(self.model)
 
     @cached_property
-    def set(self) -> Dataset:
+    def dataset(self) -> Dataset:
         """The data. Raises Mismatch if the model cannot learn them."""
         found = load(self.data, seed=self.seed)
         if found.task != self.what.task:
@@ -65,26 +65,26 @@ class Experiment:
     def train(self) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets to train on."""
         rows = slice(self.recipe.examples)
-        return self.prepared(self.set.x_train[rows]), self.set.y_train[rows]
+        return self.prepared(self.dataset.x_train[rows]), self.dataset.y_train[rows]
 
     @cached_property
     def test(self) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets held back."""
-        return self.prepared(self.set.x_test), self.set.y_test
+        return self.prepared(self.dataset.x_test), self.dataset.y_test
 
     def held_out(self, data: str) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets held back of another data set. Raises Mismatch if this model was made for something else."""
         if data == self.data:
             return self.test
         other = load(data, seed=self.seed)
-        if (other.x_test.shape[1:], len(other.classes)) != (self.set.x_test.shape[1:], len(self.set.classes)):
-            raise Mismatch(f"the model was trained on {self.set!r}\n  it does not fit {other!r}")
+        if (other.x_test.shape[1:], len(other.classes)) != (self.dataset.x_test.shape[1:], len(self.dataset.classes)):
+            raise Mismatch(f"the model was trained on {self.dataset!r}\n  it does not fit {other!r}")
         return self.prepared(other.x_test), other.y_test
 
     @cached_property
     def levels(self) -> tuple[float, float]:
         """Mean and standard deviation over all pixels of the training part; tables come standardised."""
-        x = self.set.x_train
+        x = self.dataset.x_train
         return (float(np.mean(x, dtype=np.float64)), float(np.std(x, dtype=np.float64))) if x.ndim == 4 else (0.0, 1.0)
 
     def prepared(self, x: np.ndarray) -> np.ndarray:
@@ -94,9 +94,9 @@ class Experiment:
 
     def start(self) -> Params:
         """The parameters before the first step. Raises Mismatch if the model cannot take inputs of this shape."""
-        shape = self.set.x_train.shape[1:]
+        shape = self.dataset.x_train.shape[1:]
         try:
-            return self.what.init(self.seed, shape, len(self.set.classes), np.float32)
+            return self.what.init(self.seed, shape, len(self.dataset.classes), np.float32)
         except ValueError as e:
             raise Mismatch(f"{self.model} cannot take {self.data}: {e}") from e
 
@@ -142,7 +142,7 @@ class Experiment:
         if self.what.task == "regression":
             return {"r2": metrics.r2(truth, said), "mae": metrics.mae(truth, said), "mse": metrics.mse(truth, said)}
         right, n = int(np.sum(truth == said)), len(truth)
-        labels, p = np.arange(len(self.set.classes)), self.what.probabilities(scores)
+        labels, p = np.arange(len(self.dataset.classes)), self.what.probabilities(scores)
         if len(labels) == 2:
             more = {"f1": metrics.f1(truth, said, labels=labels), "roc_auc": metrics.roc_auc(truth, p[:, 1])}
         else:

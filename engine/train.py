@@ -42,6 +42,10 @@ class Diverged(ArithmeticError):
     """The loss is not a finite number."""
 
 
+class OtherRun(ValueError):
+    """A checkpoint that belongs to another run."""
+
+
 def fit(
     loss: Loss,
     params: Arrays,
@@ -81,7 +85,7 @@ def fit(
     progress      show a bar (rich on a terminal) or a line for each epoch
 
     Ctrl-C finishes the step, writes the checkpoint and raises Interrupted, whose message says how to go on.
-    Raises Diverged if the loss is no longer finite, and ValueError if a checkpoint belongs to another run.
+    Raises Diverged if the loss is no longer finite, and OtherRun if a checkpoint belongs to another run.
     """
     arrays = as_arrays(data)
     patient = Patience(patience, monitor, maximise)
@@ -272,7 +276,7 @@ def _resumed(path: str | os.PathLike[str] | None, plan: Mapping[str, Any]) -> Ru
     run, before = Run.load(path)
     differences = clash(before, plan)
     if differences:
-        raise ValueError(
+        raise OtherRun(
             f"the checkpoint at {os.fspath(path)} belongs to another run:{differences}\n"
             "  resume with what it began with, or begin anew from its parameters: Run.load(path)[0].params"
         )

@@ -319,3 +319,23 @@ def test_a_missing_extra_is_named_before_any_work(tmp_path, module, extra):
         done = trained("--out", tmp_path / "run", prelude=absent)
     assert done.returncode == 1 and f"gnomon[{extra}]" in done.stderr and "Traceback" not in done.stderr
     assert "epoch" not in done.stderr and "Linear" not in done.stdout
+
+
+def test_a_checkpoint_of_another_run_in_the_folder_is_told(gnomon, tmp_path):
+    run = ("train", "logistic", "--out", tmp_path / "run", "--epochs", 1, "--kernels", "none")
+    assert gnomon(*run, "--data", "iris")[0] == 0
+    stranger = (tmp_path / "run" / "checkpoint.safetensors").read_bytes()
+    assert gnomon(*run, "--data", "wine", "--overwrite")[0] == 0
+    (tmp_path / "run" / "checkpoint.safetensors").write_bytes(stranger)
+    code, _, err = gnomon("train", "logistic", "--data", "wine", "--out", tmp_path / "run", "--resume")
+    assert code == 1 and "belongs to another run" in err
+
+
+def test_the_help_of_train_knows_every_name(gnomon):
+    from engine.data import names
+    from engine.models import MODELS
+    from engine.recipes import OPTIMIZERS, RECIPES
+
+    words = set(gnomon("train", "--help")[1].replace(",", " ").split())
+    assert set(MODELS) | set(names()) | set(OPTIMIZERS) <= words
+    assert set(RECIPES) == set(MODELS)

@@ -78,7 +78,7 @@ def measured(experiment: Experiment, data: str, params: dict[str, Any]) -> dict[
     scores = experiment.scores(params, x)
     found = experiment.measured(scores, truth)
     if experiment.what.task == "classification":
-        classes = experiment.set.classes
+        classes = experiment.dataset.classes
         found["confusion"] = confusion_matrix(truth, experiment.what.decide(scores), labels=np.arange(len(classes)))
         found["classes"] = classes
     return found
