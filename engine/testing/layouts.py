@@ -44,7 +44,8 @@ def _stepped(x: Array) -> Array:
 def _reversed(x: Array) -> Array:
     """Negative strides along every axis."""
     back = (slice(None, None, -1),) * x.ndim
-    return np.array(x[back or ...], order="C")[back or ...]
+    view: Array = np.array(x[back or ...], order="C")[back or ...]
+    return view
 
 
 def _offset(x: Array) -> Array:

@@ -1,9 +1,9 @@
-"""Numbers worth trying, in an order in which Hypothesis shrinks them.
+"""Numbers worth trying, in an order in which they shrink.
 
-An `Alphabet` writes each number as one integer: small integers are simple numbers (0, 1, -1, 2, 0.5, ...), then come the points
-where functions saturate, then generic numbers with few binary digits before those with many, then any magnitude, then the ends
-of the floating-point range. So the ways to draw (`MODES`) differ only in the range of the integer, and a number that made a
-function fail is still the same number when Hypothesis simplifies the way in which it was drawn.
+An `Alphabet` writes each number as a small integer, its code: first simple numbers (0, 1, -1, 2, 0.5, ...) and the points where
+functions saturate, then generic numbers, those with few binary digits first, then numbers of any moderate magnitude, then the
+whole range of the floating-point format. The ways to draw (`MODES`) differ only in the range of the code, so a number that
+made a function fail is still the same number when the way in which it was drawn is simplified.
 """
 
 from __future__ import annotations
@@ -25,10 +25,6 @@ SATURATED = (20.0, -20.0, 37.5, -37.5, 40.0, -40.0, 88.0, -88.0, 100.0, -100.0, 
 SMALL = (1e-3, -1e-3, 1e-5, 1e-9, -1e-9, 1e-16, 1e-30, -0.0)
 """Where x is lost beside 1, and x*x beside x."""
 
-POINTS = (*SIMPLE, *SATURATED, *SMALL)
-
-DIGITS = 21  # binary digits of a generic number: no two are alike by accident, and float32 holds them
-
 INF = math.inf
 
 
@@ -45,7 +41,7 @@ class Region(Domain):
 
 
 def closed(low: float, high: float, kinks: tuple[float, ...] = ()) -> Region:
-    """The interval from `low` to `high`, both included; generic numbers come from its middle."""
+    """The interval from `low` to `high`, both included."""
     if not low <= high:
         raise ValueError(f"an interval (low, high) is wanted, given ({low}, {high})")
     return framed(float(np.nextafter(low, -INF)), float(np.nextafter(high, INF)), kinks)
@@ -70,28 +66,32 @@ class Mode:
     """A way to draw an array: which codes of its alphabet, and how many of them it is made of."""
 
     name: str
-    codes: str = "generic"  # the range of codes: few, points, generic, wide, extreme
+    codes: str = "generic"  # the range of codes: few, points, generic, wide, extreme; or mixed, of points and generic ones
     made_of: int = 0  # different numbers: 1, 2, or 0 for a number for each element
 
 
-GENERIC = Mode("generic")
-MODES = (
-    GENERIC,
-    Mode("points", "points"),
-    Mode("few", "few"),
-    Mode("mixed", "mixed"),
-    Mode("constant", "points", 1),
-    Mode("two values", "points", 2),
-    Mode("constant, generic", "generic", 1),
-    Mode("wide", "wide"),
-    Mode("two values, generic", "generic", 2),
-    Mode("extreme", "extreme"),
-)
-NAMED = {mode.name: mode for mode in MODES}
+MODES = {
+    mode.name: mode
+    for mode in (
+        Mode("generic"),
+        Mode("points", "points"),
+        Mode("few", "few"),
+        Mode("mixed", "mixed"),
+        Mode("constant", "points", 1),
+        Mode("constant, generic", "generic", 1),
+        Mode("two values", "points", 2),
+        Mode("two values, generic", "generic", 2),
+        Mode("wide", "wide"),
+        Mode("extreme", "extreme"),
+    )
+}
 
 MIX = ("generic", "points", "few", "mixed", "constant", "two values", "wide", "generic", "mixed", "points", "extreme", "generic", "few",
        "constant, generic", "two values, generic", "wide")  # fmt: skip
 """How often each mode is drawn: once for each time that it stands here."""
+
+GENERIC, ANY = 128, 64  # codes for generic numbers, and for those of any magnitude
+SHORT = 24  # of the generic codes: these have few binary digits
 
 
 @dataclass(frozen=True)
@@ -105,21 +105,27 @@ class Alphabet:
     @cached_property
     def points(self) -> tuple[float, ...]:
         """The simple and the special numbers of the region, its kinks, and what lies next to its ends."""
-        region, info = self.region, np.finfo(self.dtype)
+        region = self.region
         middle = (region.draw_low + region.draw_high) / 2
         ends = [e for e in (region.low, region.high) if math.isfinite(e)]
         near = [e + sign * step for e in ends for step in (0.25, 1e-3, 1e-9) for sign in (1, -1)]
         next_to = [float(np.nextafter(self.dtype.type(e), self.dtype.type(away))) for e in ends for away in (INF, -INF)]
-        found = [*POINTS, *region.kinks, *(float(round(middle) + i) for i in range(-2, 3)), middle, *near, *next_to, float(info.tiny)]
+        inside = [float(round(middle) + i) for i in range(-2, 3)] if ends else []
+        found = [*SIMPLE, *region.kinks, *inside, *next_to, *near, *SATURATED, *SMALL, float(np.finfo(self.dtype).tiny)]
         if self.nonfinite:
             found += [math.nan, INF, -INF]
         return self._kept(found) or (middle,)
 
     def _kept(self, numbers: list[float]) -> tuple[float, ...]:
-        with np.errstate(over="ignore", under="ignore"):
-            rounded = [float(self.dtype.type(v)) for v in numbers]
+        rounded = [self._rounded(v) for v in numbers]
         kept = [r for r, v in zip(rounded, numbers, strict=True) if self.allows(r) or (self.nonfinite and not math.isfinite(v))]
         return tuple({repr(v): v for v in kept}.values())
+
+    def _rounded(self, v: float) -> float:
+        if self.dtype == np.float64:
+            return v
+        with np.errstate(over="ignore", under="ignore"):
+            return float(self.dtype.type(v))
 
     def allows(self, v: float) -> bool:
         """Is `v` a finite number of the region, off its holes?"""
@@ -127,46 +133,46 @@ class Alphabet:
 
     @cached_property
     def ends(self) -> dict[str, int]:
-        """Where each range of codes ends. All begin at 0, but "points" and "few" hold nothing else."""
+        """Where each range of codes ends. All begin at 0."""
         points = len(self.points)
-        generic = points + (1 << DIGITS)
-        wide = generic + (1 << DIGITS)
-        return {"few": min(4, points), "points": points, "generic": generic, "wide": wide, "extreme": wide + (1 << DIGITS)}
+        generic = points + GENERIC
+        return {"few": min(4, points), "points": points, "generic": generic, "wide": generic + ANY, "extreme": generic + 2 * ANY}
 
-    def number(self, code: int) -> float:
-        """The number that `code` stands for."""
+    def number(self, code: int, salt: int) -> float:
+        """The number that `code` stands for; `salt` makes the generic numbers of different elements differ."""
         ends = self.ends
         if code < ends["points"]:
             return self.points[code]
-        if code < ends["generic"]:
-            v = self._generic(code - ends["points"])
-        elif code < ends["wide"]:
-            v = self._away(code - ends["generic"], -24, 12)
+        i, bits = code - ends["points"], _mixed(salt * 4096 + code)
+        if i < GENERIC:
+            v = self._generic(bits, 2 + i // 4 if i < SHORT else 52)
+        elif i < GENERIC + ANY:
+            v = self._away(bits, -24, 12)
         else:
             info = np.finfo(self.dtype)
-            v = self._away(code - ends["wide"], int(info.minexp) - int(info.nmant), int(info.maxexp) - 1)
-        with np.errstate(over="ignore", under="ignore"):
-            v = float(self.dtype.type(v))
+            v = self._away(bits, int(info.minexp) - int(info.nmant), int(info.maxexp) - 1)
+        v = self._rounded(v)
         return v if self.allows(v) else self.points[0]
 
-    def _generic(self, i: int) -> float:
-        """Halves, then quarters, then eighths ... of the part of the region that generic numbers come from."""
-        return self.region.draw_low + _reversed_bits(i) * (self.region.draw_high - self.region.draw_low)
+    def _generic(self, bits: int, digits: int) -> float:
+        """A number from the part of the region that generic numbers come from, on a grid of 2**digits."""
+        return self.region.draw_low + math.ldexp(bits >> (64 - digits), -digits) * (self.region.draw_high - self.region.draw_low)
 
-    def _away(self, i: int, low: int, high: int) -> float:
+    def _away(self, bits: int, low: int, high: int) -> float:
         """A number whose distance from 0, or from an end of the region, has any exponent from `low` to `high`."""
-        i, side = divmod(i, 2)
-        digits, exponent = divmod(i, 2048)
-        exponent = low + exponent * (high - low) // 2047
-        v = math.ldexp(1 + _reversed_bits(digits, DIGITS - 12), exponent)
+        side, digits, exponent = bits & 1, (bits >> 1) & 0xFFFFF, low + (bits >> 32) % (high - low + 1)
+        v = math.ldexp(1 + digits / 0x100000, exponent)
         region = self.region
         if region.low == -INF and region.high == INF:
             return -v if side else v
-        if side and math.isfinite(region.high):
+        if region.low == -INF or (side and region.high < INF):
             return region.high - v
-        return region.low + v if math.isfinite(region.low) else region.high - v
+        return region.low + v
 
 
-def _reversed_bits(i: int, digits: int = DIGITS) -> float:
-    """In [0, 1): 0, 1/2, 1/4, 3/4, 1/8, 5/8, ... so that a smaller `i` has fewer digits."""
-    return int(f"{i:0{digits}b}"[::-1], 2) / (1 << digits)
+def _mixed(i: int) -> int:
+    """64 bits that look random. Source: Steele, Lea & Flood (2014), Fast splittable pseudorandom number generators, fig. 14."""
+    i = (i * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+    i = ((i ^ (i >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    i = ((i ^ (i >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    return i ^ (i >> 31)
