@@ -29,6 +29,7 @@ from kernels.cpu.windows import count, pair, sides
 from kernels.registry import rung
 
 BLOCK_BYTES = 4096  # of a row: four rows of the result are half of a common first-level cache
+LANES = 16  # elements that fill a vector: 16 of float32 in AVX-512
 LONG_ENOUGH = 128  # elements in a row; pictures with shorter rows are laid side by side
 WORTH_A_THREAD = 1_000_000  # flops in a piece, see matmul
 PARTS = 16  # at most, into which the examples of a weight gradient are cut: each part has a sum of its own
@@ -275,21 +276,26 @@ def widen(y, n, many, first, wide, pitch, back):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def flat_picture(x, n, many, first, channels, stride, corner, height, pitch):
-    """Zeros for `deal` to fill; or x itself, and True, if one picture without padding lies there as it should."""
-    size = channels * stride[0] * stride[1] * height * pitch * many
-    here = many == 1 and stride == (1, 1) and corner == (0, 0) and height == x.shape[2] and pitch == x.shape[3]
-    begin = (n * x.shape[1] + first) * height * pitch
-    return (x.ravel()[begin : begin + size] if here else np.zeros(size, x.dtype)), here
+def filled(span, many, y, pitch):
+    """The length of a row of wide: it fills vectors up, unless there is nothing between its rows and y itself may be wide."""
+    return span * many if pitch == y.shape[3] else span * many + -(span * many) % LANES
 
 
 @njit(cache=True, nogil=True, inline="always")
-def wide_rows(y, n, many, first, filters, pitch, span):
+def flat_picture(x, n, many, first, channels, stride, corner, height, pitch, beyond):
+    """Zeros for `deal` to fill; or x itself, and True, if one picture lies there as it should and nothing beyond it is read."""
+    size = channels * stride[0] * stride[1] * height * pitch * many
+    here = many == 1 and stride == (1, 1) and corner == (0, 0) and height == x.shape[2] and pitch == x.shape[3] and not beyond
+    begin = (n * x.shape[1] + first) * height * pitch
+    return (x.ravel()[begin : begin + size] if here else np.zeros(size + LANES, x.dtype)), here
+
+
+@njit(cache=True, nogil=True, inline="always")
+def wide_rows(y, n, many, first, filters, pitch, long):
     """Zeros for `widen` to fill; or y itself, and True, if there is nothing between its rows."""
-    size = filters * span * many
     here = many == 1 and pitch == y.shape[3]
-    begin = (n * y.shape[1] + first) * span
-    return (y.ravel()[begin : begin + size] if here else np.zeros(size, y.dtype)).reshape(filters, span * many), here
+    begin = (n * y.shape[1] + first) * long
+    return (y.ravel()[begin : begin + filters * long] if here else np.zeros(filters * long, y.dtype)).reshape(filters, long), here
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"}, inline="always")
@@ -385,12 +391,13 @@ def flat_to_y(x, w, y, stride, corner, dilation, groups, first, last):
     block, side_by_side = BLOCK_BYTES // x.itemsize, -(-LONG_ENOUGH // span)
     for n in range(first, last, side_by_side):
         many = min(side_by_side, last - n)
-        long, at, to = span * many, starts.ravel() * many, np.arange(filters) * (span * many)
+        long, at = filled(span, many, y, pitch), starts.ravel() * many
+        to, beyond = np.arange(filters) * long, long > span * many
         for g in range(groups):
-            flat, there = flat_picture(x, n, many, g * w.shape[1], w.shape[1], stride, corner, height, pitch)
+            flat, there = flat_picture(x, n, many, g * w.shape[1], w.shape[1], stride, corner, height, pitch, beyond)
             if not there:
                 deal(x, n, many, g * w.shape[1], w.shape[1], flat, stride, corner, height, pitch, False)
-            wide, whole = wide_rows(y, n, many, g * filters, filters, pitch, span)
+            wide, whole = wide_rows(y, n, many, g * filters, filters, pitch, long)
             for left in range(0, long, block):
                 for o in range(0, filters, 4):
                     row, tall, length = (g * filters + o) * kernel, min(4, filters - o), min(block, long - left)
@@ -408,12 +415,13 @@ def flat_to_x(x, w, y, stride, corner, dilation, groups, first, last):
     positions = w.shape[2] * w.shape[3]
     for n in range(first, last, side_by_side):
         many = min(side_by_side, last - n)
-        long, to, at = span * many, starts.ravel() * many, np.arange(filters) * (span * many)
+        long, to = filled(span, many, y, pitch), starts.ravel() * many
+        at, beyond = np.arange(filters) * long, long > span * many
         for g in range(groups):
-            wide, whole = wide_rows(y, n, many, g * filters, filters, pitch, span)
+            wide, whole = wide_rows(y, n, many, g * filters, filters, pitch, long)
             if not whole:
                 widen(y, n, many, g * filters, wide, pitch, False)
-            flat, there = flat_picture(x, n, many, g * w.shape[1], w.shape[1], stride, corner, height, pitch)
+            flat, there = flat_picture(x, n, many, g * w.shape[1], w.shape[1], stride, corner, height, pitch, beyond)
             for left in range(0, long, block):
                 for k in range(0, w.shape[1], 4):
                     tall, length = min(4, w.shape[1] - k), min(block, long - left)
@@ -433,12 +441,12 @@ def flat_to_w(x, w, y, stride, corner, dilation, groups, first, last, part):
     sums = w.reshape(w.shape[0], starts.size)
     for n in range(first, last, side_by_side):
         many = min(side_by_side, last - n)
-        at = starts.ravel() * many
+        long, at = filled(span, many, y, pitch), starts.ravel() * many
         for g in range(groups):
-            flat, there = flat_picture(x, n, many, g * w.shape[1], w.shape[1], stride, corner, height, pitch)
+            flat, there = flat_picture(x, n, many, g * w.shape[1], w.shape[1], stride, corner, height, pitch, long > span * many)
             if not there:
                 deal(x, n, many, g * w.shape[1], w.shape[1], flat, stride, corner, height, pitch, False)
-            wide, whole = wide_rows(y, n, many, g * filters, filters, pitch, span)
+            wide, whole = wide_rows(y, n, many, g * filters, filters, pitch, long)
             if not whole:
                 widen(y, n, many, g * filters, wide, pitch, False)
             for o in range(0, filters, 4):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from itertools import product
 from math import ceil, prod
 from typing import Any
 
@@ -32,18 +33,18 @@ WORTH_A_THREAD = 1_000_000  # flops in a piece: about 15 microseconds, the cost 
 PIECES = 64  # at most: enough for as many cores, few enough that each is long
 
 
-def on_stacks(product: Callable[..., Any]) -> Callable[..., Any]:
-    """Run `product(a, b, c)`, which adds to a c of zeros, for each matrix of the stacks."""
+def on_stacks(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Make `run(a, b, c)`, which adds to a c of zeros, into the product of two stacks of matrices."""
 
-    @wraps(product)
-    def run(a: Any, b: Any) -> np.ndarray:
+    @wraps(run)
+    def matmul(a: Any, b: Any) -> np.ndarray:
         c, out = result(a, b)
         a, b = stack(a, c), stack(b, c)
         for s in range(len(out)):
-            product(a[s % len(a)], b[s % len(b)], out[s])
+            run(a[s % len(a)], b[s % len(b)], out[s])
         return c
 
-    return run
+    return matmul
 
 
 def result(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -179,11 +180,11 @@ def copy(a, i, j, b, to_i, to_j, rows, columns):
 def add_products(a, step_s, step_i, step_p, b, c, stacks, rows, columns):
     """c += a b for the matrices, rows and columns of c in the three ranges; a as for `add_rows`, matrix s of it at s * step_s.
 
-    Blocks of wide matrices are first copied into a panel; its last four rows hold the rows of c in work.
+    If b is wide, a block of it is first copied into a panel, whose last four rows hold the rows of c in work.
     """
     k, width = b.shape[1], BLOCK_BYTES // b.itemsize
     packs = rows[1] - rows[0] >= WORTH_PACKING and k >= WORTH_PACKING and b.shape[2] > width
-    panel = np.empty((BLOCK_K + 4, width + 16) if packs else (0, 0), b.dtype)  # 16: rows one cache line off a power of two
+    panel = np.empty((BLOCK_K + 4, width + 16) if packs else (0, 0), b.dtype)  # 16: rows a cache line off a power of two
     for s in range(stacks[0], stacks[1]):
         right, sums = b[s % len(b)], c[s]
         for left in range(columns[0], columns[1], width):
@@ -206,7 +207,7 @@ def add_products(a, step_s, step_i, step_p, b, c, stacks, rows, columns):
 
 @rung(
     "matmul", "cpu", step=5,
-    idea="copy a block of a wide b, and the rows of c in work, into one piece: rows a power of two apart evict each other",
+    idea="copy a block of a wide b, and the rows of c in work, into a panel: rows a power of two apart evict each other",
 )  # fmt: skip
 def packed(a: Any, b: Any) -> np.ndarray:
     c, out = result(a, b)
@@ -230,17 +231,23 @@ def threaded(a: Any, b: Any) -> np.ndarray:
     c, out = result(a, b)
     many, m, n = out.shape
     job = (*operands(a, b, c), out)
-    share(add_products, [(*job, *piece) for piece in cut(many, m, a.shape[-1], n)])
+    share(add_products, [(*job, *piece) for piece in cut(many, m, a.shape[-1], n, c.itemsize)])
     return c
 
 
-def cut(many: int, m: int, k: int, n: int) -> list[tuple[tuple[int, int], ...]]:
-    """Ranges of matrices, rows and columns of c: along the matrices if there are many, else along rows if they outnumber columns."""
-    whole = (0, many), (0, m), (0, n)
+def cut(many: int, m: int, k: int, n: int, itemsize: int) -> list[tuple[tuple[int, int], ...]]:
+    """Ranges of matrices, rows and columns of c, by sizes alone."""
     count = min(PIECES, 2 * many * m * k * n // WORTH_A_THREAD)
+    width = BLOCK_BYTES // itemsize
     if count < 2:
-        return [whole]
-    axis, grain = (0, 1) if many >= 8 else (1, 32) if m >= n // 4 else (2, 128)
-    size = whole[axis][1]
-    width = max(grain, ceil(size / count / grain) * grain)
-    return [(*whole[:axis], (i, min(size, i + width)), *whole[axis + 1 :]) for i in range(0, size, width)]
+        size = many, m, n
+    elif many >= 8:
+        size = ceil(many / count), m, n
+    elif m >= 256 and n > width:
+        size = many, 256, width  # a block of b is packed once for so many rows
+    elif m >= 32:
+        size = many, max(16, ceil(m / count / 16) * 16), n
+    else:
+        size = many, m, max(128, ceil(n / count / 128) * 128)
+    ranges = [[(i, min(whole, i + step)) for i in range(0, whole, max(1, step))] for whole, step in zip((many, m, n), size, strict=True)]
+    return list(product(*ranges))

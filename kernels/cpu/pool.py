@@ -27,6 +27,7 @@ from kernels.registry import rung
 WORTH_A_THREAD = 50_000  # pixels in a piece: about 50 microseconds
 
 DEFINITION = "the definition: window by window, pixel by pixel, with a test whether the pixel lies inside the picture"
+DOWN_THEN_ACROSS = "down the columns first, whole rows at a time, then across: h + w additions a window instead of h w"
 THREADS = "give the planes to threads"
 
 Run = Callable[..., Any]
@@ -166,8 +167,10 @@ def avg_pool(run: Run) -> Run:
     return avg_pool2d
 
 
+@rung("avg_pool2d", "cpu", step=1, idea=DEFINITION)
+@avg_pool
 @njit(cache=True, nogil=True)
-def means(x, y, kernel, step, corner, include_pad, first, last):
+def means_by_definition(x, y, kernel, step, corner, include_pad, first, last):
     for n in range(first, last):
         for p in range(y.shape[1]):
             for q in range(y.shape[2]):
@@ -181,10 +184,30 @@ def means(x, y, kernel, step, corner, include_pad, first, last):
                 y[n, p, q] /= kernel[0] * kernel[1] if include_pad else pixels
 
 
-rung("avg_pool2d", "cpu", step=1, idea=DEFINITION)(avg_pool(means))
+@njit(cache=True, nogil=True, error_model="numpy")
+def means(x, y, kernel, step, corner, include_pad, first, last):
+    height, width = x.shape[1], x.shape[2]
+    sums = np.empty(width, x.dtype)
+    for n in range(first, last):
+        for p in range(y.shape[1]):
+            top, bottom = max(0, p * step[0] - corner[0]), min(height, p * step[0] - corner[0] + kernel[0])
+            sums[:] = x[n, top]
+            for row in range(top + 1, bottom):
+                pixels = x[n, row]
+                for t in range(width):
+                    sums[t] += pixels[t]
+            for q in range(y.shape[2]):
+                left, right = max(0, q * step[1] - corner[1]), min(width, q * step[1] - corner[1] + kernel[1])
+                total = sums[left]
+                for t in range(left + 1, right):
+                    total += sums[t]
+                y[n, p, q] = total / x.dtype.type(kernel[0] * kernel[1] if include_pad else (bottom - top) * (right - left))
 
 
-@rung("avg_pool2d", "cpu", step=2, serves=True, idea=THREADS)
+rung("avg_pool2d", "cpu", step=2, idea=DOWN_THEN_ACROSS)(avg_pool(means))
+
+
+@rung("avg_pool2d", "cpu", step=3, serves=True, idea=THREADS)
 @avg_pool
 def means_threaded(*job: Any) -> None:
     in_threads(means, *job)
@@ -208,8 +231,10 @@ def spread(run: Run) -> Run:
     return avg_pool2d_input_grad
 
 
+@rung("avg_pool2d_input_grad", "cpu", step=1, idea=DEFINITION)
+@spread
 @njit(cache=True, nogil=True)
-def add_parts(gx, gy, kernel, step, corner, include_pad, first, last):
+def parts_by_definition(gx, gy, kernel, step, corner, include_pad, first, last):
     for n in range(first, last):
         for p in range(gy.shape[1]):
             for q in range(gy.shape[2]):
@@ -224,10 +249,31 @@ def add_parts(gx, gy, kernel, step, corner, include_pad, first, last):
                             gx[n, top + i, left + j] += gy[n, p, q] / (rows * columns)
 
 
-rung("avg_pool2d_input_grad", "cpu", step=1, idea=DEFINITION)(spread(add_parts))
+@njit(cache=True, nogil=True, error_model="numpy")
+def parts(gx, gy, kernel, step, corner, include_pad, first, last):
+    height, width = gx.shape[1], gx.shape[2]
+    sums = np.empty(width, gx.dtype)
+    for n in range(first, last):
+        for p in range(gy.shape[1]):
+            top, bottom = max(0, p * step[0] - corner[0]), min(height, p * step[0] - corner[0] + kernel[0])
+            sums[:] = 0
+            for q in range(gy.shape[2]):
+                left, right = max(0, q * step[1] - corner[1]), min(width, q * step[1] - corner[1] + kernel[1])
+                part = gy[n, p, q] / gy.dtype.type(kernel[0] * kernel[1] if include_pad else (bottom - top) * (right - left))
+                for t in range(left, right):
+                    sums[t] += part
+            for row in range(top, bottom):
+                pixels = gx[n, row]
+                for t in range(width):
+                    pixels[t] += sums[t]
 
 
-@rung("avg_pool2d_input_grad", "cpu", step=2, serves=True, idea=THREADS)
+rung("avg_pool2d_input_grad", "cpu", step=2, idea="across first, then down whole rows: h + w additions a window instead of h w")(
+    spread(parts)
+)
+
+
+@rung("avg_pool2d_input_grad", "cpu", step=3, serves=True, idea=THREADS)
 @spread
 def spread_threaded(*job: Any) -> None:
-    in_threads(add_parts, *job)
+    in_threads(parts, *job)
