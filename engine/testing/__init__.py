@@ -1,1 +1,6 @@
 """Property tests for gradients: anybody's, of any framework."""
+
+from engine.testing.check import check_gradient
+from engine.testing.report import FAIL, INCONCLUSIVE, PASS, Counterexample, GradientError, Report
+
+__all__ = ["FAIL", "INCONCLUSIVE", "PASS", "Counterexample", "GradientError", "Report", "check_gradient"]

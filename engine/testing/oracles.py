@@ -1,0 +1,260 @@
+"""Derivatives at one point, with no rule of anybody involved, each with a bound on its own error.
+
+    complex step      exact to rounding where the function takes complex numbers and is analytic as it is written
+    one-sided slopes  differences to either side, extrapolated: they see kinks, jumps and edges
+    precise           differences of the function in mpmath numbers: the arbiter
+
+A `Place` is a function at a point, as a vector of numbers in and a vector of numbers out: every floating-point argument
+is flattened into x, every floating-point output into y.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import mpmath
+import numpy as np
+
+from engine.testing.precise import Precise, exactly, lifted, precision
+from engine.testing.subject import Array, as_arrays, floating, is_float, outputs
+
+EPS = float(np.finfo(np.float64).eps)
+TINY = float(np.finfo(np.float64).tiny)
+COMPLEX_STEP = 2.0**-60
+STEP = 2.0**-13  # relative to the size of an element: central differences are then good to 1e-8
+RUNGS = 6  # steps of a one-sided slope, each a quarter of the one before
+ROUNDINGS = 8  # of a value: what its last digits are worth
+SMALLEST = 1e-280
+BITS = (320, 2600)
+
+
+class Unavailable(Exception):
+    """The function does not take such numbers."""
+
+
+@dataclass(frozen=True)
+class Slope:
+    """A derivative to one side, or to both. `error` is inf if it does not settle."""
+
+    value: float
+    error: float
+
+    @property
+    def settled(self) -> bool:
+        return math.isfinite(self.value) and math.isfinite(self.error)
+
+
+UNSETTLED = Slope(math.nan, math.inf)
+
+
+def unit(dtype: np.dtype[Any]) -> float:
+    """The spacing of the numbers of a floating-point dtype at 1."""
+    return float(np.finfo(dtype).eps) if dtype.kind == "f" else 2.0**-7  # bfloat16, the only other one in use
+
+
+class Place:
+    """A function at a point."""
+
+    def __init__(self, f: Callable[..., Any], args: Sequence[Any], options: dict[str, Any]):
+        self.f, self.options = f, options
+        self.places = floating(args)
+        self.args = [np.array(a, np.float64, order="C") if is_float(a) else a for a in args]
+        self.shapes = [self.args[i].shape for i in self.places]
+        ends = np.cumsum([0, *(self.args[i].size for i in self.places)])
+        self.slices = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        self.x: Array = np.concatenate([self.args[i].ravel() for i in self.places] or [np.zeros(0)])
+        first = outputs(as_arrays(f(*self.filled(self.x), **options)))
+        self.out = [i for i, y in enumerate(first) if is_float(y)]
+        self.eps = np.concatenate([np.full(np.size(first[i]), unit(first[i].dtype)) for i in self.out] or [np.zeros(0)])
+        self.y0 = self._joined(first).astype(np.float64)
+        self.finite = np.isfinite(self.y0)
+
+    def filled(self, x: Any) -> list[Any]:
+        """The arguments, with the numbers of x in the floating-point ones."""
+        args = list(self.args)
+        for i, shape, part in zip(self.places, self.shapes, self.slices, strict=True):
+            args[i] = x[part].reshape(shape)
+        return args
+
+    def _joined(self, ys: Sequence[Any]) -> Any:
+        parts = [np.asarray(ys[i]).ravel() for i in self.out]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(0)
+
+    def __call__(self, x: Any) -> Any:
+        """y at another x, of any kind of number. Raises Unavailable where the function does not take such numbers."""
+        try:
+            ys = outputs(as_arrays(self.f(*self.filled(x.copy()), **self.options)))
+        except Exception as e:  # whatever the function raises on numbers it was not written for
+            raise Unavailable(f"{type(e).__name__}: {e}") from e
+        y = self._joined(ys)
+        if y.shape != self.y0.shape:
+            raise Unavailable("the outputs change their shape")
+        return y
+
+    @cached_property
+    def scale(self) -> Array:
+        """The size of each element; for zeros that of the smallest other one, at most 1."""
+        size = np.abs(self.x)
+        usable = size[(size > 0) & np.isfinite(size)]
+        found = np.where(size > 0, size, min(1.0, float(usable.min())) if usable.size else 1.0)
+        return np.maximum(found, SMALLEST)  # a step is a small part of it, and must not vanish
+
+    @cached_property
+    def noise(self) -> Array:
+        """How far each output may be off by rounding alone."""
+        return np.asarray(ROUNDINGS * self.eps * np.abs(np.where(self.finite, self.y0, 0.0)))
+
+    @cached_property
+    def by_complex_step(self) -> Array | None:
+        r"""The Jacobian, $\mathrm{Im}\, f(x + ih) / h$, a row for each output; None where f is not analytic as it is written."""
+        rows = []
+        h = COMPLEX_STEP * self.scale
+        for i in range(self.x.size):
+            x = self.x.astype(np.complex128)
+            x[i] += 1j * h[i]
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error", np.exceptions.ComplexWarning)
+                    y = self(x)
+            except Unavailable:
+                return None
+            if y.dtype.kind != "c":
+                y = y.astype(np.complex128)
+            same = np.abs(y.real - self.y0) <= 1e3 * EPS * np.abs(self.y0) + TINY
+            if not np.all(same | ~self.finite):
+                return None
+            rows.append(y.imag / h[i])
+        return np.array(rows).reshape(self.x.size, self.y0.size).T
+
+    def along(self, i: int, t: float) -> Array:
+        """y with element i moved by t."""
+        x = self.x.copy()
+        x[i] += t
+        return np.asarray(self(x))
+
+
+def one_sided(phi: Callable[[float], float], at_zero: float, h: float, noise: float) -> Slope:
+    """The slope of phi from 0 towards h, by differences extrapolated to a step of zero (Richardson).
+
+    noise   by how much a value of phi may be off
+    """
+    best, above = UNSETTLED, [math.nan]
+    for rung in range(RUNGS):
+        step = h / 4**rung
+        line = [(phi(step) - at_zero) / step]
+        if not math.isfinite(line[0]):
+            return UNSETTLED if rung > RUNGS - 3 else one_sided(phi, at_zero, step / 16, noise) if abs(step) > 1e-12 * abs(h) else UNSETTLED
+        rounding = 2 * noise / abs(step)
+        for order, finer in enumerate(above if rung else [], start=1):
+            line.append(line[-1] + (line[-1] - finer) / (4**order - 1))
+            error = max(abs(line[-1] - line[-2]), abs(line[-1] - finer)) + rounding
+            if error < best.error:
+                best = Slope(line[-1], error)
+        if rung and abs(line[0]) > 1.3 * abs(above[0]) + rounding and rung == RUNGS - 1:
+            return UNSETTLED
+        above = line
+    return best
+
+
+# In high precision.
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Slopes along one direction, in high precision: for each output to the left and to the right, and of their weighted sum.
+
+    `left` and `right` are None where the slope does not settle: infinite, a jump, or outside of the domain.
+    """
+
+    left: Any
+    right: Any
+    size: Any  # sum of |g_j dy_j|
+    error: Any
+
+    @property
+    def smooth(self) -> bool:
+        """Are both slopes there and equal?"""
+        if self.left is None or self.right is None:
+            return False
+        return bool(abs(self.left - self.right) <= (abs(self.left) + abs(self.right)) * mpmath.mpf(2) ** -40 + 4 * self.error)
+
+    @property
+    def value(self) -> float:
+        return as_float((self.left + self.right) / 2)
+
+
+class PrecisePlace:
+    """A Place in high precision. Raises Unavailable if the function does not take such numbers."""
+
+    def __init__(self, place: Place, weights: Array):
+        self.place = place
+        self.keep = [j for j in range(place.y0.size) if place.finite[j] and weights[j] != 0]
+        self.g = [lifted(float(weights[j])) for j in self.keep]
+        self.base: dict[int, list[Any]] = {}
+
+    def values(self, x: Precise) -> list[Any]:
+        y = self.place(x)
+        try:
+            return [lifted(y[j]) for j in self.keep]
+        except (TypeError, AttributeError) as e:
+            raise Unavailable(str(e)) from e
+
+    def at_zero(self, bits: int) -> list[Any]:
+        if bits not in self.base:
+            self.base[bits] = self.values(exactly(self.place.x))
+        return self.base[bits]
+
+    def slopes(self, direction: Array, around: Array | None = None) -> Exact:
+        """The slopes of the weighted sum along a direction, at x or at another point near it."""
+        for bits in BITS:
+            with precision(bits):
+                found = self._slopes(direction, around, bits)
+                values = [v for v in (found.left, found.right) if v is not None]
+                if not values or max(abs(v) for v in values) > found.error * 2**30:
+                    break
+        return found
+
+    def _slopes(self, direction: Array, around: Any, bits: int) -> Exact:
+        x = exactly(self.place.x) if around is None else around
+        y0 = self.at_zero(bits) if around is None else self.values(x)
+        moved = direction != 0
+        scale = lifted(float(np.min(self.place.scale[moved])))
+        sides = []
+        for sign in (-1, 1):
+            first, second = (self._quotients(x, y0, direction, sign * scale * mpmath.mpf(2) ** -k) for k in (100, 120))
+            sides.append((first, second))
+        size = max(sum((abs(g * d) for g, d in zip(self.g, s[1], strict=True)), mpmath.mpf(0)) for s in sides)
+        worth = sum((abs(g * y) for g, y in zip(self.g, y0, strict=True)), mpmath.mpf(0))
+        error = worth * mpmath.mpf(2) ** (124 - bits) / scale
+        left, right = (self._limit(s, error) for s in sides)
+        return Exact(left, right, size, error)
+
+    def _quotients(self, x: Any, y0: list[Any], direction: Array, t: Any) -> list[Any]:
+        moved = x.copy()
+        for i in np.flatnonzero(direction):
+            moved[i] = type(moved.reshape(-1).item(i))(lifted(moved.reshape(-1).item(i)) + t * lifted(float(direction[i])))
+        return [(a - b) / t for a, b in zip(self.values(moved), y0, strict=True)]
+
+    def _limit(self, pair: tuple[list[Any], list[Any]], error: Any) -> Any:
+        first, second = (sum((g * d for g, d in zip(self.g, side, strict=True)), mpmath.mpf(0)) for side in pair)
+        if not (mpmath.isfinite(first) and mpmath.isfinite(second)):
+            return None
+        shrinks = abs(second) <= abs(first) * mpmath.mpf(2) ** -8  # like a power of the step
+        if shrinks:
+            return mpmath.mpf(0) if abs(second) <= error or first == 0 else second
+        if abs(second - first) > abs(second) * mpmath.mpf(2) ** -10 + error:
+            return None
+        return second + (second - first) / (2**20 - 1)
+
+
+def as_float(v: Any) -> float:
+    """The nearest float; an infinity beyond the range."""
+    try:
+        return float(v)
+    except OverflowError:
+        return math.copysign(math.inf, v)

@@ -1,0 +1,484 @@
+"""One claimed gradient against the oracles, element by element.
+
+The cheap oracles judge every element. What they do not pass is looked at more closely, and nothing is called wrong before
+the arbiter has said so: the function in high precision, or two oracles that agree.
+
+An error is measured against $S_i = \\sum_j |g_j \\, \\partial y_j / \\partial x_i|$, the size of the terms that the gradient is
+the sum of. It is excused as a loss of accuracy in a tail ("tail" instead of "wrong") where
+
+    the gradient changes as much when the arguments change in their last digit;
+    the function itself has lost these digits;
+    the rule sums over elements, and the error is below the rounding of such a sum;
+    something is so large or so small that its square leaves the range of the dtype.
+
+Where the slopes to the two sides differ there is no gradient: any value between them, and between the gradients at points
+nearby, is right. Along a direction in which equal elements move together the function may be smooth all the same: then the
+gradient must be right along it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mpmath
+import numpy as np
+
+from engine.testing.oracles import STEP, Exact, Place, PrecisePlace, Slope, Unavailable, as_float, one_sided, unit
+from engine.testing.precise import exactly, lifted, precision
+from engine.testing.subject import Array
+
+WRONG, TAIL = "wrong", "tail"
+RTOL = {8: 1e-6, 4: 1e-4, 2: 0.05, 10: 1e-6, 12: 1e-6, 16: 1e-6}  # by the bytes of a number
+ACCURATE = 64  # units in the last place, for those who ask for accuracy in the tails
+NEIGHBOURS = 8
+EXCUSES = {
+    "sensitive": "the gradient changes as much in the last digit of the arguments",
+    "forward": "the function itself has lost these digits",
+    "rounding": "it is the rounding of a sum",
+    "range": "a square of what is met here leaves the range of the dtype",
+    "last digits": "the last digits are lost",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be."""
+
+    check: str
+    text: str
+    severity: str = WRONG
+    element: int | None = None  # in the flattened floating-point arguments
+    claimed: float = math.nan
+    reference: float = math.nan
+    bound: float = math.nan
+    oracle: str = ""
+
+
+@dataclass
+class Tally:
+    """What has been done so far."""
+
+    compared: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def skip(self, reason: str) -> None:
+        self.counts["inconclusive"] += 1
+        self.reasons[reason] += 1
+
+
+class Comparison:
+    """Claims about the gradient of g . f at a place.
+
+    place    the function in float64
+    g        the weight of each output, 0 where f is not finite
+    claims   what is claimed for each element of place.x
+    eps      the unit of the dtype that was computed in
+    values   f's outputs as they came, for the loss of digits in f itself; None if they are place.y0
+    """
+
+    def __init__(
+        self, place: Place, g: Array, claims: Array, tally: Tally, *, dtype: np.dtype[Any], values: Array | None = None,
+        elementwise: bool = False, strict: bool = False, known: Array | None = None,
+    ):  # fmt: skip
+        self.place, self.g, self.claims, self.tally = place, g, claims, tally
+        self.values = place.y0 if values is None else values
+        self.eps = unit(dtype)
+        info = np.finfo(dtype) if dtype.kind == "f" else np.finfo(np.float32)
+        self.tiny, self.most = float(info.tiny), float(info.max)
+        self.rtol = RTOL.get(dtype.itemsize, 1e-6) if dtype.kind == "f" else 0.25
+        self.elementwise, self.strict = elementwise, strict
+        self.floor = 4 * self.tiny * max(1.0, float(np.max(np.abs(g), initial=0.0)))
+        self.noise = float(np.abs(g) @ place.noise)
+        self.phi0 = float(g @ np.where(place.finite, place.y0, 0.0))
+        self._precise: PrecisePlace | None = None
+        self.kinked: set[int] = set()
+        self.known = np.ones(place.x.size, bool) if known is None else known
+        self.excused_any = False
+
+    # The cheap oracles.
+
+    def findings(self) -> Iterator[Finding]:
+        """Everything that is wrong, the elements in order."""
+        good = self.cheaply()
+        self.tally.compared += int((good & self.known).sum())
+        for i in np.flatnonzero(~good & self.known):
+            yield from self.closely(int(i))
+        for direction in self.ties():
+            yield from self.along_tie(direction)
+
+    def cheaply(self) -> Array:
+        """Which elements the cheap oracles pass."""
+        n = self.place.x.size
+        if n == 0:
+            return np.zeros(0, bool)
+        if self.place.y0.size == 0:
+            return self.claims == 0
+        h = STEP * self.place.scale
+        right, left = self._quotients(h), self._quotients(-h)
+        jacobian = self.place.by_complex_step
+        if jacobian is None:
+            jacobian, bar = self._by_differences(h)
+        else:
+            bar = np.zeros(n)
+        with np.errstate(all="ignore"):
+            self.reference = self._weighted(jacobian)
+            self.size = self._weighted(jacobian, absolute=True)
+            self.jacobian = jacobian
+            rounding = 2 * self.noise / h
+            r, l = right @ self.g, left @ self.g
+            match = np.abs(self.claims - self.reference) <= self.rtol * self.size + self.floor + bar
+            smooth = np.abs(r - l) <= 0.02 * (np.abs(r) + np.abs(l)) + 2 * rounding + self.floor
+            near = np.abs((r + l) / 2 - self.reference) <= 0.01 * self.size + 2 * rounding + self.floor
+            if self.strict:
+                match &= np.abs(self.claims - self.reference) <= ACCURATE * self.eps * self.size + self.floor + bar
+            return np.asarray(match & smooth & near & (bar <= 1e-3 * self.size + self.floor))
+
+    def _weighted(self, jacobian: Array, absolute: bool = False) -> Array:
+        kept = self.g != 0
+        j, g = jacobian[kept], self.g[kept]
+        return np.asarray(np.abs(g) @ np.abs(j) if absolute else g @ j)
+
+    def _quotients(self, h: Array) -> Array:
+        """(y(x + h e_i) - y(x)) / h for each element i, a row each; 0 for outputs that are not finite."""
+        rows = [np.where(self.place.finite, (self.place.along(i, t) - self.place.y0) / t, 0.0) for i, t in enumerate(h)]
+        return np.array(rows)
+
+    def _by_differences(self, h: Array) -> tuple[Array, Array]:
+        """The Jacobian by central differences at two steps, extrapolated, and how far off each weighted sum may be."""
+        h = 8 * h
+        fine, coarse = ((self._quotients(s) + self._quotients(-s)) / 2 for s in (h, 2 * h))
+        best = (4 * fine - coarse) / 3
+        bar = 0.05 * np.abs(best - fine) @ np.abs(self.g) + 2 * self.noise / h
+        return best.T, bar
+
+    # A closer look at one element.
+
+    def closely(self, i: int) -> Iterator[Finding]:
+        if not math.isfinite(self.place.x[i]):
+            self.tally.skip("an argument is not finite")
+            return
+        if not self.place.finite.all() and not math.isfinite(self.claims[i]):
+            self.tally.skip("the function is not finite")
+            return
+        left, right = self.slopes(self.unit(i))
+        if self.settled(left, i) and self.settled(right, i):
+            slack = 4 * (left.error + right.error)
+            if abs(left.value - right.value) <= slack + 1e-5 * self.size_at(i, left, right):
+                if self.passes_smooth(i, Slope((left.value + right.value) / 2, slack)):
+                    self.tally.compared += 1
+                    return
+            elif min(left.value, right.value) - slack <= self.claims[i] <= max(left.value, right.value) + slack:
+                self.kinked.add(i)
+                self.tally.compared += 1
+                self.tally.counts["at a kink"] += 1
+                return
+        yield from self.arbitrate(i, left, right)
+
+    def unit(self, i: int) -> Array:
+        u = np.zeros(self.place.x.size)
+        u[i] = 1.0
+        return u
+
+    def slopes(self, direction: Array) -> tuple[Slope, Slope]:
+        """The slopes of g . f along a direction, to the left and to the right, in float64."""
+        place = self.place
+        h = 2.0**-8 * float(np.min(place.scale[direction != 0]))
+
+        def phi(t: float) -> float:
+            y = np.where(place.finite, place(place.x + t * direction), 0.0)
+            with np.errstate(all="ignore"):
+                return float(self.g @ y)
+
+        left, right = (one_sided(phi, self.phi0, s * h, self.noise) for s in (-1, 1))
+        return left, right
+
+    def size_at(self, i: int, left: Slope, right: Slope) -> float:
+        s = float(self.size[i])
+        return s if math.isfinite(s) else abs(left.value) + abs(right.value)
+
+    def settled(self, s: Slope, i: int) -> bool:
+        return s.settled and s.error <= 0.01 * max(abs(s.value), float(np.nan_to_num(self.size[i]))) + self.floor
+
+    def passes_smooth(self, i: int, v: Slope) -> bool:
+        claim, size = self.claims[i], max(float(self.size[i]), abs(v.value))
+        exact = abs(claim - self.reference[i]) <= self.rtol * self.size[i] + self.floor
+        if exact and abs(v.value - self.reference[i]) <= 0.01 * size + v.error:
+            return not self.strict
+        return bool(abs(claim - v.value) <= self.rtol * size + self.floor and v.error <= self.rtol * size + self.floor and not self.strict)
+
+    # The arbiter.
+
+    @property
+    def precise(self) -> PrecisePlace:
+        if self._precise is None:
+            self._precise = PrecisePlace(self.place, self.g)
+        return self._precise
+
+    def arbitrate(self, i: int, left: Slope, right: Slope) -> Iterator[Finding]:
+        """Nothing is wrong before this has said so."""
+        self.tally.counts["arbitrated"] += 1
+        try:
+            exact = self.precise.slopes(self.unit(i))
+        except Unavailable:
+            yield from self.by_floats(i, left, right)
+            return
+        if exact.smooth:
+            yield from self.at_smooth(i, exact)
+        elif exact.left is not None and exact.right is not None:
+            yield from self.at_kink(i, [as_float(exact.left), as_float(exact.right)], "mpmath")
+        else:
+            self.tally.skip("a jump, an infinite slope or the edge of the domain")
+
+    def at_smooth(self, i: int, exact: Exact) -> Iterator[Finding]:
+        reference, size, claim = exact.value, as_float(exact.size), float(self.claims[i])
+        error = abs(claim - reference)
+        if error <= self.tolerance(size):
+            self.tally.compared += 1
+            return
+        if abs(reference) > self.most * (1 - self.eps):
+            self.tally.skip("the gradient leaves the range of the dtype")
+            return
+        near = self.nearby(i)
+        if math.isfinite(claim) and near and max(near) - min(near) > 1e-6 * (size + abs(reference)):
+            yield from self.at_kink(i, [reference, *near], "mpmath", looked=True)
+            return
+        excuse = self.excuse(i, claim, reference, size)
+        self.excused_any |= bool(excuse)
+        if excuse in ("sensitive", "last digits") and not self.strict:
+            self.tally.compared += 1
+            return
+        yield Finding(
+            "value", EXCUSES.get(excuse, ""), TAIL if excuse else WRONG, i, claim, reference, self.tolerance(size), "mpmath"
+        )  # fmt: skip
+
+    def tolerance(self, size: float) -> float:
+        return (ACCURATE * self.eps if self.strict else self.rtol) * size + self.floor
+
+    def at_kink(self, i: int, slopes: list[float], oracle: str, looked: bool = False) -> Iterator[Finding]:
+        """Between the slopes, or between the gradients at points nearby?"""
+        claim = float(self.claims[i])
+        for hull in (slopes, slopes if looked else slopes + self.nearby(i)):
+            low, high = min(hull), max(hull)
+            slack = self.rtol * max(abs(low), abs(high)) + self.floor
+            if low - slack <= claim <= high + slack:
+                self.kinked.add(i)
+                self.tally.compared += 1
+                self.tally.counts["at a kink"] += 1
+                return
+        if looked and math.isfinite(claim) and high - low > 1e3 * (abs(slopes[0]) + abs(claim)):
+            self.tally.skip("the gradient is not continuous here")
+            return
+        text = f"at a kink, and not between its slopes {low:.9g} and {high:.9g}"
+        self.kinked.add(i)
+        yield Finding("kink", text, WRONG, i, claim, (low + high) / 2, (high - low) / 2, oracle)
+
+    def nearby(self, i: int) -> list[float]:
+        """The derivative in element i at points around this one."""
+        rng = np.random.default_rng(i)
+        found = []
+        for _ in range(NEIGHBOURS):
+            shift = rng.standard_normal(self.place.x.size) * self.place.scale
+            try:
+                found.append(self._near_exactly(i, shift))
+            except Unavailable:
+                found.append(self._near_in_floats(i, shift))
+        return [v for v in found if math.isfinite(v)]
+
+    def _near_exactly(self, i: int, shift: Array, by: float = 2.0**-60) -> float:
+        with precision(400):
+            around = exactly(self.place.x) + exactly(shift) * by
+        exact = self.precise.slopes(self.unit(i), around)
+        return exact.value if exact.smooth else math.nan
+
+    def _near_in_floats(self, i: int, shift: Array) -> float:
+        place = self.place
+        x, h = place.x + 2.0**-12 * shift, 2.0**-18 * place.scale[i]
+        up, down = x.copy(), x.copy()
+        up[i] += h
+        down[i] -= h
+        with np.errstate(all="ignore"):
+            return float(self.g @ np.where(place.finite, (place(up) - place(down)) / (up[i] - down[i]), 0.0))
+
+    # Excuses.
+
+    def excuse(self, i: int, claim: float, reference: float, size: float) -> str:
+        """Why an error is a loss of accuracy and not a wrong rule; empty if there is no excuse."""
+        error = abs(claim - reference)
+        if math.isfinite(error):
+            if error <= 4 * self.spread(i, reference):
+                return "sensitive"
+            if error <= self.lost_by_forward(size):
+                return "forward"
+            if not self.elementwise and error <= self.rounding_of_sums(i):
+                return "rounding"
+        if self.out_of_range(i, reference) and not self.inevitable(i, claim):
+            return "range"
+        return "last digits" if error <= self.rtol * size else ""
+
+    def spread(self, i: int, reference: float) -> float:
+        """How much the gradient changes when the arguments change in their last digit."""
+        rng = np.random.default_rng(i)
+        worst = 0.0
+        for _ in range(4):
+            shift = rng.choice([-1.0, 1.0], self.place.x.size) * np.abs(self.place.x) * self.eps
+            try:
+                v = self._near_exactly(i, shift, 1.0)
+            except Unavailable:
+                v = self._by_complex_step_near(i, shift)
+            worst = max(worst, abs(v - reference)) if math.isfinite(v) else worst
+        return worst
+
+    def _by_complex_step_near(self, i: int, shift: Array) -> float:
+        try:
+            place = Place(self.place.f, self.place.filled(self.place.x + shift), self.place.options)
+        except Exception:  # outside of the domain
+            return math.nan
+        jacobian = place.by_complex_step
+        return math.nan if jacobian is None else float(self._weighted(jacobian)[i])
+
+    def lost_by_forward(self, size: float) -> float:
+        """The error that f itself makes beyond its condition, as a share of the gradient."""
+        try:
+            with precision(400):
+                exact = [as_float(v) for v in self.precise.at_zero(400)]
+        except Unavailable:
+            return 0.0
+        kept = self.precise.keep
+        given, true = self.values[kept].astype(np.float64), np.array(exact)
+        with np.errstate(all="ignore"):
+            jacobian = np.nan_to_num(np.abs(self.jacobian[kept]), posinf=0.0)
+            allowed = 8 * self.eps * (jacobian @ np.abs(self.place.x) + np.abs(true))
+            off = np.abs(given - true)
+            share = np.where(off > allowed + self.floor, off / np.abs(true), 0.0)
+        return 4 * size * float(np.max(np.minimum(share, 1.0), initial=0.0))
+
+    def rounding_of_sums(self, i: int) -> float:
+        """The rounding of the terms that a rule may sum up, on the scale of the outputs and of the Jacobian at moderate arguments."""
+        place = self.place
+        largest = float(np.max(np.abs(place.x), initial=0.0))
+        terms = float(np.abs(self.g) @ np.abs(np.where(place.finite, place.y0, 0.0)))
+        by_value = terms / largest if largest else 0.0
+        return 16 * self.eps * max(by_value, self._typical(largest))
+
+    def _typical(self, largest: float) -> float:
+        if largest <= 1:
+            return float(np.max(np.nan_to_num(self.size), initial=0.0))
+        try:
+            tame = Place(self.place.f, self.place.filled(self.place.x / largest), self.place.options)
+        except Exception:  # whatever the function raises there
+            return 0.0
+        jacobian = tame.by_complex_step
+        if jacobian is None or jacobian.shape != self.jacobian.shape:
+            return 0.0
+        return float(np.max(np.nan_to_num(self._weighted(jacobian, absolute=True), posinf=0.0), initial=0.0))
+
+    def out_of_range(self, i: int, reference: float) -> bool:
+        met = np.abs(np.concatenate([self.place.x, self.place.y0[self.place.finite], self.g, [reference]]))
+        met = met[met > 0]
+        return bool(np.any(met < math.sqrt(self.tiny)) or np.any(met > math.sqrt(self.most)))
+
+    def inevitable(self, i: int, claim: float) -> bool:
+        """An infinity or nan from a function of one small number: nothing there has to leave the range."""
+        alone = self.elementwise and len(self.place.places) == 1
+        return alone and not math.isfinite(claim) and abs(self.place.x[i]) < 1
+
+    # Without the arbiter.
+
+    def by_floats(self, i: int, left: Slope, right: Slope) -> Iterator[Finding]:
+        """Two oracles that agree, or nothing."""
+        claim, size = float(self.claims[i]), float(np.nan_to_num(self.size[i]))
+        if not (left.settled and right.settled):
+            self.tally.skip("the slopes do not settle")
+            return
+        bar = 4 * (left.error + right.error)
+        size = max(size, abs(left.value), abs(right.value))
+        if abs(left.value - right.value) > bar + 1e-4 * size:
+            if bar > 0.01 * size:
+                self.tally.skip("the slopes do not settle")
+            else:
+                yield from self.at_kink(i, [left.value, right.value], "one-sided differences")
+            return
+        v = (left.value + right.value) / 2
+        stepped = self.place.by_complex_step is not None and abs(self.reference[i] - v) <= bar + 0.01 * size
+        reference = float(self.reference[i]) if stepped else v
+        known = self._complex_error(i) if stepped else bar
+        error = abs(claim - reference)
+        if error <= self.tolerance(size) + known:
+            if known <= 1e-3 * size + self.floor:
+                self.tally.compared += 1
+            else:
+                self.tally.skip("the reference is not known well enough")
+            return
+        if error <= 10 * known:
+            self.tally.skip("the reference is not known well enough")
+            return
+        excuse = self.excuse(i, claim, reference, size)
+        self.excused_any |= bool(excuse)
+        if excuse in ("sensitive", "last digits") and not self.strict:
+            self.tally.compared += 1
+            return
+        oracle = "complex step in two precisions" if stepped else "one-sided differences, extrapolated"
+        yield Finding("value", EXCUSES.get(excuse, ""), TAIL if excuse else WRONG, i, claim, reference, self.tolerance(size) + known, oracle)
+
+    def _complex_error(self, i: int) -> float:
+        """How far the complex step in double precision is from the one in extended precision."""
+        x = self.place.x.astype(np.clongdouble)
+        h = np.longdouble(self.place.scale[i]) * 2.0**-60
+        x[i] += 1j * h
+        try:
+            y = self.place(x)
+        except Unavailable:
+            return math.inf
+        if y.dtype != np.clongdouble:
+            return 1e-12 * float(self.size[i])
+        finer = float(np.asarray(y.imag / h, np.float64)[self.g != 0] @ self.g[self.g != 0])
+        return abs(finer - float(self.reference[i]))
+
+    # Directions.
+
+    def ties(self) -> Iterator[Array]:
+        """For each set of equal elements of which one lies at a kink: the direction in which all move together."""
+        done: set[float] = set()
+        for i in sorted(self.kinked):
+            v = float(self.place.x[i])
+            same = self.place.x == v
+            if v not in done and same.sum() > 1:
+                yield same.astype(np.float64)
+            done.add(v)
+
+    def along_tie(self, direction: Array) -> Iterator[Finding]:
+        moved = np.flatnonzero(direction)
+        claim = float(self.claims[moved].sum())
+        size = float(np.nan_to_num(self.size[moved]).sum())
+        left, right = self.slopes(direction)
+        slack = 4 * (left.error + right.error) + self.rtol * size + self.floor
+        if left.settled and right.settled and max(abs(left.value - claim), abs(right.value - claim)) <= slack:
+            self.tally.counts["tie directions"] += 1
+            return
+        try:
+            exact = self.precise.slopes(direction)
+        except Unavailable:
+            exact = _from_floats(left, right, size)
+        if not exact.smooth:
+            return
+        self.tally.counts["tie directions"] += 1
+        bound = self.rtol * max(size, as_float(exact.size)) + self.floor
+        if abs(claim - exact.value) > bound:
+            text = f"elements {moved.tolist()} are equal; when they move together the function is smooth, but the gradients add up wrongly"
+            yield Finding("tie", text, WRONG, int(moved[0]), claim, exact.value, bound, "mpmath")
+
+
+def _from_floats(left: Slope, right: Slope, size: float) -> Exact:
+    if not (left.settled and right.settled):
+        return Exact(None, None, size, 0)
+    return Exact(*(mpmath.mpf(s.value) for s in (left, right)), lifted(size), mpmath.mpf(left.error + right.error))
+
+
+def worst(findings: Sequence[Finding]) -> Finding:
+    """The one to show first."""
+    return max(findings, key=lambda f: (f.severity == WRONG, abs(f.claimed - f.reference) if math.isfinite(f.claimed) else math.inf))
