@@ -10,8 +10,8 @@ The three ops run through the same seven loops; they differ in which of the thre
     conv2d_input_grad    y, w -> x
     conv2d_weight_grad   x, y -> w
 
-so each rung below is three functions. `on_windows` brings the arrays into C order and the parameters into pairs. s and d are
-strides and dilations (a pair each: down and across), top and left the padding before the picture.
+so each rung is three functions, and `forward`, `input_grad` and `weight_grad` make them into ops: arrays in C order, parameters as
+pairs (down, across). s and d are strides and dilations, top and left, the `corner`, the padding before the picture.
 """
 
 from __future__ import annotations
@@ -78,8 +78,6 @@ def weight_grad(run: Callable[..., Any]) -> Callable[..., Any]:
     return conv2d_weight_grad
 
 
-# 1. The definition.
-
 SEVEN_LOOPS = "the definition: seven loops, and a test whether the window lies inside the picture"
 
 
@@ -133,8 +131,6 @@ def seven_loops_to_w(x, w, y, stride, corner, dilation, groups):
                                 if 0 <= row < x.shape[2] and 0 <= column < x.shape[3]:
                                     w[o, k, i, j] += x[n, first + k, row, column] * y[n, o, p, q]
 
-
-# 2. Rows innermost.
 
 ROWS = "windows of one row innermost: memory is walked in order, the weight is loaded once a row, and the test moves out of the loop"
 
@@ -207,18 +203,16 @@ def rows_innermost_to_w(x, w, y, stride, corner, dilation, groups):
                                 w[o, k, i, j] += from_x[q * stride[1] + across] * from_y[q]
 
 
-# 3. Slices of a flat picture.
-#
-# Pad the picture, and write it as one long row, `flat`. Then what the windows read at kernel position (k, i, j) is a slice of
-# flat: window (p, q) reads at starts[k, i, j] + p * pitch + q, pitch being the length of a padded row. So with y "wide", its
-# rows pitch long as well, the convolution is a matrix product whose right factor has slices of flat for rows:
+# The third rung: slices of a flat picture. Pad the picture, and write it as one long row, `flat`. What the windows read at kernel
+# position (k, i, j) is a slice of it: window (p, q) reads at starts[k, i, j] + p * pitch + q, pitch being the length of a padded
+# row. So with y "wide", its rows pitch long as well, the convolution is a matrix product whose right factor has slices for rows:
 #
 #     wide[o, t] += w[o, kij] * flat[starts[kij] + t]        t = p * pitch + q
 #
-# and so are its transposes. Nothing is gathered, the slices overlap and stay in cache. The price: the pitch - q elements between
-# two rows of wide mean nothing; they are dropped from y, and are zeros in a gradient. A stride s > 1 deals the picture out to s * s smaller
-# ones first, as cards: picture (a, b) has the rows a, a + s, ... and the columns b, b + s, ...; then all reads have stride 1.
-# Where rows are short, `many` pictures are laid side by side: element t of picture m stands at t * many + m.
+# and so are its transposes. Nothing is gathered; the slices overlap and stay in cache. The price: what stands between the rows of
+# wide means nothing, is dropped from y, and is zeros in a gradient. A stride s > 1 first deals the picture out to s * s smaller ones,
+# as cards: picture (a, b) has the rows a, a + s, ... and the columns b, b + s, ...; then all is read with stride 1. Where rows are
+# short, `many` pictures are laid side by side: element t of picture m stands at t * many + m.
 
 
 @njit(cache=True, nogil=True)
@@ -240,11 +234,10 @@ def plan(w, y, stride, dilation):
 @njit(cache=True, nogil=True, inline="always")
 def copy(a, step_a, b, step_b, length, back):
     """`length` elements of a to b, or back from b to a."""
-    if back:
-        for t in range(length):
+    for t in range(length):
+        if back:
             a[t * step_a] = b[t * step_b]
-    else:
-        for t in range(length):
+        else:
             b[t * step_b] = a[t * step_a]
 
 
@@ -262,8 +255,7 @@ def deal(x, n, many, first, channels, flat, stride, corner, height, pitch, back)
                     at = (picture * height + r) * pitch
                     for m in range(many):
                         pixels = x[n + m, first + k, r * stride[0] + down, c0 * stride[1] + across :]
-                        places = flat[(at + c0) * many + m :]
-                        copy(pixels, stride[1], places, many, c1 - c0, back)
+                        copy(pixels, stride[1], flat[(at + c0) * many + m :], many, c1 - c0, back)
 
 
 @njit(cache=True, nogil=True, inline="always")
