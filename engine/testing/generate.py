@@ -18,9 +18,9 @@ from hypothesis.strategies import SearchStrategy
 
 from engine.shapes import Notation
 from engine.testing.case import Case, Cotangent
+from engine.testing.contract import Argument, Contract
 from engine.testing.drawing import Choices, choice, one_in
 from engine.testing.layouts import LAYOUTS, Array, laid_out
-from engine.testing.signature import Argument, Contract
 from engine.testing.values import EVERYWHERE, MIX, MODES, Alphabet, Mode
 
 Shape = tuple[int, ...]
@@ -97,11 +97,15 @@ class Plan:
     shape: Shape
     ranges: list[int]
     which: list[int]
+    dominant: bool = False  # a square matrix whose diagonal outweighs the rest
     codes: list[int] = field(default_factory=list)
 
     def array(self, salt: int) -> Array:
         numbers = [self.alphabet.number(self.codes[i], salt * 64 + i) for i in self.which]
-        return np.array(numbers, self.alphabet.dtype).reshape(self.shape)
+        x = np.array(numbers, self.alphabet.dtype).reshape(self.shape)
+        if self.dominant and x.size:
+            x += np.eye(self.shape[-1], dtype=x.dtype) * float(np.ceil(np.abs(x).max() * self.shape[-1] + 1))
+        return x
 
 
 def plan(c: Choices, alphabet: Alphabet, mode: Mode, shape: Shape) -> Plan:
@@ -197,7 +201,7 @@ def _completed(
     sources: list[Any] = []
     notes: list[str] = []
     for place, argument in enumerate(contract.arguments):
-        source, note = _source(c, contract.arguments, sources, shapes, place, nonfinite) if taken[place] is None else (taken[place], "")
+        source, note = _source(c, contract, sources, shapes, place, nonfinite) if taken[place] is None else (taken[place], "")
         sources.append(_integers(c, argument, shapes[place], by_name) if source is None else source)
         notes += [f"{argument.name}{note}"] if note else []
     names = [a_layout(c, among) if not isinstance(s, Twin) or not s.same else "C" for s in sources]
@@ -208,11 +212,10 @@ def _completed(
     return Case(tuple(args), options, recipe, tuple(layouts), tuple(notes))
 
 
-def _source(
-    c: Choices, arguments: Sequence[Argument], before: Sequence[Any], shapes: Sequence[Shape], place: int, nonfinite: bool
-) -> tuple[Any, str]:
+def _source(c: Choices, contract: Contract, before: Sequence[Any], shapes: Sequence[Shape], place: int, nonfinite: bool) -> tuple[Any, str]:
     """Where the values of an argument come from: a Plan, a Twin, or None for integers; and what to note about it."""
-    argument, shape = arguments[place], shapes[place]
+    arguments, shape = contract.arguments, shapes[place]
+    argument = arguments[place]
     if argument.integers is not None:
         return None, ""
     fit = [i for i, s in enumerate(before) if _alike(s, argument) and _spreads(shapes[i], shape)]
@@ -222,7 +225,10 @@ def _source(
         return Twin(fit[-1], same), f" {'is' if same else 'equals'} {arguments[fit[-1]].name}"
     mode = a_mode(c)
     region = EVERYWHERE if getattr(argument.region, "inferred", False) and one_in(c, 10) else argument.region
-    return plan(c, Alphabet(argument.dtype, region, nonfinite), mode, shape), "" if mode.name == "generic" else f": {mode.name}"
+    found = plan(c, Alphabet(argument.dtype, region, nonfinite), mode, shape)
+    found.dominant = contract.is_square(place) and one_in(c, 2)
+    notes = [mode.name] * (mode.name != "generic") + ["dominant diagonal"] * found.dominant
+    return found, f": {', '.join(notes)}" if notes else ""
 
 
 def _alike(source: Any, argument: Argument) -> bool:

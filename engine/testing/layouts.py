@@ -30,7 +30,8 @@ def _fortran(x: Array) -> Array:
 def _permuted(x: Array) -> Array:
     """Contiguous in the order of axes 1, 2, ..., 0: channels last, for an image."""
     axes = (*range(1, x.ndim), *range(min(x.ndim, 1)))
-    return np.array(x.transpose(axes), order="C").transpose(np.argsort(axes)) if x.ndim else _contiguous(x)
+    y: Array = np.array(x.transpose(axes), order="C").transpose(np.argsort(axes))
+    return y
 
 
 def _stepped(x: Array) -> Array:
@@ -50,7 +51,7 @@ def _reversed(x: Array) -> Array:
 
 def _offset(x: Array) -> Array:
     """Contiguous, but not at the start of its buffer."""
-    view = _filled((x.size + 2 * GUARD,), x.dtype)[GUARD : GUARD + x.size].reshape(x.shape)
+    view: Array = _filled((x.size + 2 * GUARD,), x.dtype)[GUARD : GUARD + x.size].reshape(x.shape)
     view[...] = x
     return view
 

@@ -1,8 +1,8 @@
-"""What a function takes: shapes, domains and options, as its author says, or as trying it out tells.
+"""What a function takes, as its author says it or as trying it out tells.
 
-Argument    one array argument: its name, dtype, and the region or the integers that it is drawn from
-Contract    all arguments, the shapes that fit together, and the options
-understand  a Contract from what is known about a function; what is missing is found by calling it
+parse        a signature
+region       a domain
+understand   the whole contract; what is missing in what the author says is found by calling the function
 """
 
 from __future__ import annotations
@@ -10,102 +10,22 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from engine.domain import Domain
-from engine.shapes import Notation, ShapeError
-from engine.testing import trying
+from engine.shapes import Notation
+from engine.testing import domains, trying
+from engine.testing.contract import Argument, Contract, Dependent, Integers, Shape, below_axis
+from engine.testing.options import axes
+from engine.testing.subject import Subject, floating, outputs
 from engine.testing.values import EVERYWHERE, Region, closed, framed
 
-Shape = tuple[int, ...]
-Shapes = Mapping[str, Shape]
-Dependent = Callable[[dict[str, Shape]], Any]
-
-
-@dataclass(frozen=True)
-class Integers:
-    """Integers from `low` to below `high`, which is a number or a function of the shapes, a dict by argument."""
-
-    low: int = 0
-    high: int | Callable[[dict[str, Shape]], int] = 2
-
-    def bounds(self, shapes: dict[str, Shape]) -> tuple[int, int]:
-        return self.low, self.high(shapes) if callable(self.high) else self.high
-
-
-def below_axis(name: str, axis: int = 0, low: int = 0) -> Integers:
-    """Indices into an axis of the argument called `name`."""
-    return Integers(low, lambda shapes: shapes[name][axis])
-
-
-@dataclass(frozen=True)
-class Argument:
-    """One array argument. `integers` is None where it holds floating-point numbers."""
-
-    name: str
-    region: Domain = EVERYWHERE
-    dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float64))
-    integers: Integers | None = None
-
-    def takes(self, other: Argument, x: np.ndarray[Any, Any]) -> bool:
-        """Can this argument equal `x`, a value of another?"""
-        return other.integers is None and self.dtype == other.dtype and bool(np.all(self.region.contains(x)))
-
-
-@dataclass(frozen=True)
-class Contract:
-    """What a function takes.
-
-    alternatives   shape notations; each call is drawn from one of them
-    smallest       for each notation, the smallest size of each axis name that the function takes
-    fixed          options that are the same in every call
-    kwargs         options drawn from a strategy, before the shapes
-    dependent      options that depend on the shapes
-    all_kwargs     a strategy of dicts of options
-    notes          what was found out by trying, in words
-    """
-
-    arguments: tuple[Argument, ...]
-    alternatives: tuple[Notation, ...]
-    smallest: tuple[Mapping[str, int], ...] = ()
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-    kwargs: Mapping[str, SearchStrategy[Any]] = field(default_factory=dict)
-    dependent: Mapping[str, Dependent] = field(default_factory=dict)
-    all_kwargs: SearchStrategy[dict[str, Any]] | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def names(self) -> list[str]:
-        return [a.name for a in self.arguments]
-
-    def least(self, notation: Notation) -> Mapping[str, int]:
-        """The smallest size of each axis name of one of the notations."""
-        return dict(zip(self.alternatives, self.smallest, strict=False)).get(notation, {})
-
-    def fits(self, notation: Notation, shapes: Sequence[Shape], options: Mapping[str, Any]) -> bool:
-        """Do these shapes fit the notation, the output's shape included?"""
-        try:
-            notation.infer(self.names, shapes, options)
-        except ShapeError:
-            return False
-        except (NameError, TypeError, ZeroDivisionError):  # the text speaks of options that are not here: only the inputs are judged
-            return True
-        return True
-
-    def about(self, args: Sequence[Any]) -> Contract:
-        """The contract for these very arguments: as many, of their dtypes."""
-        known = list(self.arguments[: len(args)])
-        known += [Argument(f"x{i + 1}") for i in range(len(known), len(args))]
-        kept = (replace(a, dtype=x.dtype) if _floats(x) else a for a, x in zip(known, args, strict=True))
-        return replace(self, arguments=tuple(kept))
-
-
-def _floats(x: Any) -> bool:
-    return isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind == "f"
+__all__ = ["Argument", "Contract", "Integers", "below_axis", "parse", "region", "understand"]
 
 
 # What an author may write.
@@ -160,31 +80,101 @@ def region(given: Any) -> Domain:
 
 
 def understand(
-    f: Callable[..., Any], signature: Any = None, domain: Any = None, kwargs: Any = None, *, dtype: Any = np.float64,
-    judge: Callable[[Sequence[Any], dict[str, Any]], bool] | None = None, cases: bool = False,
+    f: Subject | Callable[..., Any], signature: Any = None, domain: Any = None, kwargs: Any = None, *, dtype: Any = np.float64,
+    cases: bool = False,
 ) -> Contract:  # fmt: skip
     """The contract of `f`, NumPy in, NumPy out.
 
+    f           a function, or a Subject: among the signatures that f takes, its gradient then chooses
     signature   notation, a list of them, an example array or a tuple of example arrays, or None to find out by trying
     domain      by name or place, see `region`; `Integers` for an argument of integers
     kwargs      by name: a constant, a strategy, a function of the shapes; or one strategy of dicts
     dtype       of the floating-point arguments
-    judge       of (args, kwargs): does the gradient have the arguments' shapes? Chooses among signatures found by trying
     cases       the shapes come from elsewhere: nothing is tried
 
     Raises ValueError if no signature can be found.
     """
     options = _sorted(kwargs)
     examples = _examples(signature)
-    texts = [signature] if isinstance(signature, str) else signature if signature is not None and examples is None else None
-    notations = [n for text in texts for n in ([text] if isinstance(text, Notation) else parse(text))] if texts is not None else None
-    count = len(notations[0].inputs) if notations else len(examples) if examples else None
-    names = trying.names(f, count)
-    arguments = _arguments(names, domain, np.dtype(dtype), examples)
-    contract = Contract(arguments, tuple(notations or ()), **options)
-    if cases:
-        return contract
-    return trying.completed(f, contract, examples=examples, judge=judge, given=_given(names, domain))
+    notations = _notations(signature) if signature is not None and examples is None else []
+    function, judge = (f.f, _judge(f)) if isinstance(f, Subject) else (f, None)
+    given = len(notations[0].inputs) if notations else len(examples) if examples else trying.count(function)
+    for count in (given,) if given else (1, 2, 3):
+        names = trying.names(function, count)
+        contract = Contract(_arguments(names, domain, np.dtype(dtype), examples), tuple(notations), **options)
+        if cases:
+            return contract
+        found = _with_shapes(function, contract, examples, judge)
+        if found is not None:
+            return _with_domains(trying.Probe(function, found, judge), _given(names, domain))
+    raise ValueError(
+        f"no signature was found that {getattr(function, '__name__', 'the function')} takes with arguments {', '.join(names)}.\n"
+        "  say what it takes: signature='m k, k n -> m n', or give example arrays, or cases=a strategy of (args, kwargs)"
+    )
+
+
+def _notations(signature: Any) -> list[Notation]:
+    texts = [signature] if isinstance(signature, (str, Notation)) else signature
+    return [n for text in texts for n in ([text] if isinstance(text, Notation) else parse(text))]
+
+
+def _judge(subject: Subject) -> trying.Judge | None:
+    """Does the gradient have the arguments' shapes?"""
+    if subject.vjp is None:
+        return None
+
+    def judge(args: Sequence[Any], options: dict[str, Any]) -> bool:
+        try:
+            with np.errstate(all="ignore"):
+                y = subject.value([np.array(a) for a in args], options)
+                ones = tuple(np.ones_like(part) for part in outputs(y))
+                pulled = subject.gradients(ones if isinstance(y, tuple) else ones[0], args, y, options)
+        except Exception:  # whatever it raises, it does not take these
+            return False
+        return all(pulled[i] is not None and np.shape(pulled[i]) == np.shape(args[i]) for i in floating(args))
+
+    return judge
+
+
+def _with_shapes(f: Callable[..., Any], contract: Contract, examples: Any, judge: trying.Judge | None) -> Contract | None:
+    """The contract with signatures, and with integers where the function wants some; None if it takes nothing that was tried."""
+    probe = trying.Probe(f, contract, judge)
+    if examples is not None:
+        return replace(contract, alternatives=(trying.of_examples(probe, examples),))
+    if contract.alternatives:
+        taken = any(trying.takes_any_size(probe, n) for n in contract.alternatives)
+        whole = any(a.integers for a in contract.arguments)
+        return contract if taken or whole else trying.with_integers(f, contract, judge) or contract
+    found, notes = trying.signatures(probe)
+    if found:
+        return replace(contract, alternatives=tuple(found), notes=tuple(notes))
+    return trying.with_integers(f, contract, judge)
+
+
+def _with_domains(probe: trying.Probe, given: set[str]) -> Contract:
+    """The contract with the smallest sizes, with domains for the arguments that are not `given`, and with options."""
+    contract = probe.contract
+    least = tuple(trying.smallest(probe, n) for n in contract.alternatives)
+    first = contract.alternatives[0]
+    wanted = {a.name for a in contract.arguments if a.name not in given}
+    found = domains.regions(probe, trying.sized(first, trying.PRIMES), wanted) if wanted else {}
+    arguments = tuple(replace(a, region=found.get(a.name, a.region)) for a in contract.arguments)
+    varied = {name: _option(name, default) for name, default in trying.options(probe, first).items()}
+    notes = [*contract.notes, *filter(None, (domains.told(name, r) for name, r in found.items()))]
+    notes += [f"{name} is varied" for name in varied]
+    return replace(contract, arguments=arguments, smallest=least, dependent={**varied, **contract.dependent}, notes=tuple(notes))
+
+
+def _option(name: str, default: Any) -> Dependent:
+    """How to vary an option that `trying.options` found."""
+    if name in ("axis", "dim"):
+        return lambda shapes: _axis(next(iter(shapes.values())), default)
+    values = [default, not default] if isinstance(default, bool) else [default, *trying.SMALL_OPTIONS[name]]
+    return lambda shapes: st.sampled_from(values)
+
+
+def _axis(shape: Shape, default: int | None) -> Any:
+    return axes(len(shape), none=default is None, several=False) if shape or default is None else default
 
 
 def _given(names: Sequence[str], domain: Any) -> set[str]:

@@ -1,10 +1,9 @@
-"""What can be found out about a function by calling it: its shapes, its domain, its options."""
+"""What can be found out about a function by calling it: its shapes, its integers, its options. Domains are in domains.py."""
 
 from __future__ import annotations
 
 import inspect
 import itertools
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.shapes import Notation
-from engine.testing.values import Region, framed
 
 if TYPE_CHECKING:
-    from engine.testing.signature import Argument, Contract
+    from engine.testing.contract import Argument, Contract
 
 Shape = tuple[int, ...]
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -26,50 +24,62 @@ Judge = Callable[[Sequence[Any], dict[str, Any]], bool]
 PRIMES = {"b": 2, "c": 2, "k": 4, "l": 2, "m": 3, "n": 5, "o": 3, "h": 4, "w": 5}
 """A size for each axis name, such that two axes that must be equal are not so by accident."""
 
+OTHERS = {**PRIMES, "m": 4, "n": 2, "k": 3}
+"""Other sizes, so that a signature that fits once by accident does not fit twice."""
+
 RAGGED: tuple[Shape, ...] = ((), (3,), (2, 3), (2, 4, 3), (1, 3))
 
 ALONE = ("n", "m n", "l m n", "b c h w", "n n", "l n n")
 
 PAIRS = (
-    "n, n", "m n, m n", "l m n, l m n", "m k, k n", "m k, k", "k, k n", "n, m", "l m k, l k n", "m n, n", "l m n, n", "n n, n", "n n, n m",
-    "n n, n n", "n, ", ", n", "m n, ", ", m n", "m n, m", "b c h w, c", "b c h w, b c h w",
+    "n, n", "n, m", "n, ", ", n", "m k, k", "k, k n", "m k, k n", "m n, n", "m n, m", "m n, m n", "m n, ", ", m n",
+    "n n, n", "n n, n m", "n n, n n", "l m n, n", "l m n, l m n", "l m k, l k n", "b c h w, c", "b c h w, b c h w",
 )  # fmt: skip
 
 TRIPLES = (
-    "n, n, n", "m n, m n, m n", "m k, k n, n", "k, k n, n", "m n, n, n", "l m n, n, n", "b c h w, c, c", "m k, k n, m n", "m n, m n, ",
-    "m k, n k, n",
+    "n, n, n", "k, k n, n", "m n, n, n", "m k, k n, n", "m k, n k, n", "m k, k n, m n", "m n, m n, m n", "m n, m n, ", "l m n, n, n",
+    "b c h w, c, c",
 )  # fmt: skip
 
-INDEXED = (("n, k", 1), ("m n, k", 1), ("m n, m", 1), ("m n, m k", 1), ("m n, k n", 1), ("n, k, k", 1), ("m n, k, k n", 1))
-"""Signatures of which one argument may be indices."""
+INDEXED = ("n, k", "m n, k", "m n, m", "m n, m k", "m n, k n")
+"""Signatures of which the last argument may be indices."""
+
+ONCE_MORE = ("n, k, k", "m n, k, k n", "m n, k, k")
+"""Signatures of which the middle argument may be indices: the last one is put there."""
 
 
 # The arguments.
 
 
-def names(f: Function, count: int | None) -> list[str]:
-    """The names of the array arguments: the positional parameters without a default, or as many as there are known to be."""
+def count(f: Function) -> int | None:
+    """How many arrays the function takes: positional parameters without a default. None if that cannot be told."""
     if isinstance(f, np.ufunc):
-        return [f"x{i + 1}" for i in range(f.nin)] if f.nin > 1 else ["x"]
-    found = _positional(f)
-    if count is None:
-        count = len([p for p in found if p.default is p.empty])
-    named = [p.name for p in found[:count]]
-    return named + [f"x{i + 1}" for i in range(len(named), max(count, 1 if not named else 0))]
+        return f.nin
+    required = [p for p in _positional(f) if p.default is p.empty]
+    return len(required) or None
+
+
+def names(f: Function, number: int) -> list[str]:
+    """A name for each of `number` arguments."""
+    known = [] if isinstance(f, np.ufunc) else [p.name for p in _positional(f)][:number]
+    return known + [f"x{i + 1}" if number > 1 else "x" for i in range(len(known), number)]
 
 
 def _positional(f: Function) -> list[inspect.Parameter]:
+    return [p for p in _parameters(f) if p.kind != p.KEYWORD_ONLY]
+
+
+def _parameters(f: Function) -> list[inspect.Parameter]:
     try:
-        parameters = inspect.signature(f).parameters.values()
+        return [p for p in inspect.signature(f).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     except (TypeError, ValueError):  # functions written in C may not tell
         return []
-    return [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
 # Calling.
 
 
-def outputs(f: Function, args: Sequence[Any], options: Mapping[str, Any]) -> list[Array] | None:
+def called(f: Function, args: Sequence[Any], options: Mapping[str, Any]) -> list[Array] | None:
     """What `f` returns, as a list of arrays; None if it raises or returns no numbers. Its arguments are copies."""
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings():
@@ -83,63 +93,67 @@ def outputs(f: Function, args: Sequence[Any], options: Mapping[str, Any]) -> lis
 
 def finite(f: Function, args: Sequence[Any], options: Mapping[str, Any]) -> bool:
     """Does `f` take these and return finite numbers only?"""
-    found = outputs(f, args, options)
+    found = called(f, args, options)
     return found is not None and all(bool(np.all(np.isfinite(part))) for part in found)
 
 
+def is_square(shape: Shape) -> bool:
+    """A square matrix is tried with a large diagonal: it then has an inverse, and a Cholesky factor."""
+    return len(shape) > 1 and shape[-1] == shape[-2]
+
+
 class Probe:
-    """Calls a function on arrays of moderate numbers of given shapes."""
+    """Calls a function on arrays of moderate numbers of given shapes, its varying options being at their defaults."""
 
     BASES = ((0.3, 0.9), (1.2, 3.0), (-0.9, -0.3), (5.0, 9.0), (-3.0, -1.2), (20.0, 90.0))
 
-    def __init__(self, f: Function, contract: Contract, judge: Judge | None):
+    def __init__(self, f: Function, contract: Contract, judge: Judge | None = None):
         self.f = f
         self.contract = contract
         self.judge = judge
-        self.options = self._some_options()
-
-    def _some_options(self) -> dict[str, Any]:
-        """The fixed options; those that are drawn keep the function's own defaults while it is tried."""
-        return dict(self.contract.fixed)
+        self.options = dict(contract.fixed)
 
     def arrays(self, shapes: Sequence[Shape], bases: Sequence[int] | None = None) -> list[Array]:
         rng = np.random.default_rng(0)
+        by_name = dict(zip(self.contract.names, shapes, strict=True))
         chosen = bases or (0,) * len(shapes)
-        return [self._array(rng, a, s, b) for a, s, b in zip(self.contract.arguments, shapes, chosen, strict=True)]
+        return [self._array(rng, a, by_name, b) for a, b in zip(self.contract.arguments, chosen, strict=True)]
 
-    def _array(self, rng: np.random.Generator, argument: Argument, shape: Shape, base: int) -> Array:
+    def _array(self, rng: np.random.Generator, argument: Argument, shapes: dict[str, Shape], base: int) -> Array:
+        shape = shapes[argument.name]
         if argument.integers is not None:
-            first, end = argument.integers.low, argument.integers.high
-            return rng.integers(first, end if isinstance(end, int) else first + 1, shape)
+            first, end = argument.integers.bounds(shapes)
+            found = rng.integers(first, max(end, first + 1), shape)
+            found.flat[:2] = (end - 1, first)[: found.size]
+            return found
         low, high = self.BASES[base]
         region = argument.region
         if not (region.low < low and high < region.high):
-            low, high = region.draw_low, region.draw_high
-            low, high = low + (high - low) / 8, high - (high - low) / 8
-        return np.asarray(rng.uniform(low, high, shape)).astype(argument.dtype)
+            rim = (region.draw_high - region.draw_low) / 8
+            low, high = region.draw_low + rim, region.draw_high - rim
+        x = np.asarray(rng.uniform(low, high, shape))
+        return (x + shape[-1] * np.eye(shape[-1]) if is_square(shape) else x).astype(argument.dtype)
 
-    def takes(self, shapes: Sequence[Shape]) -> bool:
-        found = outputs(self.f, self.arrays(shapes), self.options)
+    def takes(self, shapes: Sequence[Shape], more: Mapping[str, Any] | None = None) -> bool:
+        """Does the function return floating-point numbers for these shapes?"""
+        found = called(self.f, self.arrays(shapes), {**self.options, **(more or {})})
         return found is not None and any(part.dtype.kind in "fc" for part in found)
 
-    def pulls(self, shapes: Sequence[Shape]) -> bool:
+    def pulls(self, shapes: Sequence[Shape], more: Mapping[str, Any] | None = None) -> bool:
         """Does the gradient, too, take these shapes?"""
-        return self.judge is None or self.judge(self.arrays(shapes), self.options)
+        return self.judge is None or self.judge(self.arrays(shapes), {**self.options, **(more or {})})
 
     def elementwise(self) -> bool:
         """Does each element of the output depend on the same element of each argument, and on no other?"""
-        count = len(self.contract.arguments)
-        args = self.arrays([(2, 3)] * count)
-        y = outputs(self.f, args, self.options)
-        if y is None or any(part.shape != (2, 3) for part in y):
-            return False
-        for place in range(count):
-            nudged = [np.array(a) for a in args]
-            nudged[place][0, 1] *= 1.25
-            other = outputs(self.f, nudged, self.options)
-            if other is None or any(np.count_nonzero(a != b) > (a[0, 1] != b[0, 1]) for a, b in zip(y, other, strict=True)):
-                return False
-        return True
+        args = self.arrays([(2, 3)] * len(self.contract.arguments))
+        y = called(self.f, args, self.options)
+        return y is not None and all(part.shape == (2, 3) for part in y) and all(self._local(args, i, y) for i in range(len(args)))
+
+    def _local(self, args: Sequence[Array], place: int, y: Sequence[Array]) -> bool:
+        nudged = [np.array(a) for a in args]
+        nudged[place][0, 1] = nudged[place][0, 1] * 1.25 if nudged[place].dtype.kind == "f" else nudged[place][1, 1]
+        other = called(self.f, nudged, self.options)
+        return other is not None and all(np.count_nonzero(a != b) <= (a[0, 1] != b[0, 1]) for a, b in zip(y, other, strict=True))
 
 
 # Shapes.
@@ -155,173 +169,136 @@ def sized(notation: Notation, size: Mapping[str, int], rest: Shape = (2, 3)) -> 
     return [tuple(one(side)) for side in notation.inputs]
 
 
-def _pair_shapes(count: int) -> Iterator[tuple[Shape, ...]]:
-    """Shapes that broadcast, for `count` arguments."""
-    yield from ((s,) * count for s in RAGGED)
-    if count > 1:
-        yield from itertools.islice(itertools.product(((2, 3), (3,), (2, 1), ()), repeat=count), 64)
-
-
-def shapes_of(probe: Probe) -> tuple[list[Notation], list[str]]:
+def signatures(probe: Probe) -> tuple[list[Notation], list[str]]:
     """The signatures that the function takes, the most general ones only, and what was found in words."""
     count = len(probe.contract.arguments)
-    whole = Notation(", ".join(["..."] * count) + " -> ...")
-    if all(probe.takes(s) for s in _pair_shapes(count)) and (_any_shape(probe) if count == 1 else probe.elementwise()):
-        return [whole], []
+    spread = itertools.product(((2, 3), (3,), (2, 1), ()), repeat=count) if 1 < count < 4 else ()
+    anything = all(probe.takes(s) for s in (*((s,) * count for s in RAGGED), *spread))
+    if anything and (probe.elementwise() if count > 1 else all(probe.pulls((s,)) for s in RAGGED)):
+        return [broadcast(count)], []
     named = {1: ALONE, 2: PAIRS, 3: TRIPLES}.get(count, (", ".join(["n"] * count), ", ".join(["m n"] * count)))
-    candidates = [Notation(f"{text} -> ...") for text in named]
-    taken = [n for n in candidates if probe.takes(sized(n, PRIMES)) and probe.takes(sized(n, {**PRIMES, "m": 4, "n": 2, "k": 3}))]
-    if not taken:
-        raise ValueError(
-            f"no signature of {count} arguments was found that the function takes.\n"
-            "  say what it takes: signature='m k, k n -> m n', or give example arrays, or cases=a strategy of (args, kwargs)"
-        )
+    taken = [n for n in map(_inputs, named) if takes_any_size(probe, n)]
     pulled = [n for n in taken if probe.pulls(sized(n, PRIMES))]
-    left_out = [n.text.partition(" ->")[0] for n in taken if n not in pulled] if pulled else []
-    notes = [f"shapes {text} are left out: the function takes them, the gradient does not" for text in left_out]
-    return _most_general(pulled or taken), notes
+    kept = _most_general(pulled or taken)
+    left_out = [n for n in _most_general(taken) if n not in kept and not any(_narrower(n, other) for other in kept)]
+    return kept, [f"shapes {n.text.partition(' ->')[0]!r} are left out: f takes them, its gradient does not" for n in left_out]
 
 
-def _any_shape(probe: Probe) -> bool:
-    return all(probe.pulls((s,)) for s in RAGGED)
+def broadcast(count: int) -> Notation:
+    """`count` arguments that broadcast against one another."""
+    return _inputs(", ".join(["..."] * count))
+
+
+def _inputs(text: str) -> Notation:
+    return Notation(f"{text} -> ...")
+
+
+def takes_any_size(probe: Probe, notation: Notation) -> bool:
+    """Does the function take two sizes of each axis?"""
+    return probe.takes(sized(notation, PRIMES)) and probe.takes(sized(notation, OTHERS, rest=(3,)))
 
 
 def _most_general(notations: list[Notation]) -> list[Notation]:
-    """Without those that are another one with two of its names made equal."""
-    return [n for n in notations if not any(_narrower(n, other) for other in notations if other is not n)]
+    """Without those that are another one with two of its names made equal, or another one in other letters."""
+    kept = [n for n in notations if not any(_narrower(n, other) and not _narrower(other, n) for other in notations)]
+    return [n for i, n in enumerate(kept) if not any(_narrower(n, other) for other in kept[:i])]
 
 
 def _narrower(a: Notation, b: Notation) -> bool:
-    """Is `a` the notation `b` with some names made equal?"""
+    """Is `a` the notation `b` with other letters, some of them perhaps made equal?"""
     if [len(side) for side in a.inputs] != [len(side) for side in b.inputs]:
         return False
     means: dict[str, str] = {}
     pairs = [(p, q) for side, other in zip(a.inputs, b.inputs, strict=True) for p, q in zip(side, other, strict=True)]
-    return all(means.setdefault(q, p) == p for p, q in pairs) and len(set(means.values())) < len(means)
+    return all(means.setdefault(q, p) == p for p, q in pairs)
 
 
 def smallest(probe: Probe, notation: Notation) -> dict[str, int]:
     """The smallest size of each name, and of the axes under `...`, that gives an answer."""
-    found = {}
-    for name in notation.names:
-        found[name] = next((n for n in (0, 1) if probe_takes_size(probe, notation, {**PRIMES, name: n}, (2, 3))), 2)
-    if notation.broadcasts:
-        found["..."] = next((n for n in (0, 1) if probe_takes_size(probe, notation, PRIMES, (2, n))), 2)
-    return found
+    found = {name: _smallest(probe, notation, name) for name in notation.names}
+    return {**found, "...": _smallest(probe, notation, None)} if notation.broadcasts else found
 
 
-def probe_takes_size(probe: Probe, notation: Notation, size: Mapping[str, int], rest: Shape) -> bool:
-    shapes = sized(notation, size, rest)
-    return finite(probe.f, probe.arrays(shapes), probe.options) or (0 not in rest and 0 not in size.values() and probe.takes(shapes))
+def _smallest(probe: Probe, notation: Notation, name: str | None) -> int:
+    for n in (0, 1, 2):
+        if _answers(probe, notation, {**PRIMES, name: n} if name else PRIMES, (2, 3) if name else (2, n)):
+            return n
+    return 1
 
 
-# Domains.
-
-GRID = (1e-300, 1e-30, 1e-9, 1e-3, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 40.0, 88.0, 100.0, 300.0, 700.0, 800.0,
-        1e4, 1e9, 1e30, 1e150, 1e300)  # fmt: skip
-NARROW = 1e-2  # a gap of the domain that is no wider than this is a hole in it
+def _answers(probe: Probe, notation: Notation, size: Mapping[str, int], rest: Shape) -> bool:
+    """Are there finite numbers, if any, from these sizes?"""
+    return finite(probe.f, probe.arrays(sized(notation, size, rest)), probe.options)
 
 
-def regions(probe: Probe, shapes: Sequence[Shape], wanted: set[str]) -> dict[str, Region]:
-    """Where the function is finite, in each of the `wanted` arguments: found with one element moved, the others held."""
-    arguments = probe.contract.arguments
-    count = len(arguments)
-    bases = next((b for b in _bases(count) if finite(probe.f, probe.arrays(shapes, b), probe.options)), None)
-    if bases is None:
+def of_examples(probe: Probe, examples: Sequence[Array]) -> Notation:
+    """The shapes of the examples, with a name for each size that may be another one."""
+    names = {n: f"n{n}" for x in examples for n in x.shape}
+
+    def text(named: Mapping[int, str]) -> Notation:
+        return _inputs(", ".join(" ".join(named.get(n, str(n)) for n in x.shape) for x in examples))
+
+    sizes = {name: n for n, name in names.items()}
+    free = {n: name for n, name in names.items() if probe.takes(sized(text(names), {**sizes, name: n + 1}))}
+    return text(free)
+
+
+# Integers.
+
+
+def with_integers(f: Function, contract: Contract, judge: Judge | None) -> Contract | None:
+    """The contract with one argument made integers, if the function takes that."""
+    count = len(contract.arguments)
+    for place in range(count - 1, -1, -1):
+        texts = {2: INDEXED if place == 1 else (), 3: ONCE_MORE if place == 1 else ()}.get(count, ())
+        for notation in contract.alternatives or (broadcast(count), *map(_inputs, texts)):
+            for integers in _ranges(contract, notation, place):
+                arguments = [replace(a, integers=integers) if i == place else a for i, a in enumerate(contract.arguments)]
+                other = replace(contract, arguments=tuple(arguments), alternatives=(notation,))
+                if takes_any_size(Probe(f, other, judge), notation):
+                    return other
+    return None
+
+
+def _ranges(contract: Contract, notation: Notation, place: int) -> Iterator[Any]:
+    """Indices into an axis of another argument, the longest first; then small integers of either sign."""
+    from engine.testing.contract import Integers, below_axis
+
+    shapes = sized(notation, PRIMES)
+    axes = [(n, i, axis) for i, s in enumerate(shapes) if i != place and notation.inputs[i] != ["..."] for axis, n in enumerate(s)]
+    for _, i, axis in sorted(axes, key=lambda a: -a[0]):
+        yield below_axis(contract.arguments[i].name, axis - len(shapes[i]) if "..." in notation.inputs[i] else axis)
+    yield Integers(-3, 4)
+
+
+# Options.
+
+SMALL_OPTIONS = {"stride": (1, 2, 3), "strides": (1, 2, 3), "padding": (0, 1, 2), "dilation": (1, 2)}
+SIDE_EFFECTS = {"training", "train", "inplace", "out", "copy", "overwrite", "verbose", "debug"}
+"""Switches that change more than the answer."""
+
+
+def options(probe: Probe, notation: Notation) -> dict[str, Any]:
+    """The options of the function that it is known how to vary, with their defaults."""
+    if isinstance(probe.f, np.ufunc):
         return {}
-    args = probe.arrays(shapes, bases)
     found = {}
-    for place, argument in enumerate(arguments):
-        if argument.name in wanted and argument.integers is None and args[place].size:
-            found[argument.name] = _region(_along(probe, args, place), float(args[place].flat[0]), argument.dtype)
+    shapes = sized(notation, PRIMES)
+    known = {*probe.contract.fixed, *probe.contract.kwargs, *probe.contract.dependent}
+    for p in _parameters(probe.f)[len(shapes) :]:
+        if p.default is not p.empty and p.name not in known and p.name not in SIDE_EFFECTS and probe.contract.all_kwargs is None:
+            tried = _values_of(p.name, p.default, max((len(s) for s in shapes), default=0))
+            if tried and all(probe.takes(shapes, {p.name: v}) for v in tried) and any(probe.pulls(shapes, {p.name: v}) for v in tried):
+                found[p.name] = p.default
     return found
 
 
-def _bases(count: int) -> Iterator[tuple[int, ...]]:
-    yield from ((i,) * count for i in range(len(Probe.BASES)))
-    yield from itertools.islice(itertools.product(range(len(Probe.BASES)), repeat=count), 216)
-
-
-def _along(probe: Probe, args: Sequence[Array], place: int) -> Callable[[float], bool]:
-    """Is the function finite where the first element of one argument is v?"""
-
-    def good(v: float) -> bool:
-        moved = list(args)
-        moved[place] = np.array(args[place])
-        moved[place].reshape(-1)[0] = v
-        return finite(probe.f, moved, probe.options)
-
-    return good
-
-
-def _region(good: Callable[[float], bool], start: float, dtype: np.dtype[Any]) -> Region:
-    largest = float(np.finfo(dtype).max)
-    grid = sorted({0.0, *(s * v for v in GRID if v < largest for s in (1, -1)), start})
-    fine = [good(v) for v in grid]
-    at = grid.index(start)
-    low, holes_below = _end(good, grid[at::-1], fine[at::-1], dtype)
-    high, holes_above = _end(good, grid[at:], fine[at:], dtype)
-    return framed(low, high, holes=(*holes_below, *holes_above), inferred=True)
-
-
-def _end(good: Callable[[float], bool], grid: Sequence[float], fine: Sequence[bool], dtype: np.dtype[Any]) -> tuple[float, list[float]]:
-    """Walking outward from a good number: the first number where it ends, or an infinity; and the holes on the way."""
-    holes: list[float] = []
-    i = 1
-    while i < len(grid):
-        if fine[i]:
-            i += 1
-            continue
-        beyond = next((j for j in range(i, len(grid)) if fine[j]), None)
-        if beyond is None or abs(grid[beyond] - grid[i - 1]) > NARROW:
-            return _edge(good, grid[i - 1], grid[i], dtype), holes
-        holes += grid[i:beyond]
-        i = beyond
-    return math.copysign(math.inf, grid[-1] - grid[0]), holes
-
-
-def _edge(good: Callable[[float], bool], inside: float, outside: float, dtype: np.dtype[Any]) -> float:
-    """The number nearest to `inside` at which the function is not finite, by bisection over the numbers of the dtype."""
-    a, b = _ordinal(inside, dtype), _ordinal(outside, dtype)
-    while abs(b - a) > 1:
-        middle = (a + b) // 2
-        a, b = (middle, b) if good(_from_ordinal(middle, dtype)) else (a, middle)
-    return _from_ordinal(b, dtype)
-
-
-def _ordinal(v: float, dtype: np.dtype[Any]) -> int:
-    """The place of `v` in the row of all numbers of the dtype, 0 at 0.0."""
-    bits = int(np.asarray(abs(v), dtype).view(f"i{dtype.itemsize}"))
-    return -bits if v < 0 else bits
-
-
-def _from_ordinal(i: int, dtype: np.dtype[Any]) -> float:
-    v = float(np.asarray(abs(i), f"i{dtype.itemsize}").view(dtype))
-    return -v if i < 0 else v
-
-
-# All of it.
-
-
-def completed(f: Function, contract: Contract, *, examples: Sequence[Array] | None, judge: Judge | None, given: set[str]) -> Contract:
-    """The contract with what its author left out."""
-    notes: list[str] = []
-    if examples is not None:
-        contract = replace(contract, alternatives=(_of_examples(examples),))
-    probe = Probe(f, contract, judge)
-    if not contract.alternatives:
-        found, notes = shapes_of(probe)
-        contract = replace(contract, alternatives=tuple(found))
-    least = tuple(smallest(probe, n) for n in contract.alternatives)
-    contract = replace(contract, smallest=least)
-    wanted = {a.name for a in contract.arguments if a.name not in given}
-    shapes = sized(contract.alternatives[0], PRIMES)
-    inferred = regions(probe, shapes, wanted) if wanted else {}
-    arguments = tuple(replace(a, region=inferred.get(a.name, a.region)) for a in contract.arguments)
-    notes += [f"{name} in ({r.low:g}, {r.high:g})" for name, r in inferred.items() if r.low > -math.inf or r.high < math.inf]
-    return replace(contract, arguments=arguments, notes=tuple(notes))
-
-
-def _of_examples(examples: Sequence[Array]) -> Notation:
-    """The very shapes of the examples."""
-    return Notation(", ".join(" ".join(map(str, x.shape)) for x in examples) + " -> ...")
+def _values_of(name: str, default: Any, ndim: int) -> list[Any]:
+    """Values of an option that differ from its default."""
+    if isinstance(default, bool):
+        return [not default]
+    if name in ("axis", "dim") and (default is None or isinstance(default, int)):
+        return [a for a in range(ndim) if default is None or a != default % max(ndim, 1)]
+    if name in SMALL_OPTIONS and isinstance(default, int):
+        return [v for v in SMALL_OPTIONS[name] if v != default]
+    return []
