@@ -15,6 +15,7 @@ A framework without derivatives of its own has no vjp and no jvp. None is import
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -147,6 +148,13 @@ class Adapted:
             return tuple(pull(tuple(values[:count])))
 
         return Adapted(of_both, self.framework)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        try:
+            return inspect.signature(self.function)
+        except (TypeError, ValueError) as e:  # functions written in C may not tell
+            raise AttributeError(str(e)) from None
 
     @property
     def differentiates(self) -> bool:
