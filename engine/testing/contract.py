@@ -69,9 +69,10 @@ class Contract:
     def names(self) -> list[str]:
         return [a.name for a in self.arguments]
 
-    def is_square(self, place: int) -> bool:
-        """Is the argument at `place` a square matrix, or several, by one of the notations?"""
-        return any(len(n.inputs[place]) > 1 and n.inputs[place][-1] == n.inputs[place][-2] for n in self.alternatives)
+    def is_square(self, place: int, shape: Shape) -> bool:
+        """Is the argument at `place` a square matrix, or several, and not by accident?"""
+        named = any(len(n.inputs[place]) > 1 and n.inputs[place][-1] == n.inputs[place][-2] for n in self.alternatives)
+        return len(shape) > 1 and shape[-1] == shape[-2] and (named or not self.alternatives)
 
     def least(self, notation: Notation) -> Mapping[str, int]:
         """The smallest size of each axis name of one of the notations."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from engine.testing.trying import Array, Probe, Shape, finite, is_square
+from engine.testing.trying import Function, Probe, finite, is_square
 from engine.testing.values import Region, framed
 
 GRID = (1e-300, 1e-30, 1e-9, 1e-3, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 40.0, 88.0, 100.0, 300.0, 700.0, 800.0,
@@ -19,19 +19,26 @@ HUGE = 1e3  # an end of the domain beyond it is where something overflows: not w
 COMBINATIONS = 216  # of starting points, for a function of which one argument must be large where another is small
 
 
-def regions(probe: Probe, shapes: Sequence[Shape], wanted: set[str]) -> dict[str, Region]:
-    """The region of each of the `wanted` arguments; none if no finite value was found to start from."""
-    arguments = probe.contract.arguments
-    bases = next((b for b in _bases(len(arguments)) if finite(probe.f, probe.arrays(shapes, b), probe.options)), None)
-    if bases is None:
-        return {}
-    args = probe.arrays(shapes, bases)
-    square = [is_square(s) for s in shapes]  # what may stand in a matrix depends on its other elements
-    found = {}
-    for place, argument in enumerate(arguments):
-        if argument.name in wanted and argument.integers is None and args[place].size and not square[place]:
-            found[argument.name] = _region(_along(probe, args, place), float(args[place].flat[0]), argument.dtype)
-    return found
+def regions(probe: Probe, args: Sequence[Any], wanted: set[str], options: Mapping[str, Any]) -> dict[str, Region]:
+    """The region of each of the `wanted` arguments; none if no finite value was found to start from.
+
+    args    of a call that f takes. Other moderate numbers stand in for its floating-point numbers
+    """
+    shapes = [np.shape(a) for a in args]
+    for bases in _bases(len(args)):
+        tried = [new if is_float(a) else a for a, new in zip(args, probe.arrays(shapes, bases), strict=True)]
+        if finite(probe.f, tried, options):
+            return {
+                a.name: _region(_along(probe.f, tried, i, options), float(tried[i].flat[0]), a.dtype)
+                for i, a in enumerate(probe.contract.arguments)
+                # what may stand in a matrix depends on its other elements
+                if a.name in wanted and is_float(args[i]) and tried[i].size and not is_square(shapes[i])
+            }
+    return {}
+
+
+def is_float(a: Any) -> bool:
+    return isinstance(a, (np.ndarray, np.generic)) and a.dtype.kind == "f"
 
 
 def told(name: str, region: Region) -> str | None:
@@ -48,7 +55,7 @@ def _bound(end: float, inward: float) -> str:
     """`x > 0`, or `x >= 0` where 0 itself is inside."""
     next_to = float(np.nextafter(end, inward))
     included = len(repr(next_to)) < len(repr(end))
-    return f"x {'>' if inward > 0 else '<'}{'=' * included} {next_to if included else end:.6g}"
+    return f"x {'>' if inward > 0 else '<'}{'=' * included} {(next_to if included else end) + 0.0:.6g}"
 
 
 def _bases(count: int) -> Iterator[tuple[int, ...]]:
@@ -56,14 +63,14 @@ def _bases(count: int) -> Iterator[tuple[int, ...]]:
     yield from itertools.islice(itertools.product(range(len(Probe.BASES)), repeat=count), COMBINATIONS)
 
 
-def _along(probe: Probe, args: Sequence[Array], place: int) -> Callable[[float], bool]:
+def _along(f: Function, args: Sequence[Any], place: int, options: Mapping[str, Any]) -> Callable[[float], bool]:
     """Is the function finite where the first element of one argument is v?"""
 
     def good(v: float) -> bool:
         moved = list(args)
         moved[place] = np.array(args[place])
         moved[place].reshape(-1)[0] = v
-        return finite(probe.f, moved, probe.options)
+        return finite(f, moved, options)
 
     return good
 

@@ -226,7 +226,7 @@ def _source(c: Choices, contract: Contract, before: Sequence[Any], shapes: Seque
     mode = a_mode(c)
     region = EVERYWHERE if getattr(argument.region, "inferred", False) and one_in(c, 10) else argument.region
     found = plan(c, Alphabet(argument.dtype, region, nonfinite), mode, shape)
-    found.dominant = contract.is_square(place) and one_in(c, 2)
+    found.dominant = contract.is_square(place, shape) and one_in(c, 2)
     notes = [mode.name] * (mode.name != "generic") + ["dominant diagonal"] * found.dominant
     return found, f": {', '.join(notes)}" if notes else ""
 

@@ -8,13 +8,16 @@ understand   the whole contract; what is missing in what the author says is foun
 from __future__ import annotations
 
 import math
+import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from hypothesis import HealthCheck, Phase, find, settings
 from hypothesis import strategies as st
+from hypothesis.errors import NoSuchExample
 from hypothesis.strategies import SearchStrategy
 
 from engine.domain import Domain
@@ -81,7 +84,7 @@ def region(given: Any) -> Domain:
 
 def understand(
     f: Subject | Callable[..., Any], signature: Any = None, domain: Any = None, kwargs: Any = None, *, dtype: Any = np.float64,
-    cases: bool = False,
+    cases: SearchStrategy[Any] | None = None,
 ) -> Contract:  # fmt: skip
     """The contract of `f`, NumPy in, NumPy out.
 
@@ -90,7 +93,7 @@ def understand(
     domain      by name or place, see `region`; `Integers` for an argument of integers
     kwargs      by name: a constant, a strategy, a function of the shapes; or one strategy of dicts
     dtype       of the floating-point arguments
-    cases       the shapes come from elsewhere: nothing is tried
+    cases       a strategy of (args, kwargs) that shapes and options come from: only domains are found, at one of them
 
     Raises ValueError if no signature can be found.
     """
@@ -102,8 +105,8 @@ def understand(
     for count in (given,) if given else (1, 2, 3):
         names = trying.names(function, count)
         contract = Contract(_arguments(names, domain, np.dtype(dtype), examples), tuple(notations), **options)
-        if cases:
-            return contract
+        if cases is not None:
+            return _at_an_example(function, contract, cases, _given(names, domain))
         found = _with_shapes(function, contract, examples, judge)
         if found is not None:
             return _with_domains(trying.Probe(function, found, judge), _given(names, domain))
@@ -157,12 +160,34 @@ def _with_domains(probe: trying.Probe, given: set[str]) -> Contract:
     least = tuple(trying.smallest(probe, n) for n in contract.alternatives)
     first = contract.alternatives[0]
     wanted = {a.name for a in contract.arguments if a.name not in given}
-    found = domains.regions(probe, trying.sized(first, trying.PRIMES), wanted) if wanted else {}
+    example = probe.arrays(trying.sized(first, trying.PRIMES))
+    found = domains.regions(probe, example, wanted, probe.options) if wanted else {}
     arguments = tuple(replace(a, region=found.get(a.name, a.region)) for a in contract.arguments)
     varied = {name: _option(name, default) for name, default in trying.options(probe, first).items()}
     notes = [*contract.notes, *filter(None, (domains.told(name, r) for name, r in found.items()))]
     notes += [f"{name} is varied" for name in varied]
     return replace(contract, arguments=arguments, smallest=least, dependent={**varied, **contract.dependent}, notes=tuple(notes))
+
+
+def _at_an_example(f: Callable[..., Any], contract: Contract, cases: SearchStrategy[Any], given: set[str]) -> Contract:
+    """The contract with domains as they are at one of a user's cases."""
+    try:
+        args, options = find(cases, lambda c: _starts(f, *c), settings=QUICK, random=random.Random(0))
+    except NoSuchExample:
+        return contract
+    contract = contract.about(args)
+    wanted = {a.name for a in contract.arguments if a.name not in given}
+    found = domains.regions(trying.Probe(f, contract), args, wanted, options)
+    arguments = tuple(replace(a, region=found.get(a.name, a.region)) for a in contract.arguments)
+    return replace(contract, arguments=arguments, notes=tuple(filter(None, (domains.told(name, r) for name, r in found.items()))))
+
+
+QUICK = settings(max_examples=50, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+
+
+def _starts(f: Callable[..., Any], args: Sequence[Any], options: dict[str, Any]) -> bool:
+    """Is this a call from which domains can be found?"""
+    return all(np.size(a) for a in args) and trying.called(f, args, options) is not None
 
 
 def _option(name: str, default: Any) -> Dependent:

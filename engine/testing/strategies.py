@@ -106,7 +106,7 @@ def cases(
     if isinstance(f, Contract):
         contract = f
     else:
-        contract = understand(f, signature, domain, kwargs, dtype=dtype, cases=user_cases is not None)
+        contract = understand(f, signature, domain, kwargs, dtype=dtype, cases=user_cases)
     if user_cases is None:
         return Made(lambda c: generate.a_case(c, contract, max_elements=max_elements, among=among, nonfinite=nonfinite), "cases()")
     of = user_cases
