@@ -171,7 +171,9 @@ class Adapted:
     def _out(self, value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(self._out(v) for v in value)
-        return value if value is None else np.asarray(self._there.unwrap(value))
+        if value is None:  # a rule of one's own may say so: no gradient
+            return None
+        return np.asarray(self._there.unwrap(value) if hasattr(value, "dtype") else value)
 
     def _of_floats(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Function, tuple[Any, ...]]:
         return _floats_of(self.function, self._in(_arrays(args)), self._in(kwargs))

@@ -9,7 +9,7 @@ wrap = tf.convert_to_tensor
 
 
 def unwrap(y: Any) -> Any:
-    return y.numpy() if hasattr(y, "numpy") else y
+    return y.numpy()
 
 
 def vjp(f: Any, *xs: Any) -> Any:

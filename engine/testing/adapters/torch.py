@@ -2,21 +2,19 @@
 
 import warnings
 from contextlib import nullcontext as scope  # noqa: F401
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch.func import jvp  # noqa: F401
+
+unwrap = partial(torch.Tensor.numpy, force=True)
 
 
 def wrap(x: Any) -> Any:
     plain = min(x.strides, default=0) >= 0 and x.dtype.isnative and x.flags.aligned
     with warnings.catch_warnings(record=True):  # "not writable": the tester looks itself whether an input was written to
         return torch.from_numpy(x if plain else np.array(x, x.dtype.newbyteorder("=")))
-
-
-def unwrap(y: Any) -> Any:
-    return y.numpy(force=True) if isinstance(y, torch.Tensor) else y
 
 
 def vjp(f: Any, *xs: Any) -> Any:
@@ -28,3 +26,7 @@ def vjp(f: Any, *xs: Any) -> Any:
         return torch.autograd.grad(ends, leaves, seeds, retain_graph=True, create_graph=again, materialize_grads=True)
 
     return ys, pull
+
+
+def jvp(f: Any, xs: Any, ds: Any) -> Any:
+    return torch.func.jvp(f, tuple(x.clone() for x in xs), ds)  # clones: it takes no expanded tensors
