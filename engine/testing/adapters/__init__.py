@@ -4,12 +4,12 @@ A framework is a module beside this one, of at most 30 lines, with these functio
 
     wrap(x)           a NumPy array as an array of the framework, in the same memory where that can be
     unwrap(y)         the way back
-    scope()           the context in which its functions are called
     vjp(f, *xs)       ys and pull: pull(gs) is a tuple, a gradient for each of xs
     jvp(f, xs, ds)    ys and their tangents
 
 f takes floating-point arrays of the framework and returns a tuple of such; vjp may be called on a function that calls vjp.
-A framework without derivatives of its own has no vjp and no jvp. None is imported before it is asked for.
+A framework without derivatives of its own has no vjp and no jvp; one whose functions need a context has scope(), which makes it.
+None is imported before it is asked for.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from types import CodeType
@@ -112,20 +113,20 @@ class Adapted:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The outputs, as NumPy arrays."""
-        with self._there.scope():
+        with self._scope():
             return self._out(outputs(self.function(*self._in(_arrays(args)), **self._in(kwargs))))
 
     def vjp(self, g: Any, args: tuple[Any, ...], y: Any, **kwargs: Any) -> tuple[Any, ...]:
         """The gradient that reverse mode gives for each floating-point argument; `g` in the nesting of the outputs."""
         gs = g if isinstance(g, tuple) else (g,)
-        with self._there.scope():
+        with self._scope():
             f, xs = self._of_floats(args, kwargs)
             _, pull = self._there.vjp(f, *xs)
             return tuple(self._out(pull(self._in(_arrays(tuple(c for c in gs if floating(c)))))))
 
     def jvp(self, d: tuple[Any, ...], args: tuple[Any, ...], y: Any, **kwargs: Any) -> Any:
         """The tangents that forward mode gives for the floating-point outputs; `d` has one for each floating-point argument."""
-        with self._there.scope():
+        with self._scope():
             _, dys = self._there.jvp(*self._of_floats(args, kwargs), self._in(_arrays(tuple(d))))
             found = self._out(tuple(dys))
         return found if isinstance(y, tuple) else found[0]
@@ -134,7 +135,7 @@ class Adapted:
         """A rule on arrays of the framework, such as a vjp of one's own, as one on NumPy arrays."""
 
         def neutral(*args: Any, **kwargs: Any) -> Any:
-            with self._there.scope():
+            with self._scope():
                 return self._out(rule(*self._in(args), **self._in(kwargs)))
 
         return neutral
@@ -160,6 +161,9 @@ class Adapted:
     def differentiates(self) -> bool:
         """Has the framework derivatives of its own?"""
         return hasattr(self._there, "vjp")
+
+    def _scope(self) -> AbstractContextManager[Any]:
+        return getattr(self._there, "scope", nullcontext)()
 
     @property
     def _there(self) -> Any:

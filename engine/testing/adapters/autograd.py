@@ -1,6 +1,5 @@
 """HIPS autograd: NumPy arrays, functions written with autograd.numpy."""
 
-from contextlib import nullcontext as scope  # noqa: F401
 from typing import Any
 
 from autograd import make_jvp, make_vjp

@@ -1,6 +1,5 @@
 """TensorFlow, eager."""
 
-from contextlib import nullcontext as scope  # noqa: F401
 from typing import Any
 
 import tensorflow as tf

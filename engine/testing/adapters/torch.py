@@ -1,11 +1,9 @@
 """PyTorch: tensors in the memory of the arrays. Negative strides and the other byte order, which it has not, are copied."""
 
 import warnings
-from contextlib import nullcontext as scope  # noqa: F401
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
 unwrap = partial(torch.Tensor.numpy, force=True)
@@ -14,7 +12,7 @@ unwrap = partial(torch.Tensor.numpy, force=True)
 def wrap(x: Any) -> Any:
     plain = min(x.strides, default=0) >= 0 and x.dtype.isnative and x.flags.aligned
     with warnings.catch_warnings(record=True):  # "not writable": the tester looks itself whether an input was written to
-        return torch.from_numpy(x if plain else np.array(x, x.dtype.newbyteorder("=")))
+        return torch.from_numpy(x if plain else x.astype(x.dtype.newbyteorder("="), order="C"))
 
 
 def vjp(f: Any, *xs: Any) -> Any:
