@@ -56,7 +56,9 @@ def keys(shape: Shape, *, arrays: bool = True) -> SearchStrategy[Any]:
     """What stands in x[...] for an x of `shape`: integers, slices with steps of either sign, ..., None, index arrays and masks."""
 
     def make(c: Choices) -> Any:
-        parts = [_key_part(c, n, arrays) for n in shape[: c.integer(0, len(shape))]]
+        parts: list[Any] = []
+        for n in shape[: c.integer(0, len(shape))]:  # two index arrays would have to broadcast: one of them at most
+            parts.append(_key_part(c, n, arrays and not any(isinstance(part, np.ndarray) for part in parts)))
         if one_in(c, 4):
             parts.insert(c.integer(0, len(parts)), None)
         if one_in(c, 4):

@@ -44,16 +44,19 @@ def parse(text: str) -> list[Notation]:
         core = [[axis.strip() for axis in side.split(",") if axis.strip()] for side in re.findall(r"\(([^)]*)\)", left)]
         results = [[axis.strip() for axis in side.split(",") if axis.strip()] for side in re.findall(r"\(([^)]*)\)", right)]
         return [_joined([[*lead, *side] for side in core], [[*lead, *side] for side in results]) for lead in ([], ["..."])]
-    if any("..." in side.split()[1:] for side in left.split(",")):
-        raise ValueError(f"in a signature, ... stands first or nowhere: {text!r}")
+    for side in left.split(","):
+        if "..." in side.split()[1:]:
+            raise ValueError(f"in a signature, ... stands first or nowhere: {text!r}")
+        if wrong := [t for t in side.split() if not re.fullmatch(r"[a-z_]\w*|\d+|\.\.\.", t)]:
+            raise ValueError(f"in a signature, an axis is a name in small letters, a size, or ...; given {wrong[0]!r} in {text!r}")
     try:
-        return [Notation(text if arrow else f"{left} -> ...")]
+        return [trying.notation(text if arrow else f"{left} -> ...")]
     except SyntaxError as e:
         raise ValueError(f"a signature like 'm k, k n -> m n' is wanted, given {text!r}: {e.msg}") from None
 
 
 def _joined(inputs: Sequence[Sequence[str]], outputs: Sequence[Sequence[str]]) -> Notation:
-    return Notation(", ".join(map(" ".join, inputs)) + " -> " + ", ".join(map(" ".join, outputs)))
+    return trying.notation(", ".join(map(" ".join, inputs)) + " -> " + ", ".join(map(" ".join, outputs)))
 
 
 def region(given: Any) -> Domain:

@@ -29,16 +29,16 @@ OTHERS = {**PRIMES, "m": 4, "n": 2, "k": 3}
 
 RAGGED: tuple[Shape, ...] = ((), (3,), (2, 3), (2, 4, 3), (1, 3))
 
-ALONE = ("n", "m n", "l m n", "b c h w", "n n", "l n n")
+ALONE = ("", "n", "m n", "l m n", "b c h w", "n n", "l n n")
 
 PAIRS = (
-    "n, n", "n, m", "n, ", ", n", "m k, k", "k, k n", "m k, k n", "m n, n", "m n, m", "m n, m n", "m n, ", ", m n",
+    ", ", "n, n", "n, m", "n, ", ", n", "m k, k", "k, k n", "m k, k n", "m n, n", "m n, m", "m n, m n", "m n, ", ", m n",
     "n n, n", "n n, n m", "n n, n n", "l m n, n", "l m n, l m n", "l m k, l k n", "b c h w, c", "b c h w, b c h w",
 )  # fmt: skip
 
 TRIPLES = (
-    "n, n, n", "k, k n, n", "m n, n, n", "m k, k n, n", "m k, n k, n", "m k, k n, m n", "m n, m n, m n", "m n, m n, ", "l m n, n, n",
-    "b c h w, c, c",
+    ", , ", "n, n, n", "k, k n, n", "m n, n, n", "m k, k n, n", "m k, n k, n", "m k, k n, m n", "m n, m n, m n",
+    "m n, m n, ", "l m n, n, n", "b c h w, c, c",
 )  # fmt: skip
 
 INDEXED = ("n, k", "m n, k", "m n, m", "m n, m k", "m n, k n")
@@ -105,7 +105,7 @@ def is_square(shape: Shape) -> bool:
 class Probe:
     """Calls a function on arrays of moderate numbers of given shapes, its varying options being at their defaults."""
 
-    BASES = ((0.3, 0.9), (1.2, 3.0), (-0.9, -0.3), (5.0, 9.0), (-3.0, -1.2), (20.0, 90.0))
+    BASES = ((0.3, 0.9), (1.2, 3.0), (-0.9, -0.3), (5.0, 9.0), (-3.0, -1.2), (40.0, 90.0))
 
     def __init__(self, f: Function, contract: Contract, judge: Judge | None = None):
         self.f = f
@@ -190,7 +190,14 @@ def broadcast(count: int) -> Notation:
 
 
 def _inputs(text: str) -> Notation:
-    return Notation(f"{text} -> ...")
+    return notation(f"{text} -> ...")
+
+
+def notation(text: str) -> Notation:
+    """A Notation; with nothing on its left it is that of one argument without axes."""
+    found = Notation(text)
+    found.inputs = found.inputs or [[]]
+    return found
 
 
 def takes_any_size(probe: Probe, notation: Notation) -> bool:
