@@ -122,6 +122,10 @@ ONE_LINERS = {
     "cumulative_prod": (lambda x: np.cumulative_prod(x, axis=0) if hasattr(np, "cumulative_prod") else x, real(3, 4)),
     "nansum": (lambda x: np.nansum(_holed(x), axis=0) + np.nanprod(_holed(x)), real(3, 4)),
     "nanmean": (lambda x: np.nanmean(_holed(x), axis=0) + np.nanmax(_holed(x)) - np.nanmin(_holed(x), axis=0), real(3, 4)),
+    "nanvar": (lambda x: np.nanvar(_holed(x), axis=0) + np.nanstd(_holed(x), ddof=1, keepdims=True), real(3, 4)),
+    "nancumsum": (lambda x: np.nancumsum(_holed(x), axis=0) + np.nancumprod(_holed(x), axis=1), real(3, 4)),
+    "nan of a mask": (lambda x: np.nansum(_holed(x), where=x > 0) * np.nanmean(_holed(x), where=x < 0.9), real(3, 4)),
+    "var of a mask": (lambda x: np.var(x, axis=1, where=MASK, ddof=1) + np.std(x, where=[True, True, False, True]), real(3, 4)),
     # ufunc methods
     "add.reduce": (lambda x: np.add.reduce(x) + np.add.reduce(x, axis=None), real(3, 4)),
     "multiply.reduce": (lambda x: np.multiply.reduce(x, axis=1, keepdims=True), real(3, 4)),
@@ -214,6 +218,7 @@ ONE_LINERS = {
         real(3, 4), real(4),
     ),
     "vecdot": (lambda x, y: np.vecdot(x, y) if hasattr(np, "vecdot") else (x * y).sum(-1), real(3, 4), real(4)),
+    "vecdot-axis": (lambda x, y: np.vecdot(x, y, axis=0) if hasattr(np, "vecdot") else (x * y).sum(0), real(3, 4), real(3, 1)),
     "convolve": (lambda x, y: np.convolve(x, y) + np.convolve(y, x), real(5), real(3)),
     "convolve-modes": (lambda x, y: [np.convolve(x, y, m) for m in ("same", "valid")], real(5), real(4)),
     "correlate": (

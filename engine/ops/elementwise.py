@@ -18,7 +18,7 @@ from engine.domain import Pick, above, away_from, positive, real
 from engine.op import op
 
 __all__ = [
-    "abs", "add", "cbrt", "clip", "copysign", "divide", "exp", "exp2", "expm1", "hypot", "log", "log10", "log1p", "log2", "logaddexp",
+    "abs", "add", "cbrt", "clip", "divide", "exp", "exp2", "expm1", "hypot", "log", "log10", "log1p", "log2", "logaddexp",
     "logaddexp2", "maximum", "minimum", "multiply", "negative", "pow", "reciprocal", "sign", "sqrt", "square", "stop_gradient",
     "subtract", "where",
 ]  # fmt: skip
@@ -351,24 +351,6 @@ def sign(x):
 @sign.slope("x")
 def _():
     r"""dy/dx = 0"""
-    return 0
-
-
-@op(PAIR, numpy=np.copysign, x1=away_from(0.0), x2=away_from(0.0))
-def copysign(x1, x2):
-    r"""$y = |x_1| \, \mathrm{sign}\, x_2$, where the sign of 0 is that of its bit"""
-    return np.copysign(x1, x2)
-
-
-@copysign.slope("x1")
-def _(x1, x2):
-    r"""\partial y / \partial x_1 = \mathrm{sign}\, x_1 \, \mathrm{sign}\, x_2"""
-    return where(np.signbit(x2), -sign(x1), sign(x1))
-
-
-@copysign.slope("x2")
-def _():
-    r"""\partial y / \partial x_2 = 0"""
     return 0
 
 

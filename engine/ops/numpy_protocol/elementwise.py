@@ -59,11 +59,6 @@ def _of_a_real(x):
     return x
 
 
-@stands_in("ldexp")
-def _(x1, x2):
-    return x1 * np.ldexp(np.ones((), primal(value(x1)).dtype)[()], x2)
-
-
 @stands_in("divmod")
 def _(x1, x2):
     return np.floor_divide(primal(x1), primal(x2)), ops.remainder(x1, x2)

@@ -9,7 +9,7 @@ from engine.ops.layout import axes_of
 from engine.ops.numpy_protocol.table import OUT, WHERE, Refused, converted, plain, stands_in, value
 from engine.traced import primal
 
-INITIAL = Refused("add it to the result, or take the maximum or minimum with it", 0)
+INITIAL = Refused("add it to the result, or take the maximum or minimum with it")
 
 
 def _given(x):
@@ -91,23 +91,48 @@ def _(a, axis=None, dtype=None, out=OUT, keepdims=False, where=None):
     a = converted(value(a), dtype)
     if _all_of_it(where):
         return ops.mean(a, axis=_axis(axis), keepdims=bool(keepdims))
-    count = np.sum(np.broadcast_to(plain(where), a.shape), axis=_axis(axis), keepdims=bool(keepdims))
-    return ops.sum(_masked(a, where, 0.0), axis=_axis(axis), keepdims=bool(keepdims)) / count.astype(a.dtype)
+    return _mean(a, axis, keepdims, where)
+
+
+def _mean(a, axis, keepdims, where):
+    """The mean of the elements that the mask names."""
+    return ops.sum(_masked(a, where, 0.0), axis=_axis(axis), keepdims=bool(keepdims)) / _count(a, axis, keepdims, where)
+
+
+def _count(a, axis, keepdims, where):
+    return np.sum(np.broadcast_to(plain(where), a.shape), axis=_axis(axis), keepdims=bool(keepdims)).astype(a.dtype)
+
+
+def _variance(a, axis, correction, keepdims, where, too_few=0.0):
+    """The variance of the elements that the mask names, divided by `too_few` where there are not enough of them."""
+    deviations = _masked(a - _mean(a, axis, True, where), where, 0.0)
+    left = _count(a, axis, keepdims, where) - correction
+    return ops.sum(deviations * deviations, axis=_axis(axis), keepdims=bool(keepdims)) / np.where(left > 0, left, too_few).astype(a.dtype)
+
+
+def _root(x):
+    """The square root, whose slope at 0 is taken as 0."""
+    still = primal(x) == 0
+    return ops.where(still, 0.0, ops.sqrt(ops.where(still, 1.0, x))) if np.any(still) else ops.sqrt(x)
 
 
 MEAN = Refused("the mean is taken here, for its derivative is part of the variance's")
 
 
 @stands_in("var")
-def _(a, axis=None, dtype=None, out=OUT, ddof=0, keepdims=False, where=WHERE, mean=MEAN, correction=None):
-    a = converted(value(a), dtype)
-    return ops.var(a, axis=_axis(axis), correction=correction if _given(correction) else ddof, keepdims=bool(keepdims))
+def _(a, axis=None, dtype=None, out=OUT, ddof=0, keepdims=False, where=None, mean=MEAN, correction=None):
+    a, correction = converted(value(a), dtype), correction if _given(correction) else ddof
+    if _all_of_it(where):
+        return ops.var(a, axis=_axis(axis), correction=correction, keepdims=bool(keepdims))
+    return _variance(a, axis, correction, keepdims, where)
 
 
 @stands_in("std")
-def _(a, axis=None, dtype=None, out=OUT, ddof=0, keepdims=False, where=WHERE, mean=MEAN, correction=None):
-    a = converted(value(a), dtype)
-    return ops.std(a, axis=_axis(axis), correction=correction if _given(correction) else ddof, keepdims=bool(keepdims))
+def _(a, axis=None, dtype=None, out=OUT, ddof=0, keepdims=False, where=None, mean=MEAN, correction=None):
+    a, correction = converted(value(a), dtype), correction if _given(correction) else ddof
+    if _all_of_it(where):
+        return ops.std(a, axis=_axis(axis), correction=correction, keepdims=bool(keepdims))
+    return _root(_variance(a, axis, correction, keepdims, where))
 
 
 @stands_in("logaddexp.reduce")
@@ -155,30 +180,64 @@ def _laid_along(weights, shape, axis):
 
 
 @stands_in("nansum")
-def _(a, axis=None, dtype=None, out=OUT, keepdims=False, initial=INITIAL, where=WHERE):
-    return ops.sum(_filled(converted(a, dtype), 0.0), axis=_axis(axis), keepdims=bool(keepdims))
+def _(a, axis=None, dtype=None, out=OUT, keepdims=False, initial=None, where=None):
+    return _total(ops.sum, 0.0, _filled(value(a), 0.0), axis, dtype, keepdims, initial, where)
 
 
 @stands_in("nanprod")
-def _(a, axis=None, dtype=None, out=OUT, keepdims=False, initial=INITIAL, where=WHERE):
-    return ops.prod(_filled(converted(a, dtype), 1.0), axis=_axis(axis), keepdims=bool(keepdims))
+def _(a, axis=None, dtype=None, out=OUT, keepdims=False, initial=None, where=None):
+    return _total(ops.prod, 1.0, _filled(value(a), 1.0), axis, dtype, keepdims, initial, where)
 
 
 @stands_in("nanmax")
-def _(a, axis=None, out=OUT, keepdims=False, initial=INITIAL, where=WHERE):
-    return ops.max(_filled(a, -np.inf), axis=_axis(axis), keepdims=bool(keepdims))
+def _(a, axis=None, out=OUT, keepdims=False, initial=None, where=None):
+    return _extreme_number(ops.max, ops.maximum, -np.inf, value(a), axis, keepdims, initial, where)
 
 
 @stands_in("nanmin")
-def _(a, axis=None, out=OUT, keepdims=False, initial=INITIAL, where=WHERE):
-    return ops.min(_filled(a, np.inf), axis=_axis(axis), keepdims=bool(keepdims))
+def _(a, axis=None, out=OUT, keepdims=False, initial=None, where=None):
+    return _extreme_number(ops.min, ops.minimum, np.inf, value(a), axis, keepdims, initial, where)
+
+
+def _extreme_number(op, pairwise, worst, a, axis, keepdims, initial, where):
+    y = _extreme(op, pairwise, _filled(a, worst), axis, keepdims, initial, where)
+    if _given(initial):
+        return y
+    nothing = np.all(np.isnan(primal(a)), axis=_axis(axis), keepdims=bool(keepdims))
+    return ops.where(nothing, np.nan, y) if np.any(nothing) else y
 
 
 @stands_in("nanmean")
-def _(a, axis=None, dtype=None, out=OUT, keepdims=False, where=WHERE):
-    a = converted(a, dtype)
-    count = np.sum(~np.isnan(primal(a)), axis=_axis(axis), keepdims=bool(keepdims))
-    return ops.sum(_filled(a, 0.0), axis=_axis(axis), keepdims=bool(keepdims)) / count.astype(a.dtype)
+def _(a, axis=None, dtype=None, out=OUT, keepdims=False, where=None):
+    return _mean(converted(value(a), dtype), axis, keepdims, _numbers(a, where))
+
+
+@stands_in("nanvar")
+def _(a, axis=None, dtype=None, out=OUT, ddof=0, keepdims=False, where=None, mean=MEAN, correction=None):
+    correction = correction if _given(correction) else ddof
+    return _variance(converted(value(a), dtype), axis, correction, keepdims, _numbers(a, where), too_few=np.nan)
+
+
+@stands_in("nanstd")
+def _(a, axis=None, dtype=None, out=OUT, ddof=0, keepdims=False, where=None, mean=MEAN, correction=None):
+    correction = correction if _given(correction) else ddof
+    return _root(_variance(converted(value(a), dtype), axis, correction, keepdims, _numbers(a, where), too_few=np.nan))
+
+
+@stands_in("nancumsum")
+def _(a, axis=None, dtype=None, out=OUT):
+    return ops.cumsum(_filled(converted(value(a), dtype), 0.0), axis=axis)
+
+
+@stands_in("nancumprod")
+def _(a, axis=None, dtype=None, out=OUT):
+    return ops.cumprod(_filled(converted(value(a), dtype), 1.0), axis=axis)
+
+
+def _numbers(a, where):
+    """The mask of what is a number and is asked for."""
+    there = ~np.isnan(primal(value(a)))
+    return there if _all_of_it(where) else there & plain(where)
 
 
 def _filled(a, instead):
@@ -231,5 +290,5 @@ def _cumulative(op, first, x, axis, include_initial):
     y = op(x, axis=axis)
     if not include_initial:
         return y
-    shape = tuple(1 if i == axis % x.ndim else n for i, n in enumerate(x.shape))
+    shape = tuple(1 if i == axis % y.ndim else n for i, n in enumerate(y.shape))
     return ops.concat([first(shape, y.dtype), y], axis=axis)

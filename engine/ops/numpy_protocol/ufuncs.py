@@ -14,8 +14,9 @@ from engine.traced import NUMPY
 def with_options(name: str, op: StandIn) -> StandIn:
     """The op of a ufunc, with a ufunc's options."""
 
-    def with_dtype(*args, dtype=None, out=OUT, where=WHERE, casting=CASTING, order=ORDER, subok=UNUSED):
-        return op(*args if dtype is None else [converted(value(a), dtype) for a in args])
+    def with_dtype(*args, axis=-1, dtype=None, out=OUT, where=WHERE, casting=CASTING, order=ORDER, subok=UNUSED):
+        args = args if dtype is None else [converted(value(a), dtype) for a in args]
+        return op(*args) if axis == -1 else op(*args, axis=axis)  # vecdot has one
 
     slow = guarded(name, with_dtype)
 
