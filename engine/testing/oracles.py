@@ -138,17 +138,18 @@ class Place:
         return np.asarray(self(x))
 
 
-def one_sided(phi: Callable[[float], float], at_zero: float, h: float, noise: float) -> Slope:
+def one_sided(phi: Callable[[float], float], at_zero: float, h: float, noise: float, retries: int = 8) -> Slope:
     """The slope of phi from 0 towards h, by differences extrapolated to a step of zero (Richardson).
 
-    noise   by how much a value of phi may be off
+    noise     by how much a value of phi may be off
+    retries   how often a step that leaves the domain is shortened
     """
     best, above = UNSETTLED, [math.nan]
     for rung in range(RUNGS):
         step = h / 4**rung
         line = [(phi(step) - at_zero) / step]
         if not math.isfinite(line[0]):
-            return UNSETTLED if rung > RUNGS - 3 else one_sided(phi, at_zero, step / 16, noise) if abs(step) > 1e-12 * abs(h) else UNSETTLED
+            return one_sided(phi, at_zero, step / 16, noise, retries - 1) if rung <= RUNGS - 3 and retries else UNSETTLED
         rounding = 2 * noise / abs(step)
         for order, finer in enumerate(above if rung else [], start=1):
             line.append(line[-1] + (line[-1] - finer) / (4**order - 1))
