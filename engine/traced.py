@@ -294,7 +294,9 @@ def _transpose(self: Traced, *axes: Any) -> Any:
     return np.transpose(self, axes[0] if len(axes) == 1 else axes or None)
 
 
-def _astype(self: Traced, dtype: Any, copy: bool = True) -> Any:
+def _astype(self: Traced, dtype: Any, order: str = "K", casting: Any = "unsafe", subok: bool = True, copy: bool = True) -> Any:
+    if not np.can_cast(self.dtype, dtype, casting):
+        raise TypeError(f"Cannot cast array data from {self.dtype!r} to {np.dtype(dtype)!r} according to the rule {casting!r}")
     return OPS["astype"](self, dtype=np.dtype(dtype))
 
 

@@ -138,6 +138,8 @@ ONE_LINERS = {
         real(2, 3), real(4),
     ),
     # order
+    "sort-kind": (lambda x: np.sort(x, kind="stable") + np.partition(x, 1, kind="introselect")[:, 1:2], real(3, 4)),
+    "copies": (lambda x: np.copy(x, order="F") * x.copy("F") + x.astype(np.float64, order="C", casting="safe", copy=False), real(3, 4)),
     "sort": (lambda x: np.sort(x) * np.arange(4) + np.sort(x, axis=0) + np.sort(x, axis=None).reshape(3, 4), real(3, 4)),
     "partition": (lambda x: np.sort(np.partition(x, 2, axis=1)[:, :2], axis=1), real(3, 4)),
     "median": (lambda x: np.median(x) + np.median(x, axis=0) + np.median(x, axis=1, keepdims=True), real(3, 4)),

@@ -112,6 +112,8 @@ REFUSALS = {
     "unknown option": (lambda x: np.sum(x, axes=0), TypeError, "axes"),
     "quantile in q": (lambda x: np.quantile(X, abs(x[0, 1])), TypeError, "q is not differentiated"),
     "quantile method": (lambda x: np.quantile(x, 0.5, method="lower"), TypeError, 'only method="linear"'),
+    "kind of sorting": (lambda x: np.sort(x, kind="bogo"), TypeError, "a kind of sorting is wanted"),
+    "casting": (lambda x: x.astype(np.float32, casting="safe"), TypeError, "according to the rule 'safe'"),
     "memory order": (lambda x: np.reshape(x, 6, order="X"), TypeError, r'"C" or "F"'),
     "uneven gradient": (lambda x: np.gradient(x[0], [1.0, 2.0, 4.0]), TypeError, "one number an axis"),
     "complex": (lambda x: np.real(x + 1j), Unsupported, "two real arrays"),

@@ -30,9 +30,14 @@ def _(x1, x2):
     return ops.pow(*(converted(value(x), np.result_type(value(x), np.float64)) for x in (x1, x2)))
 
 
-@stands_in("positive", "copy")
-def _(x, out=OUT, order=ORDER, subok=UNUSED):
-    return x  # a traced value is never written into: the array itself is as good as a copy
+@stands_in("positive")
+def _(x):
+    return x
+
+
+@stands_in("copy")
+def _(a, order=ORDER, subok=UNUSED):
+    return a  # a traced value is never written into: the array itself is as good as a copy
 
 
 @stands_in("conjugate", "real", "real_if_close")

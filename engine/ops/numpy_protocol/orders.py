@@ -8,7 +8,7 @@ import numpy as np
 
 from engine import ops
 from engine.ops.layout import axes_of
-from engine.ops.numpy_protocol.table import OUT, UNUSED, Refused, checked_axis, converted, holds_traced, plain, stands_in, value
+from engine.ops.numpy_protocol.table import KIND, OUT, UNUSED, Refused, checked_axis, converted, holds_traced, plain, stands_in, value
 from engine.traced import primal, unsupported
 
 FIELDS = Refused("records are not differentiated")
@@ -17,12 +17,12 @@ WEIGHTS = Refused("weighted quantiles have no derivative here")
 
 
 @stands_in("sort")
-def _(a, axis=-1, kind=UNUSED, order=FIELDS, stable=UNUSED):
+def _(a, axis=-1, kind=KIND, order=FIELDS, stable=UNUSED):
     return ops.sort(value(a), axis=axis)
 
 
 @stands_in("partition")
-def _(a, kth, axis=-1, kind=UNUSED, order=FIELDS):
+def _(a, kth, axis=-1, kind=KIND, order=FIELDS):
     a, axis = (_flat(a), 0) if axis is None else (a, axis)
     return ops.take_along_axis(a, np.argpartition(primal(a), kth, axis=axis), axis=axis)
 

@@ -27,8 +27,9 @@ class Refused:
 OUT = Refused("a derivative cannot follow a write into an array: give the result a name of its own, y = ...")
 WHERE = Refused("choose with np.where(mask, a, b) instead", True)
 CASTING = Refused("convert with x.astype instead", "same_kind")
-ORDER = Refused("the result is in row-major order", "K", "C", "A")
-UNUSED = Refused("it has no meaning for the derivative", True, False, "quicksort")
+ORDER = Refused("an order in memory is wanted", "K", "C", "A", "F")
+UNUSED = Refused("it has no meaning for the derivative", True, False)
+KIND = Refused("a kind of sorting is wanted", "quicksort", "mergesort", "heapsort", "stable", "introselect")
 
 
 def function_named(name: str) -> Any:
