@@ -7,7 +7,7 @@ from importlib import import_module
 
 import click
 
-COMMANDS = ("demo", "train", "evaluate", "explain", "info")
+COMMANDS = ("demo", "train", "evaluate", "explain", "check", "info")
 
 
 class Commands(click.Group):
@@ -38,9 +38,11 @@ def gnomon() -> None:
       gnomon train mlp --data digits --epochs 20       leaves a checkpoint after each epoch
       gnomon evaluate runs/mlp-digits --data digits    metrics and the confusion matrix
       gnomon explain "tanh(x * w + b)" x=1.5 w=2 b=-1  forward and backward, with the numbers
+      gnomon check rules.py:f --vjp rules.py:f_vjp     is the gradient right?
       gnomon info                                      versions, kernels, threads, caches
 
     Exit codes: 0 done, 1 something failed (a FAIL verdict, a broken file), 2 not understood, 130 interrupted.
+    `gnomon check` has its own: 0 PASS, 1 FAIL, 2 INCONCLUSIVE, 3 not checked.
     """
 
 

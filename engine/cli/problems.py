@@ -10,8 +10,10 @@ from contextlib import contextmanager
 import click
 
 EXTRAS = {
+    "hypothesis": "check",
     "matplotlib": "plot",
     "mlxtend": "data",
+    "mpmath": "check",
     "platformdirs": "data",
     "rich": "cli",
     "safetensors": "train",

@@ -1,0 +1,39 @@
+"""What the tester needs to know of an op of this engine, taken from its record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from engine.domain import Pick
+from engine.op import Op
+
+
+class Drawn(Pick):
+    """Sizes and options by Hypothesis, which shrinks them; values from a seed."""
+
+    def __init__(self, draw: st.DrawFn):
+        super().__init__(np.random.default_rng(draw(st.integers(0, 2**16))))
+        self.draw = draw
+
+    def size(self, low: int, high: int) -> int:
+        return self.draw(st.integers(low, high))
+
+
+@st.composite
+def sampled(draw: st.DrawFn, op: Op) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """(args, params) as the sampler of `op` draws them."""
+    if op.sampler is None:
+        raise ValueError(f"{op.name} has no sampler: its notation says what it takes")
+    args, params = op.sampler(Drawn(draw))
+    return tuple(args), {**op.defaults, **params}
+
+
+def contract_of(op: Op) -> dict[str, Any]:
+    """Keyword arguments for `check_gradient`: the shapes, domains and options of `op`."""
+    if op.sampler is not None:
+        return {"cases": sampled(op), "domain": {name: d for name, d in op.domain.items() if name in op.args} or None}
+    assert op.notation is not None, "an op without a sampler has a notation"
+    return {"signature": op.notation.text, "domain": dict(op.domain), "kwargs": dict(op.defaults)}
