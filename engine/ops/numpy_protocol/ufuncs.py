@@ -15,8 +15,8 @@ def with_options(name: str, op: StandIn) -> StandIn:
     """The op of a ufunc, with a ufunc's options."""
 
     def with_dtype(*args, axis=-1, dtype=None, out=OUT, where=WHERE, casting=CASTING, order=ORDER, subok=UNUSED):
-        args = args if dtype is None else [converted(value(a), dtype) for a in args]
-        return op(*args) if axis == -1 else op(*args, axis=axis)  # vecdot has one
+        given = args if dtype is None else [converted(value(a), dtype) for a in args]
+        return op(*given) if axis == -1 else op(*given, axis=axis)  # vecdot has one
 
     slow = guarded(name, with_dtype)
 
