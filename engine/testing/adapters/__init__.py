@@ -67,12 +67,21 @@ def _homes(thing: Any) -> Iterator[str]:
 
 
 def _named_in(f: Any) -> list[Any]:
-    """What the global and captured names in the code of `f` stand for."""
-    code = getattr(f, "__code__", None)
-    if not isinstance(code, CodeType):
-        return []
-    captured = [cell.cell_contents for cell in f.__closure__ or () if callable(getattr(cell, "cell_contents", None))]
-    return [f.__globals__[name] for name in _names(code) if name in f.__globals__] + captured
+    """What the names in the code of `f` stand for, and those in the functions beside it that it calls."""
+    found: list[Any] = []
+    left, seen = [f], {id(f)}
+    while left:
+        here = left.pop()
+        code = getattr(here, "__code__", None)
+        if not isinstance(code, CodeType):
+            continue
+        captured = [cell.cell_contents for cell in here.__closure__ or () if callable(getattr(cell, "cell_contents", None))]
+        named = [here.__globals__[name] for name in _names(code) if name in here.__globals__] + captured
+        beside = [n for n in named if getattr(n, "__module__", None) == f.__module__ and id(n) not in seen]
+        seen.update(map(id, beside))
+        left += beside
+        found += named
+    return found
 
 
 def _names(code: CodeType) -> Iterator[str]:
@@ -84,7 +93,8 @@ def _names(code: CodeType) -> Iterator[str]:
 
 def floating(x: Any) -> bool:
     """Does the framework's own array, traced or not, hold real floating-point numbers?"""
-    return "float" in str(getattr(x, "dtype", ""))
+    dtype = getattr(x, "dtype", None)
+    return getattr(dtype, "kind", "") == "f" or "float" in str(dtype)
 
 
 def outputs(y: Any) -> Any:

@@ -11,7 +11,7 @@ scope = partial(jax.enable_x64, True)
 
 
 def wrap(x: Any) -> Any:
-    return jax.numpy.asarray(x)
+    return jax.numpy.asarray(x.astype(x.dtype.newbyteorder("="), copy=False))
 
 
 def unwrap(y: Any) -> Any:

@@ -11,17 +11,17 @@ unwrap = partial(torch.Tensor.numpy, force=True)
 
 def wrap(x: Any) -> Any:
     plain = min(x.strides, default=0) >= 0 and x.dtype.isnative and x.flags.aligned
-    with warnings.catch_warnings(record=True):  # "not writable": the tester looks itself whether an input was written to
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "not writable": the tester looks itself whether an input was written to
         return torch.from_numpy(x if plain else x.astype(x.dtype.newbyteorder("="), order="C"))
 
 
 def vjp(f: Any, *xs: Any) -> Any:
-    again = any(x.requires_grad for x in xs)  # inside another vjp
-    ys = f(*(leaves := [x if x.requires_grad else x.detach().requires_grad_() for x in xs]))
+    ys = f(*(leaves := [x if x.requires_grad else x.detach().requires_grad_() for x in xs]))  # some do inside of another vjp
 
     def pull(gs: Any) -> Any:
         ends, seeds = zip(*[(y, g) for y, g in zip(ys, gs, strict=True) if y.requires_grad] or [(x, 0 * x) for x in leaves], strict=True)
-        return torch.autograd.grad(ends, leaves, seeds, retain_graph=True, create_graph=again, materialize_grads=True)
+        return torch.autograd.grad(ends, leaves, seeds, True, any(x.requires_grad for x in xs), materialize_grads=True)
 
     return ys, pull
 
