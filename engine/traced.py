@@ -150,7 +150,7 @@ class Traced:
         )
 
     def __float__(self) -> float:
-        raise self._refuse("float() (or a function of `math`)")
+        raise self._refuse("float() (a function of `math`, an assignment to an element of a plain array)")
 
     def __int__(self) -> int:
         raise self._refuse("int()")

@@ -125,3 +125,9 @@ def test_a_generator_that_is_left_and_entered_again():
             yield grad(lambda z: z * z * x)(float(i))
 
     assert grad(lambda x: sum(slopes(x)))(2.0) == 6.0
+
+
+def test_an_element_of_a_plain_array_is_not_assigned():
+    with pytest.raises(ValueError, match="setting an array element") as e:  # NumPy's own; it keeps ours as the cause
+        grad(lambda x: np.zeros(3).__setitem__(0, x[0]))(X)
+    assert "an assignment to an element of a plain array" in str(e.value.__cause__)
