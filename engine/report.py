@@ -1,4 +1,4 @@
-"""Results as pictures and as one JSON file: loss curves, confusion matrices, the worst mistakes, the first filters.
+"""Results as pictures, a table and one JSON file: loss curves, confusion matrices, the worst mistakes, the first filters.
 
 matplotlib draws through Agg, without a display and without its global state: a Figure is made, saved and forgotten.
 """
@@ -80,7 +80,7 @@ class Result:
 
 
 def write(results: Sequence[Result], facts: dict[str, Any], folder: str | os.PathLike[str]) -> list[Path]:
-    """Write every picture that the results call for, then report.json; returns the files in that order.
+    """Write every picture that the results call for, then table.md and report.json; returns the files in that order.
 
     Raises OSError if the folder cannot be written.
     """
@@ -92,10 +92,33 @@ def write(results: Sequence[Result], facts: dict[str, Any], folder: str | os.Pat
             figure = draw()
             figure.savefig(where / name)
         files.append(where / name)
-    files.append(where / "report.json")
-    content = {**facts, "models": [r.facts for r in results], "pictures": [f.name for f in files[:-1]]}
-    files[-1].write_text(json.dumps(finite(content), indent=2) + "\n", encoding="utf-8")
-    return files
+    content = {**facts, "models": [r.facts for r in results], "pictures": [f.name for f in files]}
+    texts = {"table.md": table(results), "report.json": json.dumps(finite(content), indent=2) + "\n"}
+    for name, text in texts.items():
+        (where / name).write_text(text, encoding="utf-8")
+    return [*files, *(where / name for name in texts)]
+
+
+def table(results: Sequence[Result]) -> str:
+    """The results as a Markdown table. Where there are several seeds, the metric is their mean and standard deviation."""
+    head = ["model", "data, train + test", "parameters", "train", "on the test set", "gradient"]
+    rows = [head, ["---", "---", "---:", "---:", "---", "---"]]
+    for r in results:
+        f = r.facts
+        name = next(iter(f["metrics"]))
+        metric = f["seeds"][name]
+        spread = f" ± {metric['sd']:.3f}" if len(metric["values"]) > 1 else ""
+        rows.append(
+            [
+                r.title,
+                f"{r.data}, {f['examples']['train']:,} + {f['examples']['test']:,}",
+                f"{f['parameters']:,}",
+                f"{f['seconds']['train']:.1f} s",
+                f"{name.replace('r2', 'R2')} {metric['mean']:.3f}{spread}",
+                f"{f['gradient']['verdict']}, {f['gradient']['worst']:.0e}",
+            ]
+        )
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def finite(tree: Any) -> Any:

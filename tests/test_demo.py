@@ -161,3 +161,13 @@ def test_parts():
     assert percent(0.998) == ">99%" and percent(0.42) == "42%"
     answers = Answers(np.array([0, 1, 2, 1]), np.array([0, 2, 1, 0]), "abc", np.array([0.9, 0.5, 0.8, 0.6]))
     assert worst(answers, 2).tolist() == [2, 3]
+
+
+def test_the_table_in_markdown_has_a_row_for_each_model(quick):
+    rows = (quick[2] / "table.md").read_text().splitlines()
+    assert len(rows) == 2 + len(SHOWS)
+    assert all(row.count("|") == 7 for row in rows)
+    told = json.loads((quick[2] / "report.json").read_text())["models"]
+    for row, m in zip(rows[2:], told, strict=True):
+        assert f"{m['parameters']:,}" in row and m["gradient"]["verdict"] in row
+        assert f"{next(iter(m['metrics'].values())):.3f}" in row

@@ -142,7 +142,7 @@ def report(console: Console, results: Sequence[Result], folder: str, facts: dict
     with spinner("drawing the report"):
         about = {"command": "gnomon demo", **facts, "versions": versions(), "processor": processor()}
         files = write(results, about, folder)
-    console.print(f"\n{len(files) - 1} pictures and report.json in {os.path.abspath(folder)}", soft_wrap=True)
+    console.print(f"\n{len(files) - 2} pictures, table.md and report.json in {os.path.abspath(folder)}", soft_wrap=True)
     for file in files:
         console.print(f"  {file.name}", style="dim")
     for result in results:
