@@ -50,7 +50,9 @@ def test_float_would_cut_the_gradient():
     import math
 
     text = message(TypeError, grad(lambda x: math.exp(x)), 1.0)
-    assert text.startswith("float() (a function of `math`, an assignment to an element of a plain array) would cut this value off from its derivative.")
+    assert text.startswith(
+        "float() (a function of `math`, an assignment to an element of a plain array) would cut this value off from its derivative."
+    )
 
 
 def test_assignment_into_an_array_would_cut_the_gradient():
