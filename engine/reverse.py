@@ -311,9 +311,9 @@ def jacobian(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
         def of_one(x: Any) -> Any:
             return f(*args[:place], x, *args[place + 1 :], **kwargs)
 
-        x = differentiable(args[place], f"jacobian: argument {place}")
+        x = differentiable(args[place] if isinstance(args[place], list) else _one_array(args[place]), f"jacobian: argument {place}")
         y, pull = vjp(of_one, x)
-        y = as_value(y)
+        y = _one_array(y)
         if y.size <= x.size:
             rows = [pull(e)[0] for e in _basis(y)]
             return np.reshape(_stacked(rows, x), y.shape + x.shape)
@@ -321,6 +321,12 @@ def jacobian(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
         return np.moveaxis(np.reshape(_stacked(columns, y), x.shape + y.shape), range(x.ndim), range(-x.ndim, 0))
 
     return run
+
+
+def _one_array(x: Any) -> Any:
+    if isinstance(x, (dict, list, tuple)):
+        raise TypeError(f"jacobian: one array in and one array out are wanted, not a {type(x).__name__}; for nestings use vjp or jvp")
+    return as_value(x)
 
 
 def _basis(x: Any) -> list[np.ndarray]:

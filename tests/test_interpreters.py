@@ -143,6 +143,13 @@ def test_jacobian_both_ways():
     assert np.array_equal(tall[1], np.eye(3))
 
 
+@pytest.mark.parametrize("f, x", [(lambda x: (x, x), np.ones(2)), (lambda x: [x], np.ones(2)), (lambda x: x["a"], {"a": 1.0})])
+def test_jacobian_of_a_nesting_is_refused(f, x):
+    with pytest.raises(TypeError, match=r"one array in and one array out are wanted, not a (tuple|list|dict)"):
+        jacobian(f)(x)
+    assert np.array_equal(jacobian(lambda x: x * x)([1.0, 2.0]), np.diag([2.0, 4.0]))
+
+
 def test_hessian_is_symmetric_and_agrees_with_hvp():
     rng = np.random.default_rng(1)
     x, v = rng.normal(size=4), rng.normal(size=4)
