@@ -126,6 +126,28 @@ def test_generic_numbers_are_not_alike_and_reach_every_magnitude():
     assert np.any((extreme > 0) & (extreme < np.finfo(float).tiny))
 
 
+def test_every_magnitude_in_a_bounded_region_too():
+    found = Alphabet(region=region((-4, 4)))
+    extreme = np.array([found.number(code, 1) for code in range(found.ends["wide"], found.ends["extreme"])])
+    assert np.any((extreme > 0) & (extreme < 1e-200))
+    assert np.any((extreme < 0) & (extreme > -1e-200))
+    assert np.any(extreme > 3.9)
+
+
+def test_shifted_numbers_lie_close_together_far_from_zero():
+    found = [x for x in drawn(strategies.values((5,), modes=["shifted"])) if abs(x[0]) > 1e5]
+    assert len(found) > 10
+    assert all(np.ptp(x) < abs(x[0]) / 4 for x in found)
+
+
+def test_more_elements_where_they_are_wanted():
+    found = drawn(strategies.arrays(strategies.shapes(max_elements=300), modes=["generic"]), 200)
+    assert max(x.size for x in found) > 128
+    assert all(x.size <= 300 for x in found)
+    large = max(found, key=lambda x: x.size)
+    assert len(np.unique(large)) > large.size / 2
+
+
 def test_what_is_not_finite_is_drawn_only_on_demand():
     assert all(np.isfinite(x).all() for x in drawn(strategies.arrays()))
     asked = drawn(strategies.arrays(nonfinite=True))

@@ -21,13 +21,15 @@ from engine.testing.case import Case, Cotangent
 from engine.testing.contract import Argument, Contract
 from engine.testing.drawing import Choices, choice, one_in
 from engine.testing.layouts import LAYOUTS, Array, laid_out
-from engine.testing.values import EVERYWHERE, MIX, MODES, Alphabet, Mode
+from engine.testing.values import EVERYWHERE, MIX, MODES, Alphabet, Mode, mixed
 
 Shape = tuple[int, ...]
 
 SIZES = (0, 1, 2, 3, 2, 3, 4, 1, 5, 2, 3, 4)  # of an axis: one in twelve is 0
 RANKS = (0, 1, 2, 1, 2, 3, 1, 2)
 MAX_ELEMENTS = 27
+ONE_BY_ONE = 32  # elements of an array that are drawn one by one, and shrunk one by one
+LONG = (7, 17, 33, 130)  # sizes of an axis, where there is room for so many elements
 KINDS = ("one-hot", "ones", "random", "random", "sparse", "random", "random")
 TRIES = 8  # at sizes that fit a notation with arithmetic on its right side
 
@@ -35,17 +37,18 @@ TRIES = 8  # at sizes that fit a notation with arithmetic on its right side
 # Shapes.
 
 
-def a_size(c: Choices, low: int = 0) -> int:
-    """The size of an axis, `low` or more: 0 now and then, else small."""
-    return choice(c, tuple(n for n in SIZES if n >= low) or (low,))
+def a_size(c: Choices, low: int = 0, room: int = MAX_ELEMENTS) -> int:
+    """The size of an axis, `low` or more: 0 now and then, else small; longer ones where there is `room`."""
+    sizes = SIZES if room <= MAX_ELEMENTS else (*SIZES, *(n for n in LONG if n < room), room)
+    return choice(c, tuple(n for n in sizes if n >= low) or (low,))
 
 
 def a_shape(c: Choices, *, min_size: int = 0, max_rank: int = 3, max_elements: int = MAX_ELEMENTS) -> Shape:
     """A shape of at most `max_elements` elements: 0-d, empty, of size 1, ragged."""
     rank = choice(c, tuple(r for r in RANKS if r <= max_rank))
-    shape = [a_size(c, min_size) for _ in range(rank)]
+    shape = [a_size(c, min_size, max_elements) for _ in range(rank)]
     while math.prod(shape) > max_elements:
-        shape[shape.index(max(shape))] -= 1
+        shape[shape.index(max(shape))] -= max(1, max(shape) // 8)
     return tuple(shape)
 
 
@@ -70,13 +73,14 @@ def fitting_shapes(c: Choices, contract: Contract, options: Mapping[str, Any], m
 
 def _shapes_by(c: Choices, notation: Notation, least: Mapping[str, int], max_elements: int) -> list[Shape]:
     rest = a_shape(c, min_size=least.get("...", 0), max_elements=max_elements) if notation.broadcasts else ()
-    sizes = {name: a_size(c, least.get(name, 0)) for name in notation.names}
+    sizes = {name: a_size(c, least.get(name, 0), max_elements) for name in notation.names}
     parts = [part_of(c, rest) if "..." in side and len(notation.inputs) > 1 else rest for side in notation.inputs]
     while True:
         found = [_shape_of(side, part, sizes) for side, part in zip(notation.inputs, parts, strict=True)]
         if max(map(math.prod, found), default=0) <= max_elements or max(sizes.values(), default=0) <= 1:
             return found
-        sizes[max(sizes, key=lambda name: sizes[name])] -= 1
+        largest = max(sizes, key=lambda name: sizes[name])
+        sizes[largest] -= max(1, sizes[largest] // 8)
 
 
 def _shape_of(side: Iterable[str], part: Shape, sizes: Mapping[str, int]) -> Shape:
@@ -97,11 +101,17 @@ class Plan:
     shape: Shape
     ranges: list[int]
     which: list[int]
+    shifted: bool = False
     dominant: bool = False  # a square matrix whose diagonal outweighs the rest
     codes: list[int] = field(default_factory=list)
 
     def array(self, salt: int) -> Array:
-        numbers = [self.alphabet.number(self.codes[i], salt * 64 + i) for i in self.which]
+        """The array, once its codes are drawn. The elements beyond those that are drawn follow from the salt."""
+        codes = self.codes + [mixed(salt * 64 + i) % self.ranges[i] for i in range(len(self.codes), len(self.ranges))]
+        numbers = [self.alphabet.number(codes[i], salt * 64 + i) for i in self.which]
+        if self.shifted and codes:
+            first = numbers[0]
+            numbers = [v if self.alphabet.allows(v) else first for v in (first, *(first + v for v in numbers[1:]))]
         x = np.array(numbers, self.alphabet.dtype).reshape(self.shape)
         if self.dominant and x.size:
             x += np.eye(self.shape[-1], dtype=x.dtype) * float(np.ceil(np.abs(x).max() * self.shape[-1] + 1))
@@ -116,7 +126,10 @@ def plan(c: Choices, alphabet: Alphabet, mode: Mode, shape: Shape) -> Plan:
         return Plan(alphabet, shape, ranges, _pattern(c, size) if len(ranges) == 2 else [0] * size)
     if mode.codes == "mixed":
         return Plan(alphabet, shape, [ends["generic" if bit else "points"] for bit in _pattern(c, size)], list(range(size)))
-    return Plan(alphabet, shape, [ends[mode.codes]] * size, list(range(size)))
+    ranges = [ends[mode.codes]] * size
+    if mode.shifted and size:
+        ranges[0] = ends["wide"]  # the first element is what the others are shifted by
+    return Plan(alphabet, shape, ranges, list(range(size)), mode.shifted)
 
 
 def _pattern(c: Choices, size: int) -> list[int]:
@@ -128,7 +141,7 @@ def _pattern(c: Choices, size: int) -> list[int]:
 def fill(c: Choices, plans: Sequence[Plan]) -> list[Array]:
     """The arrays of several plans. Their elements take turns, so that what a smaller array no longer needs stands at the end."""
     seed = c.integer(0, 255)
-    for i in range(max((len(p.ranges) for p in plans), default=0)):
+    for i in range(min(ONE_BY_ONE, max((len(p.ranges) for p in plans), default=0))):
         for p in plans:
             if i < len(p.ranges):
                 p.codes.append(c.integer(0, p.ranges[i] - 1))

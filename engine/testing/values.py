@@ -22,8 +22,8 @@ SIMPLE = (0.0, 1.0, -1.0, 2.0, 0.5, -0.5, -2.0, 3.0, -3.0, 1.5, -1.5, 2.5, -2.5,
 SATURATED = (20.0, -20.0, 37.5, -37.5, 40.0, -40.0, 88.0, -88.0, 100.0, -100.0, 710.0, -710.0, -745.0, 800.0, -800.0, 1e4, -1e4)
 """Where 1 - tanh^2, 1 - sigmoid and exp run out of digits or of exponents, in one precision or another."""
 
-SMALL = (1e-3, -1e-3, 1e-5, 1e-9, -1e-9, 1e-16, 1e-30, -0.0)
-"""Where x is lost beside 1, and x*x beside x."""
+SMALL = (1e-3, -1e-3, 1e-5, 1e-9, -1e-9, 1e-16, 1e-30, 1e-160, -1e-300, -0.0)
+"""Where x is lost beside 1, x*x beside x, and where x*x is 0."""
 
 INF = math.inf
 
@@ -68,6 +68,7 @@ class Mode:
     name: str
     codes: str = "generic"  # the range of codes: few, points, generic, wide, extreme; or mixed, of points and generic ones
     made_of: int = 0  # different numbers: 1, 2, or 0 for a number for each element
+    shifted: bool = False  # all by one number, which may be large
 
 
 MODES = {
@@ -81,13 +82,14 @@ MODES = {
         Mode("constant, generic", "generic", 1),
         Mode("two values", "points", 2),
         Mode("two values, generic", "generic", 2),
+        Mode("shifted", "generic", shifted=True),
         Mode("wide", "wide"),
         Mode("extreme", "extreme"),
     )
 }
 
 MIX = ("generic", "points", "few", "mixed", "constant", "two values", "wide", "generic", "mixed", "points", "extreme", "generic", "few",
-       "constant, generic", "two values, generic", "wide")  # fmt: skip
+       "constant, generic", "two values, generic", "shifted", "wide")  # fmt: skip
 """How often each mode is drawn: once for each time that it stands here."""
 
 GENERIC, ANY = 128, 64  # codes for generic numbers, and for those of any magnitude
@@ -143,11 +145,11 @@ class Alphabet:
         ends = self.ends
         if code < ends["points"]:
             return self.points[code]
-        i, bits = code - ends["points"], _mixed(salt * 4096 + code)
+        i, bits = code - ends["points"], mixed(salt * 4096 + code)
         if i < GENERIC:
             v = self._generic(bits, 2 + i // 4 if i < SHORT else 52)
         elif i < GENERIC + ANY:
-            v = self._away(bits, -24, 12)
+            v = self._away(bits, -12, 12) if i % 2 else self._away(bits, -60, 60)
         else:
             info = np.finfo(self.dtype)
             v = self._away(bits, int(info.minexp) - int(info.nmant), int(info.maxexp) - 1)
@@ -160,17 +162,22 @@ class Alphabet:
 
     def _away(self, bits: int, low: int, high: int) -> float:
         """A number whose distance from 0, or from an end of the region, has any exponent from `low` to `high`."""
-        side, digits, exponent = bits & 1, (bits >> 1) & 0xFFFFF, low + (bits >> 32) % (high - low + 1)
-        v = math.ldexp(1 + digits / 0x100000, exponent)
+        start, sign = self.anchors[bits % len(self.anchors)]
+        exponent = low + (bits >> 32) % (high - low + 1)
+        distance = 1 + ((bits >> 8) & 0xFFFFF) / 0x100000
+        v = start + sign * math.ldexp(distance, exponent)
+        return v if self.allows(v) else start + sign * math.ldexp(distance, -abs(exponent))
+
+    @cached_property
+    def anchors(self) -> tuple[tuple[float, int], ...]:
+        """Where magnitudes are counted from, and to which side."""
         region = self.region
-        if region.low == -INF and region.high == INF:
-            return -v if side else v
-        if region.low == -INF or (side and region.high < INF):
-            return region.high - v
-        return region.low + v
+        around = ((0.0, 1), (0.0, -1)) if region.low < 0 < region.high else ()
+        ends = [(e, sign) for e, sign in ((region.low, 1), (region.high, -1)) if math.isfinite(e)]
+        return (*around, *ends)
 
 
-def _mixed(i: int) -> int:
+def mixed(i: int) -> int:
     """64 bits that look random. Source: Steele, Lea & Flood (2014), Fast splittable pseudorandom number generators, fig. 14."""
     i = (i * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
     i = ((i ^ (i >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
