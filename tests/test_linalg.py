@@ -228,6 +228,10 @@ def test_numpys_own_reads_one_triangle():
     noise = np.triu(RNG.normal(size=(4, 4)), 1)
     near(vjp(np.linalg.eigvalsh, a + noise)[0], np.linalg.eigvalsh(a + noise), 1e-13)
     near(vjp(lambda a: np.linalg.eigvalsh(a, "U"), a + noise.T)[0], np.linalg.eigvalsh(a + noise.T, "U"), 1e-13)
+    for seed in range(8):  # the signs of the vectors are those of NumPy too
+        b = np.random.default_rng(seed).normal(size=(6, 6))
+        near(vjp(lambda a: np.linalg.eigh(a, "U")[1], b)[0], np.linalg.eigh(b, "U")[1], 1e-13)
+        near(vjp(lambda a: np.linalg.eigh(a)[1], b)[0], np.linalg.eigh(b)[1], 1e-13)
     with pytest.raises(ValueError, match="UPLO is 'L' or 'U'"):
         grad(lambda a: np.sum(np.linalg.eigvalsh(a, "X")))(a)
 

@@ -102,12 +102,14 @@ def _(pick: Pick):
 
 
 @op("... n n -> ... n, ... n n", outputs=("eigenvalues", "eigenvectors"), flops="9*n*n*n")
-def eigh(a):
+def eigh(a, *, uplo="L"):
     r"""$A = V \Lambda V^\top$
+
+    uplo    the triangle that LAPACK works on, "L" or "U": of equal ones, but the signs of the vectors may follow from it
 
     In the rules $F_{ij} = 1 / (\lambda_j - \lambda_i)$, and 0 on the diagonal.
     """
-    return tuple(np.linalg.eigh(_symmetric(a)))
+    return tuple(np.linalg.eigh(_symmetric(a), uplo))
 
 
 @eigh.vjp("a")
@@ -181,7 +183,7 @@ def _refuse(lost, what):
 @eigh.sample
 def _(pick: Pick):
     n = pick.size(0, 2)  # from 3 on LAPACK may turn the signs of vectors between one matrix and the next
-    return [pick.array(n, n) * 0.2 + np.diag(np.arange(n) * 2.0)], {}  # eigenvalues apart from one another
+    return [pick.array(n, n) * 0.2 + np.diag(np.arange(n) * 2.0)], {"uplo": pick.choice(["L", "U"])}  # eigenvalues apart
 
 
 class Eigh(NamedTuple):
@@ -224,7 +226,7 @@ def _numpy_cholesky(a: Any, /, *, upper: bool = False) -> Any:
 
 
 def _numpy_eigh(a: Any, UPLO: str = "L") -> Any:
-    return eigh(_mirrored(a, UPLO))
+    return Eigh(*eigen(_mirrored(a, UPLO), uplo=UPLO.upper()))
 
 
 def _numpy_eigvalsh(a: Any, UPLO: str = "L") -> Any:
