@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -57,6 +58,12 @@ class Examiner:
         self.subject, self.names, self.severity = subject, list(names), severity
         self.tally = Tally()
         self.tails: list[Finding] = []
+        self.comparison: Comparison | None = None
+
+    def named(self, args: Sequence[Any]) -> list[str]:
+        """A name for each argument; where there are more than names, the first ones are cotangents."""
+        extra = len(args) - len(self.names)
+        return [f"g{i + 1}" if extra > 1 else "g" for i in range(extra)] + self.names[: len(args)]
 
     def judge(self, case: Case) -> Judged:
         """Everything that is to be said about one call. Raises NotHere if it cannot be called like this."""
@@ -71,7 +78,7 @@ class Examiner:
 
     def _findings(self, case: Case, judged: Judged) -> Iterator[Finding]:
         subject, args, options = self.subject, case.args, case.kwargs
-        names = self.names[: len(args)] + [f"x{i + 1}" for i in range(len(self.names), len(args))]
+        names = self.named(args)
         watch = contracts.watched(args, names)
         try:
             y = subject.value(args, options)
@@ -94,7 +101,9 @@ class Examiner:
         kept = [None if c is None else np.array(c) for c in claims]
         yield from self.values(case, y, g, claims)
         if subject.vjp:
-            yield from contracts.Linear(subject, g, args, y, options, kept, self._rtol(args)).findings(np.random.default_rng(1))
+            slack = self.comparison.rounding if self.comparison else math.inf
+            linear = contracts.Linear(subject, g, args, y, options, kept, self._rtol(args), slack)
+            yield from linear.findings(np.random.default_rng(1))
             yield from contracts.again(subject, g, args, y, options, claims, kept)
             if subject.jvp:
                 yield from self.pushes(case, y, g, kept)
@@ -116,6 +125,7 @@ class Examiner:
     # Values.
 
     def values(self, case: Case, y: Any, g: Any, claims: Sequence[Any]) -> Iterator[Finding]:
+        self.comparison = None
         floats = floating(case.args)
         if not floats or all(claims[i] is None for i in floats):
             self.tally.reasons["no argument has a gradient"] += 1
@@ -134,6 +144,9 @@ class Examiner:
         if trouble:
             self.tally.skip(trouble)
             return
+        if values.size and not (place.finite & np.isfinite(values)).any():
+            self.tally.skip("the value is not finite")
+            return
         known = np.concatenate([np.full(np.size(case.args[i]), claims[i] is not None) for i in floats])
         claimed = np.concatenate([np.ravel(np.full(np.shape(case.args[i]), np.nan) if claims[i] is None else np.asarray(claims[i], np.float64)) for i in floats])
         weights = np.where(place.finite & np.isfinite(values), flat(g), 0.0)
@@ -145,7 +158,7 @@ class Examiner:
 
     def pushes(self, case: Case, y: Any, g: Any, claims: Sequence[Any]) -> Iterator[Finding]:
         """<g, J d> = <J' g, d>, for tangents of all arguments and of one alone; where the function is smooth."""
-        comparison = getattr(self, "comparison", None)
+        comparison = self.comparison
         if comparison is None or comparison.kinked or not np.isfinite(contracts.joined(claims)).all():
             return
         rng = np.random.default_rng(2)
@@ -164,12 +177,13 @@ class Examiner:
             d = np.concatenate([np.ravel(t).astype(np.float64) for t in tangents] or [np.zeros(0)])
             with np.errstate(all="ignore"):
                 pushed, pulled = dot(g, dy), float(np.nan_to_num(comparison.claims) @ d)
-                bound = comparison.rtol * float(np.nan_to_num(comparison.size) @ np.abs(d)) + comparison.floor * d.size if d.size else 0.0
+                terms = np.maximum(np.nan_to_num(comparison.size), np.abs(np.nan_to_num(comparison.claims)))
+                bound = comparison.rtol * float(terms @ np.abs(d)) + comparison.floor * d.size if d.size else 0.0
                 if abs(pushed - pulled) <= bound:
                     continue
             if comparison.excused_any:
                 continue
-            who = "all arguments" if len(moving) == len(floats) else self.names[moving[0]]
+            who = "all arguments" if len(moving) == len(floats) else self.named(case.args)[moving[0]]
             yield Finding("jvp", f"<g, J d> is not <J'g, d> when {who} move", WRONG, None, pushed, pulled, bound, "the vjp, which is right here")
             return
 
@@ -318,7 +332,7 @@ def check_gradient(
     subject = subject_of(f, vjp, jvp, framework, reference)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        contract = understand(subject.f, signature, domain, kwargs, cases=cases is not None)
+        contract = understand(subject, signature, domain, kwargs, cases=cases)
         strategy = drawn(contract, cases, max_elements, vary_values)
         reports = [checked(subject, contract.names, strategy, examples, seed, severity, order, contract.notes) for order in orders]
     return replace(combined(reports), seconds=time.perf_counter() - start)
@@ -337,7 +351,25 @@ def subject_of(f: Any, vjp: Any, jvp: Any, framework: str | None, reference: Any
         return Subject(adapted, vjp and adapted.hand_written(vjp), jvp and adapted.hand_written(jvp), reference, name=name)
     if not adapted.differentiates:
         raise TypeError(f"{framework} has no derivatives of its own: give the vjp of {name}")
-    return Subject(adapted, adapted.vjp, adapted.jvp, reference, name=name)
+    return Subject(adapted, adapted.vjp, adapted.jvp, reference, lambda count: gradient_of(adapted, name, count), name)
+
+
+def gradient_of(adapted: Adapted, name: str, count: int) -> Subject:
+    """The gradient that a framework computes, as a function of (*cotangents, *args), of which `count` are args."""
+
+    def derived(values: Sequence[Any]) -> Adapted:
+        return adapted.gradient(len(values) - count)
+
+    def f(*values: Any, **options: Any) -> Any:
+        return derived(values)(*values, **options)
+
+    def vjp(g: Any, values: Any, y: Any, **options: Any) -> Any:
+        return derived(values).vjp(g, values, y, **options)
+
+    def jvp(d: Any, values: Any, y: Any, **options: Any) -> Any:
+        return derived(values).jvp(d, values, y, **options)
+
+    return Subject(f, vjp, jvp, name=f"gradient of {name}")
 
 
 @st.composite
@@ -361,6 +393,8 @@ def checked(
     subject: Subject, names: Sequence[str], strategy: Any, examples: int, seed: int, severity: str, order: int, notes: Sequence[str]
 ) -> Report:
     """The report on one order of derivative."""
+    if order == 2:
+        subject, names, strategy = second_order(subject, names, strategy)
     examiner = Examiner(subject, names, severity)
     run = Run(examiner, examples, seed)
     run.search(strategy)
@@ -373,6 +407,26 @@ def checked(
     return report(examiner, counterexample, words, notes)
 
 
+def second_order(subject: Subject, names: Sequence[str], strategy: Any) -> tuple[Subject, Sequence[str], Any]:
+    """The gradient as a function of the cotangents and the arguments; names and calls for it.
+
+    Raises TypeError if nobody can differentiate the gradient.
+    """
+    if subject.gradient is None:
+        raise TypeError(f"{subject.name}: the second order needs a framework that differentiates its own gradients")
+
+    def called(case: Case) -> Case:
+        try:
+            y = subject.value(case.args, case.kwargs)
+        except Exception:  # what it raises is raised again where the call is judged
+            return case
+        gs = tuple(g for g, part in zip(outputs(case.cotangent(y)), outputs(y), strict=True) if is_float(part))
+        layouts = (case.recipe.layout,) * len(gs) + case.layouts
+        return replace(case, args=gs + case.args, layouts=layouts, recipe=replace(case.recipe, kind="random"))
+
+    return subject.gradient(len(names)), names, strategy.map(called)
+
+
 def explained(examiner: Examiner, case: Case, judged: Judged, order: int) -> tuple[Counterexample, str]:
     """The counterexample, judged once more, and what it looks like."""
     again = [examiner.judge(case).findings for _ in range(3)]
@@ -380,7 +434,7 @@ def explained(examiner: Examiner, case: Case, judged: Judged, order: int) -> tup
     if not all(again):
         failed = 1 + sum(map(bool, again))
         finding = Finding("determinism", f"this call fails {failed} times of 4, and passes otherwise: {finding.text or finding.check}", finding.severity)
-    element = located(finding, case, examiner.names)
+    element = located(finding, case, examiner.named(case.args))
     return Counterexample(case, judged.cotangent, finding, element, order), looks_like(examiner, case, judged, finding)
 
 
@@ -403,7 +457,7 @@ def looks_like(examiner: Examiner, case: Case, judged: Judged, finding: Finding)
         plain = replace(case.contiguous(), recipe=replace(case.recipe, layout="C"))
         if not examiner.judge(plain).findings:
             return "right when everything lies contiguously in memory: the rule does not heed strides"
-    comparison = getattr(examiner, "comparison", None)
+    comparison = examiner.comparison
     if not judged.claims or finding.check == "raised":
         return ""
     examiner.judge(case)

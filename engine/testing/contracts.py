@@ -65,9 +65,9 @@ def buffers(claims: Sequence[Any], names: Sequence[str]) -> Iterator[Finding]:
 class Linear:
     """The vjp is linear in its cotangent."""
 
-    def __init__(self, subject: Subject, g: Any, args: Sequence[Any], y: Any, options: dict[str, Any], claims: Sequence[Any], rtol: float):
+    def __init__(self, subject: Subject, g: Any, args: Sequence[Any], y: Any, options: dict[str, Any], claims: Sequence[Any], rtol: float, slack: float):
         self.subject, self.g, self.args, self.y, self.options = subject, g, args, y, options
-        self.claims, self.rtol = joined(claims), rtol
+        self.claims, self.rtol, self.slack = joined(claims), rtol, slack
         self.finite = np.isfinite(self.claims)
         parts = [np.asarray(c) for c in claims if c is not None]
         self.eps = max((unit(c.dtype) for c in parts if c.dtype.kind == "f"), default=2.0**-52)
@@ -115,7 +115,7 @@ class Linear:
             wanted = self.claims + second
             fine = self.finite & np.isfinite(second)
             size = np.max(np.abs(self.claims[fine]), initial=0.0) + np.max(np.abs(second[fine]), initial=0.0)
-            bad = fine & np.isfinite(wanted) & ~(np.abs(total - wanted) <= max(self.rtol, 256 * self.eps) * size + 8 * self.floor)
+            bad = fine & np.isfinite(wanted) & ~(np.abs(total - wanted) <= max(self.rtol, 256 * self.eps) * size + 8 * self.floor + self.slack)
         if bad.any():
             i = _first(bad)
             text = "the gradient for a sum of two cotangents is not the sum of their gradients"

@@ -30,6 +30,7 @@ STEP = 2.0**-13  # relative to the size of an element: central differences are t
 RUNGS = 6  # steps of a one-sided slope, each a quarter of the one before
 ROUNDINGS = 8  # of a value: what its last digits are worth
 SMALLEST = 1e-280
+MANY = 1000  # numbers that the arbiter takes
 BITS = (320, 2600)
 
 
@@ -109,27 +110,27 @@ class Place:
         """How far each output may be off by rounding alone."""
         return np.asarray(ROUNDINGS * self.eps * np.abs(np.where(self.finite, self.y0, 0.0)))
 
-    @cached_property
-    def by_complex_step(self) -> Array | None:
-        r"""The Jacobian, $\mathrm{Im}\, f(x + ih) / h$, a row for each output; None where f is not analytic as it is written."""
-        rows = []
-        h = COMPLEX_STEP * self.scale
-        for i in range(self.x.size):
-            x = self.x.astype(np.complex128)
-            x[i] += 1j * h[i]
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("error", np.exceptions.ComplexWarning)
-                    y = self(x)
-            except Unavailable:
+    def by_complex_step(self, at: Sequence[int]) -> Array | None:
+        r"""Columns of the Jacobian, $\mathrm{Im}\, f(x + i h e_k) / h$ for k in `at`; None where f is not analytic as it is written."""
+        columns = []
+        for k in at:
+            column = self.complex_slope(np.eye(1, self.x.size, k)[0], float(self.scale[k]))
+            if column is None:
                 return None
-            if y.dtype.kind != "c":
-                y = y.astype(np.complex128)
-            same = np.abs(y.real - self.y0) <= 1e3 * EPS * np.abs(self.y0) + TINY
-            if not np.all(same | ~self.finite):
-                return None
-            rows.append(y.imag / h[i])
-        return np.array(rows).reshape(self.x.size, self.y0.size).T
+            columns.append(column)
+        return np.array(columns).reshape(len(columns), self.y0.size).T
+
+    def complex_slope(self, direction: Array, scale: float) -> Array | None:
+        """The change of y along a direction; `scale` is the size of the elements that move."""
+        h = COMPLEX_STEP * scale
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", np.exceptions.ComplexWarning)
+                y = np.asarray(self(self.x + 1j * h * direction), np.complex128)
+        except Unavailable:
+            return None
+        same = np.abs(y.real - self.y0) <= 1e3 * EPS * np.abs(self.y0) + TINY
+        return y.imag / h if np.all(same | ~self.finite) else None
 
     def along(self, i: int, t: float) -> Array:
         """y with element i moved by t."""
@@ -147,6 +148,8 @@ def one_sided(phi: Callable[[float], float], at_zero: float, h: float, noise: fl
     best, above = UNSETTLED, [math.nan]
     for rung in range(RUNGS):
         step = h / 4**rung
+        if abs(step) < SMALLEST**1.1:
+            return best
         line = [(phi(step) - at_zero) / step]
         if not math.isfinite(line[0]):
             return one_sided(phi, at_zero, step / 16, noise, retries - 1) if rung <= RUNGS - 3 and retries else UNSETTLED
@@ -193,6 +196,8 @@ class PrecisePlace:
     """A Place in high precision. Raises Unavailable if the function does not take such numbers."""
 
     def __init__(self, place: Place, weights: Array):
+        if place.x.size > MANY:
+            raise Unavailable(f"{place.x.size} numbers are too many for the arbiter")
         self.place = place
         self.keep = [j for j in range(place.y0.size) if place.finite[j] and weights[j] != 0]
         self.g = [lifted(float(weights[j])) for j in self.keep]

@@ -25,7 +25,7 @@ class Subject:
                there is none); g and y are arrays if f returns one, tuples if it returns several
     jvp        jvp(tangents, args, y, **options) -> the tangent of y; one tangent for each floating-point argument
     reference  the same function for the oracles, if f itself does not take complex or high-precision numbers
-    gradient   makes the Subject whose function is the vjp of this one: for derivatives of second order
+    gradient   makes the Subject whose function is the vjp of this one, (*cotangents, *args), from the number of args: for the second order
     name       what reports call it
     """
 
@@ -33,7 +33,7 @@ class Subject:
     vjp: Function | None = None
     jvp: Function | None = None
     reference: Function | None = None
-    gradient: Callable[[], Subject] | None = None
+    gradient: Callable[[int], Subject] | None = None
     name: str = "f"
 
     @property
