@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -252,12 +253,13 @@ class Traced:
     # NumPy's protocols.
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        if method == "__call__":
-            stand_in = NUMPY.get(ufunc) or NUMPY.get(ufunc.__name__)  # by name: the ufuncs of SciPy, which is not imported for that
-        else:
-            stand_in = NUMPY.get((ufunc, method))
+        key: Any = ufunc if method == "__call__" else (ufunc, method)
+        if key is ufunc and _is_of("scipy.special", ufunc):
+            key = ufunc.__name__  # so that SciPy need not be imported for a table of its functions
+        stand_in = NUMPY.get(key)
         if stand_in is None:
-            raise unsupported(f"np.{ufunc.__name__}" + ("" if method == "__call__" else f".{method}"))
+            module = "np." if _is_of("numpy", ufunc) else "scipy.special." if _is_of("scipy.special", ufunc) else ""
+            raise unsupported(f"{module}{ufunc.__name__}" + ("" if method == "__call__" else f".{method}"))
         return stand_in(*inputs, **kwargs)
 
     def __array_function__(self, function: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> Any:
@@ -266,6 +268,11 @@ class Traced:
             module = getattr(function, "__module__", "numpy").replace("numpy", "np", 1)
             raise unsupported(f"{module}.{function.__name__}")
         return stand_in(*args, **kwargs)
+
+
+def _is_of(module: str, ufunc: np.ufunc) -> bool:
+    """Is this the module's ufunc, and not another's of the same name? What is not imported has none."""
+    return getattr(sys.modules.get(module), ufunc.__name__, None) is ufunc
 
 
 def _method(name: str) -> Callable[..., Any]:

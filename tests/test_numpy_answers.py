@@ -348,3 +348,22 @@ def _noting(function, stand_in, tried):
 def _follows(function):
     """Methods that all ufuncs have alike."""
     return isinstance(function, tuple) and (function[1] in ("at", "outer") or function[0] in LOGICAL)
+
+
+def test_the_ufuncs_of_scipy_go_by_name_and_no_others():
+    from scipy import special
+
+    assert grad(special.expit)(0.0) == 0.25
+    with pytest.raises(Unsupported, match=r"scipy\.special\.gammaln has no derivative"):
+        grad(special.gammaln)(2.0)
+
+
+def test_another_ufunc_of_the_same_name_is_not_taken_for_scipys():
+    from numba import vectorize
+
+    @vectorize(["float64(float64)"])
+    def expit(x):
+        return 3.0 * x
+
+    with pytest.raises(Unsupported, match=r"^expit has no derivative"):
+        grad(lambda x: expit(x))(0.5)
