@@ -288,7 +288,7 @@ def test_everything_comes_up():
     assert {case.recipe.layout for case in found} == set(LAYOUTS)
     assert {case.recipe.kind for case in found} == {"one-hot", "ones", "random", "sparse"}
     notes = {note.partition(": ")[2] for case in found for note in case.notes if ": " in note}
-    assert notes == set(MODES) - {"generic"}
+    assert {note.removesuffix("dominant diagonal").removesuffix(", ") for note in notes} - {""} == set(MODES) - {"generic"}
     assert sum(case.args[0] is case.args[1] for case in found) > 5
     assert sum("y equals x" in case.notes for case in found) > 5
     assert any("y equals x" in case.notes and case.args[0].shape != case.args[1].shape for case in found)
@@ -314,6 +314,15 @@ def test_shapes_fit_the_signature(text):
     for case in drawn(strategies.cases(anything, text), 100):
         notation.infer(names, [x.shape for x in case.args], {})
         assert all(x.size <= 27 for x in case.args)
+
+
+def test_matrices_with_a_dominant_diagonal():
+    found = [case.args[0] for case in drawn(strategies.cases(np.linalg.cholesky)) if "a: dominant diagonal" in case.notes]
+    assert len(found) > 10
+    for x in found:
+        np.linalg.cholesky(x)
+    ones = [case.args[0] for case in drawn(strategies.cases(np.linalg.inv, "n n"), 600) if case.args[0].shape == (2, 2)]
+    assert any(np.array_equal(x, np.eye(2)) for x in ones)
 
 
 def test_values_stay_in_the_domain():

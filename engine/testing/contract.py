@@ -53,6 +53,7 @@ class Contract:
     kwargs         options drawn from a strategy, before the shapes
     dependent      options that depend on the shapes
     all_kwargs     a strategy of dicts of options
+    examples       calls of a user's strategy, (args, kwargs), the simplest first
     notes          what was found out by trying, in words
     """
 
@@ -63,16 +64,17 @@ class Contract:
     kwargs: Mapping[str, SearchStrategy[Any]] = field(default_factory=dict)
     dependent: Mapping[str, Dependent] = field(default_factory=dict)
     all_kwargs: SearchStrategy[dict[str, Any]] | None = None
+    examples: tuple[tuple[Any, Any], ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
         return [a.name for a in self.arguments]
 
-    def is_square(self, place: int, shape: Shape) -> bool:
-        """Is the argument at `place` a square matrix, or several, and not by accident?"""
-        named = any(len(n.inputs[place]) > 1 and n.inputs[place][-1] == n.inputs[place][-2] for n in self.alternatives)
-        return len(shape) > 1 and shape[-1] == shape[-2] and (named or not self.alternatives)
+    def is_square(self, place: int) -> bool:
+        """Is the argument at `place` a square matrix, or several, as far as is known?"""
+        sides = [n.inputs[place] for n in self.alternatives]
+        return not sides or any(len(side) > 1 and side[-1] == side[-2] for side in sides)
 
     def least(self, notation: Notation) -> Mapping[str, int]:
         """The smallest size of each axis name of one of the notations."""

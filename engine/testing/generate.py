@@ -37,27 +37,33 @@ TRIES = 8  # at sizes that fit a notation with arithmetic on its right side
 # Shapes.
 
 
-def a_size(c: Choices, low: int = 0, room: int = MAX_ELEMENTS) -> int:
-    """The size of an axis, `low` or more: 0 now and then, else small; longer ones where there is `room`."""
-    sizes = SIZES if room <= MAX_ELEMENTS else (*SIZES, *(n for n in LONG if n < room), room)
-    return choice(c, tuple(n for n in sizes if n >= low) or (low,))
+def sizes(c: Choices, count: int, least: Sequence[int], room: int = MAX_ELEMENTS) -> list[int]:
+    """Sizes of axes, each at least as large as in `least`: 0 now and then, else small, often alike; longer where there is `room`."""
+    options = SIZES if room <= MAX_ELEMENTS else (*SIZES, *(n for n in LONG if n < room), room)
+    found: list[int] = []
+    for low in least[:count]:
+        again = found[-1:] * 4 if found and found[-1] >= low else []
+        found.append(choice(c, (*(n for n in options if n >= low), *again) or (low,)))
+    return found
 
 
 def a_shape(c: Choices, *, min_size: int = 0, max_rank: int = 3, max_elements: int = MAX_ELEMENTS) -> Shape:
-    """A shape of at most `max_elements` elements: 0-d, empty, of size 1, ragged."""
+    """A shape of at most `max_elements` elements: 0-d, empty, of size 1, ragged, square."""
     rank = choice(c, tuple(r for r in RANKS if r <= max_rank))
-    shape = [a_size(c, min_size, max_elements) for _ in range(rank)]
+    shape = sizes(c, rank, [min_size] * rank, max_elements)
     while math.prod(shape) > max_elements:
         shape[shape.index(max(shape))] -= max(1, max(shape) // 8)
     return tuple(shape)
 
 
+PARTS = ("whole", "whole", "whole", "missing", "missing", "ones", "ones", "both")
+
+
 def part_of(c: Choices, shape: Shape) -> Shape:
-    """A shape that broadcasts to `shape`: some leading axes missing, some axes 1."""
-    if not shape or not one_in(c, 2):
-        return shape
-    kept = shape[choice(c, (0, 0, *range(1, len(shape) + 1))) :]
-    ones = c.integer(0, 2 ** len(kept) - 1) if kept else 0
+    """A shape that broadcasts to `shape`: all of it; or leading axes missing, axes of size 1, or both."""
+    how = choice(c, PARTS) if shape else "whole"
+    kept = shape[c.integer(1, len(shape)) :] if how in ("missing", "both") else shape
+    ones = c.integer(1, 2 ** len(kept) - 1) if kept and how in ("ones", "both") else 0
     return tuple(1 if ones >> i & 1 else n for i, n in enumerate(kept))
 
 
@@ -73,14 +79,15 @@ def fitting_shapes(c: Choices, contract: Contract, options: Mapping[str, Any], m
 
 def _shapes_by(c: Choices, notation: Notation, least: Mapping[str, int], max_elements: int) -> list[Shape]:
     rest = a_shape(c, min_size=least.get("...", 0), max_elements=max_elements) if notation.broadcasts else ()
-    sizes = {name: a_size(c, least.get(name, 0), max_elements) for name in notation.names}
+    names = notation.names
+    size = dict(zip(names, sizes(c, len(names), [least.get(name, 0) for name in names], max_elements), strict=True))
     parts = [part_of(c, rest) if "..." in side and len(notation.inputs) > 1 else rest for side in notation.inputs]
     while True:
-        found = [_shape_of(side, part, sizes) for side, part in zip(notation.inputs, parts, strict=True)]
-        if max(map(math.prod, found), default=0) <= max_elements or max(sizes.values(), default=0) <= 1:
+        found = [_shape_of(side, part, size) for side, part in zip(notation.inputs, parts, strict=True)]
+        if max(map(math.prod, found), default=0) <= max_elements or max(size.values(), default=0) <= 1:
             return found
-        largest = max(sizes, key=lambda name: sizes[name])
-        sizes[largest] -= max(1, sizes[largest] // 8)
+        largest = max(size, key=lambda name: size[name])
+        size[largest] -= max(1, size[largest] // 8)
 
 
 def _shape_of(side: Iterable[str], part: Shape, sizes: Mapping[str, int]) -> Shape:
@@ -184,8 +191,14 @@ def _settled(c: Choices, made: Any) -> Any:
 def a_users_case(
     c: Choices, contract: Contract, strategy: SearchStrategy[Any], *, vary: bool, among: Sequence[str], nonfinite: bool
 ) -> Case:
-    """One call whose shapes and options, and whose values once in four times or without `vary` always, come from a user's strategy."""
-    args, options = c.draw(strategy)
+    """One call whose shapes and options come from a user's strategy; so do its values once in four times, or without `vary` always.
+
+    To vary them, it starts from one of the contract's examples: Hypothesis would make most of its calls by copying parts of others.
+    """
+    if not vary or not contract.examples:
+        args, options = c.draw(strategy)
+    else:
+        args, options = choice(c, contract.examples)
     if not vary:
         return Case(tuple(args), dict(options), a_cotangent(c, among), ("C",) * len(args))
     kept = choice(c, (True, False, False, False))
@@ -239,7 +252,8 @@ def _source(c: Choices, contract: Contract, before: Sequence[Any], shapes: Seque
     mode = a_mode(c)
     region = EVERYWHERE if getattr(argument.region, "inferred", False) and one_in(c, 10) else argument.region
     found = plan(c, Alphabet(argument.dtype, region, nonfinite), mode, shape)
-    found.dominant = contract.is_square(place, shape) and one_in(c, 2)
+    if len(shape) > 1 and 1 < shape[-1] == shape[-2] and argument.region.high == math.inf:
+        found.dominant = one_in(c, 2 if contract.is_square(place) else 6)
     notes = [mode.name] * (mode.name != "generic") + ["dominant diagonal"] * found.dominant
     return found, f": {', '.join(notes)}" if notes else ""
 

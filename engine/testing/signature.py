@@ -8,16 +8,14 @@ understand   the whole contract; what is missing in what the author says is foun
 from __future__ import annotations
 
 import math
-import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, find, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from hypothesis.errors import NoSuchExample
 from hypothesis.strategies import SearchStrategy
 
 from engine.domain import Domain
@@ -109,7 +107,7 @@ def understand(
         names = trying.names(function, count)
         contract = Contract(_arguments(names, domain, np.dtype(dtype), examples), tuple(notations), **options)
         if cases is not None:
-            return _at_an_example(function, contract, cases, _given(names, domain))
+            return _at_examples(function, contract, cases, _given(names, domain))
         found = _with_shapes(function, contract, examples, judge)
         if found is not None:
             return _with_domains(trying.Probe(function, found, judge), _given(names, domain))
@@ -172,12 +170,13 @@ def _with_domains(probe: trying.Probe, given: set[str]) -> Contract:
     return replace(contract, arguments=arguments, smallest=least, dependent={**varied, **contract.dependent}, notes=tuple(notes))
 
 
-def _at_an_example(f: Callable[..., Any], contract: Contract, cases: SearchStrategy[Any], given: set[str]) -> Contract:
-    """The contract with domains as they are at one of a user's cases."""
-    try:
-        args, options = find(cases, lambda c: _starts(f, *c), settings=QUICK, random=random.Random(0))
-    except NoSuchExample:
+def _at_examples(f: Callable[..., Any], contract: Contract, cases: SearchStrategy[Any], given: set[str]) -> Contract:
+    """The contract with calls of a user's strategy, and with domains as they are at one of them."""
+    contract = replace(contract, examples=tuple(_examples_of(cases)))
+    start = next((example for example in contract.examples if _starts(f, *example)), None)
+    if start is None:
         return contract
+    args, options = start
     contract = contract.about(args)
     wanted = {a.name for a in contract.arguments if a.name not in given}
     found = domains.regions(trying.Probe(f, contract), args, wanted, options)
@@ -185,7 +184,23 @@ def _at_an_example(f: Callable[..., Any], contract: Contract, cases: SearchStrat
     return replace(contract, arguments=arguments, notes=tuple(filter(None, (domains.told(name, r) for name, r in found.items()))))
 
 
-QUICK = settings(max_examples=50, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+EXAMPLES = 256  # of a user's strategy
+
+
+def _examples_of(cases: SearchStrategy[Any]) -> list[tuple[Any, Any]]:
+    """Calls of a user's strategy that differ in shapes or options, the simplest first."""
+    found: dict[str, tuple[Any, Any]] = {}
+
+    @seed(0)
+    @settings(max_examples=EXAMPLES, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @given(cases)
+    def collect(case: tuple[Any, Any]) -> None:
+        args, options = case
+        shapes = [(a.shape, a.tolist() if a.dtype.kind in "iub" else "") if isinstance(a, np.ndarray) else a for a in args]
+        found.setdefault(repr((shapes, options)), (tuple(args), dict(options)))
+
+    collect()
+    return [found[key] for key in sorted(found, key=lambda key: (sum(map(np.size, found[key][0])), len(key), key))]
 
 
 def _starts(f: Callable[..., Any], args: Sequence[Any], options: dict[str, Any]) -> bool:

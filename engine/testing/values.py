@@ -79,6 +79,7 @@ MODES = {
         Mode("few", "few"),
         Mode("mixed", "mixed"),
         Mode("constant", "points", 1),
+        Mode("constant, few", "few", 1),
         Mode("constant, generic", "generic", 1),
         Mode("two values", "points", 2),
         Mode("two values, generic", "generic", 2),
@@ -89,7 +90,7 @@ MODES = {
 }
 
 MIX = ("generic", "points", "few", "mixed", "constant", "two values", "wide", "generic", "mixed", "points", "extreme", "generic", "few",
-       "constant, generic", "two values, generic", "shifted", "wide")  # fmt: skip
+       "constant, generic", "two values, generic", "shifted", "wide", "constant, few")  # fmt: skip
 """How often each mode is drawn: once for each time that it stands here."""
 
 GENERIC, ANY = 128, 64  # codes for generic numbers, and for those of any magnitude
