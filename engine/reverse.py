@@ -263,6 +263,7 @@ def value_and_grad(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = 
         gradients = walk(tape, [(y.slot, np.ones(y.shape, y.dtype)[()])] if mine else [], consume=True)
         g = rebuild([gradients.result(x.slot) for x in inputs])
         value = y.value if mine else ys[0]
+        value = value[()] if type(value) is np.ndarray else value  # a number, not an array around one
         return ((value, aux) if has_aux else value), (g if np.iterable(argnums) else g[0])
 
     return run

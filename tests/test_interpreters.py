@@ -198,6 +198,13 @@ def test_stop_gradient_cuts_every_level():
     assert jvp(lambda x: stop_gradient(x) + 0 * x, (3.0,), (1.0,))[1] == 0.0
 
 
+@pytest.mark.parametrize("f", [np.sum, lambda x: np.where(x[0] > 0, x[0], 0.0), lambda x: np.reshape(x[0], ()), lambda x: np.array(2.0)])
+def test_the_value_is_a_number(f):
+    value, g = value_and_grad(f)(np.ones(3))
+    assert type(value) is np.float64
+    assert g.shape == (3,)
+
+
 def test_gradient_of_what_does_not_depend_is_zero():
     assert np.array_equal(grad(lambda x: np.float64(1.0))(np.ones(3)), np.zeros(3))
     assert jvp(lambda x: np.ones(2), (1.0,), (1.0,))[1].tolist() == [0, 0]
