@@ -145,9 +145,9 @@ def _(g, args, y):
 
 
 def _slices(pick):
-    n = pick.size(0, 5)
-    start = pick.size(0, n)
-    return [pick.array(n, pick.size(1, 2))], {"start": start, "stop": pick.size(start, n), "step": pick.size(1, 3)}
+    n = pick.size(0, 6)
+    start = min(pick.size(0, 2), n)
+    return [pick.array(n, pick.size(1, 2))], {"start": start, "stop": pick.choice([n, start, n - 1]), "step": pick.size(1, 3)}
 
 
 @right(draw=_slices)
