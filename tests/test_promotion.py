@@ -8,6 +8,8 @@ import pytest
 from engine import jvp, ops, vjp
 from engine.traced import NUMPY
 
+pytestmark = pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.0.0", reason="NumPy 1 promotes by value: NEP 50 came with 2.0")
+
 FLOATS = [np.float16, np.float32, np.float64, np.longdouble]
 UFUNCS = sorted((f for f in NUMPY if isinstance(f, np.ufunc) and f.signature is None), key=lambda f: f.__name__)
 ELEMENTWISE = [f for f in UFUNCS if not f.__name__.startswith("_")]
