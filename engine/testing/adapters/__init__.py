@@ -132,7 +132,8 @@ class Adapted:
         with self._scope():
             f, xs = self._of_floats(args, kwargs)
             _, pull = self._there.vjp(f, *xs)
-            return tuple(self._out(pull(self._in(_arrays(tuple(c for c in gs if floating(c)))))))
+            found = pull(self._in(_arrays(tuple(c for c in gs if floating(c)))))
+            return tuple(np.array(self._out(part)) for part in found)  # copies: the frameworks share buffers, and mean to
 
     def jvp(self, d: tuple[Any, ...], args: tuple[Any, ...], y: Any, **kwargs: Any) -> Any:
         """The tangents that forward mode gives for the floating-point outputs; `d` has one for each floating-point argument."""
