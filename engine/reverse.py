@@ -357,9 +357,9 @@ def hvp(f: Callable[..., Any], args: Sequence[Any], tangents: Sequence[Any]) -> 
 def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
     """`f`, whose intermediate values are not kept but computed again on the way back.
 
-    Positional arguments are nestings of arrays; keyword arguments are passed on. f must be a function of these alone:
-    a traced value that it captures from around it raises EscapedValue, and a random Generator would give other numbers
-    the second time (pass a seed).
+    Positional arguments are nestings of arrays; what is no array among them, as the `self` of a method, and keyword arguments
+    are passed on. f must be a function of these alone: a traced value that it captures from around it raises EscapedValue, and
+    a random Generator would give other numbers the second time (pass a seed).
     Source: Griewank & Walther (2000), Revolve; here with one level.
     """
 
@@ -367,17 +367,26 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
         if any(isinstance(a, np.random.Generator) for a in (*args, *kwargs.values())):
             raise TypeError("checkpoint: a Generator would draw other numbers when f runs again; pass a seed")
         leaves, rebuild = flatten(args)
+        places = [i for i, x in enumerate(leaves) if _is_numeric(x)]
+        others = [None if i in places else x for i, x in enumerate(leaves)]
         nests: list[Any] = []
 
         def flat(*xs: Any) -> tuple[Any, ...]:
-            ys, nest = flatten(f(*rebuild(list(xs)), **kwargs))
+            full = list(others)
+            for i, x in zip(places, xs, strict=True):
+                full[i] = x
+            ys, nest = flatten(f(*rebuild(full), **kwargs))
             nests.append(nest)
             return tuple(ys)
 
-        ys = running().apply(_recomputed(flat), leaves, {})
+        ys = running().apply(_recomputed(flat), [leaves[i] for i in places], {})
         return nests[0](list(ys))
 
     return run
+
+
+def _is_numeric(x: Any) -> bool:
+    return isinstance(x, (int, float, complex)) or hasattr(x, "__array__") or hasattr(x, "__dlpack__")
 
 
 def _recomputed(f: Callable[..., tuple[Any, ...]]) -> Op:

@@ -173,6 +173,18 @@ def test_checkpoint_gives_the_same_derivatives(order):
     assert np.isclose(kept_f(0.4), plain_f(0.4), rtol=1e-13)
 
 
+def test_checkpoint_of_a_method_and_of_words():
+    class Layer:
+        scale = np.array([1.0, 2.0])
+
+        @checkpoint
+        def __call__(self, x, how):
+            return self.scale * (x * x if how == "squared" else x)
+
+    assert np.array_equal(grad(lambda x: ops.sum(Layer()(x, "squared")))(np.ones(2)), [2, 4])
+    assert np.array_equal(hessian(lambda x: ops.sum(Layer()(x, "squared")))(np.ones(2)), np.diag([2, 4]))
+
+
 def test_checkpoint_keeps_less():
     def block(x):
         for _ in range(20):
