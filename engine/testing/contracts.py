@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from engine.testing.layouts import surroundings
 from engine.testing.oracles import unit
 from engine.testing.subject import Array, ClaimError, Subject, outputs
-from engine.testing.verdict import Finding
+from engine.testing.verdict import TAIL, WRONG, Finding
 
 SCALE = -2.0  # a power of two: exact in every dtype, and both |g| and sign(g) show
 
@@ -44,7 +44,9 @@ def form(claims: Sequence[Any], args: Sequence[Any], names: Sequence[str]) -> It
         if np.shape(claim) != np.shape(arg):
             yield Finding("shape", f"the gradient of {name} has shape {np.shape(claim)}, {name} has {np.shape(arg)}")
         elif not same_dtype(claim, arg):
-            yield Finding("dtype", f"the gradient of {name} is {np.asarray(claim).dtype}, {name} is {np.asarray(arg).dtype}")
+            had, got = np.asarray(arg).dtype, np.asarray(claim).dtype
+            wider = got.kind == had.kind == "f" and got.itemsize > had.itemsize
+            yield Finding("dtype", f"the gradient of {name} is {got}, {name} is {had}", TAIL if wider else WRONG)
 
 
 def same_dtype(claim: Any, arg: Any) -> bool:
@@ -65,7 +67,17 @@ def buffers(claims: Sequence[Any], names: Sequence[str]) -> Iterator[Finding]:
 class Linear:
     """The vjp is linear in its cotangent."""
 
-    def __init__(self, subject: Subject, g: Any, args: Sequence[Any], y: Any, options: dict[str, Any], claims: Sequence[Any], rtol: float, slack: float):
+    def __init__(
+        self,
+        subject: Subject,
+        g: Any,
+        args: Sequence[Any],
+        y: Any,
+        options: dict[str, Any],
+        claims: Sequence[Any],
+        rtol: float,
+        slack: Callable[[], float],
+    ):
         self.subject, self.g, self.args, self.y, self.options = subject, g, args, y, options
         self.claims, self.rtol, self.slack = joined(claims), rtol, slack
         self.finite = np.isfinite(self.claims)
@@ -76,9 +88,12 @@ class Linear:
     def pulled(self, g: Any) -> Array:
         return joined(self.subject.gradients(g, self.args, self.y, self.options))
 
-    def findings(self, rng: np.random.Generator) -> Iterator[Finding]:
+    def findings(self, rng: np.random.Generator, moderate: bool) -> Iterator[Finding]:
+        """`moderate`: nothing here comes near the ends of the range, so that scaling and adding are exact."""
         try:
             yield from self.zero()
+            if not moderate:
+                return
             yield from self.scaled()
             yield from self.added(rng)
         except ClaimError as e:
@@ -90,7 +105,9 @@ class Linear:
             return
         bad = self.finite & ~(back == 0)
         if bad.any():
-            yield Finding("zero", "a cotangent of zeros does not give zeros", element=_first(bad), claimed=float(back[bad][0]), reference=0.0)
+            yield Finding(
+                "zero", "a cotangent of zeros does not give zeros", element=_first(bad), claimed=float(back[bad][0]), reference=0.0
+            )
 
     def scaled(self) -> Iterator[Finding]:
         back = self.pulled(each(lambda g: (SCALE * g).astype(g.dtype), self.g))
@@ -115,7 +132,9 @@ class Linear:
             wanted = self.claims + second
             fine = self.finite & np.isfinite(second)
             size = np.max(np.abs(self.claims[fine]), initial=0.0) + np.max(np.abs(second[fine]), initial=0.0)
-            bad = fine & np.isfinite(wanted) & ~(np.abs(total - wanted) <= max(self.rtol, 256 * self.eps) * size + 8 * self.floor + self.slack)
+            bad = fine & np.isfinite(wanted) & ~(np.abs(total - wanted) <= max(self.rtol, 256 * self.eps) * size + 8 * self.floor)
+            if bad.any():
+                bad &= ~(np.abs(total - wanted) <= 4 * self.slack())
         if bad.any():
             i = _first(bad)
             text = "the gradient for a sum of two cotangents is not the sum of their gradients"
@@ -144,7 +163,9 @@ def joined(claims: Sequence[Any]) -> Array:
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
-def again(subject: Subject, g: Any, args: Sequence[Any], y: Any, options: dict[str, Any], first: Sequence[Any], kept: Sequence[Any]) -> Iterator[Finding]:
+def again(
+    subject: Subject, g: Any, args: Sequence[Any], y: Any, options: dict[str, Any], first: Sequence[Any], kept: Sequence[Any]
+) -> Iterator[Finding]:
     """The same call gives the same gradients after the function has been called elsewhere, and earlier gradients stay as they are.
 
     first   the gradients as they were returned, by argument; kept   copies of them from that moment
@@ -165,7 +186,9 @@ def again(subject: Subject, g: Any, args: Sequence[Any], y: Any, options: dict[s
         yield Finding("again", f"called again, {e}")
         return
     if all(alike(a, kept) for a in at_once):
-        yield Finding("state", "called again for the same values, after f was called with others, the vjp gives another gradient: it keeps state")
+        yield Finding(
+            "state", "called again for the same values, after f was called with others, the vjp gives another gradient: it keeps state"
+        )
     else:
         yield Finding("determinism", "the same call gives another gradient each time")
 

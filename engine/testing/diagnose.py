@@ -55,7 +55,11 @@ def _readings(claim: Array, right: Array, g: Any, x: Array) -> Iterator[str]:
 
 def _of_shape(claim: Array, right: Array, g: Any) -> Iterator[str]:
     axes = tuple(range(claim.ndim - right.ndim)) if claim.ndim >= right.ndim else ()
-    axes += tuple(i for i in range(len(axes), claim.ndim) if right.shape[i - len(axes)] == 1 and claim.shape[i] != 1) if axes or claim.ndim == right.ndim else ()
+    axes += (
+        tuple(i for i in range(len(axes), claim.ndim) if right.shape[i - len(axes)] == 1 and claim.shape[i] != 1)
+        if axes or claim.ndim == right.ndim
+        else ()
+    )
     if axes:
         summed = claim.sum(axis=axes, keepdims=True)
         if summed.size == right.size and close(summed.reshape(right.shape), right):

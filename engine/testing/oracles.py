@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import mpmath
@@ -40,10 +41,11 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Slope:
-    """A derivative to one side, or to both. `error` is inf if it does not settle."""
+    """A derivative to one side, or to both. `error` is inf if it does not settle; `grows` if it gets larger the shorter the step."""
 
     value: float
     error: float
+    grows: bool = False
 
     @property
     def settled(self) -> bool:
@@ -67,7 +69,7 @@ class Place:
         self.args = [np.array(a, np.float64, order="C") if is_float(a) else a for a in args]
         self.shapes = [self.args[i].shape for i in self.places]
         ends = np.cumsum([0, *(self.args[i].size for i in self.places)])
-        self.slices = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        self.slices = [slice(a, b) for a, b in pairwise(ends)]
         self.x: Array = np.concatenate([self.args[i].ravel() for i in self.places] or [np.zeros(0)])
         first = outputs(as_arrays(f(*self.filled(self.x), **options)))
         self.out = [i for i, y in enumerate(first) if is_float(y)]
@@ -110,7 +112,7 @@ class Place:
         """How far each output may be off by rounding alone."""
         return np.asarray(ROUNDINGS * self.eps * np.abs(np.where(self.finite, self.y0, 0.0)))
 
-    def by_complex_step(self, at: Sequence[int]) -> Array | None:
+    def by_complex_step(self, at: Any) -> Array | None:
         r"""Columns of the Jacobian, $\mathrm{Im}\, f(x + i h e_k) / h$ for k in `at`; None where f is not analytic as it is written."""
         columns = []
         for k in at:
@@ -118,7 +120,8 @@ class Place:
             if column is None:
                 return None
             columns.append(column)
-        return np.array(columns).reshape(len(columns), self.y0.size).T
+        jacobian: Array = np.array(columns).reshape(len(columns), self.y0.size).T
+        return jacobian
 
     def complex_slope(self, direction: Array, scale: float) -> Array | None:
         """The change of y along a direction; `scale` is the size of the elements that move."""
@@ -146,23 +149,37 @@ def one_sided(phi: Callable[[float], float], at_zero: float, h: float, noise: fl
     retries   how often a step that leaves the domain is shortened
     """
     best, above = UNSETTLED, [math.nan]
+    growing = 0
     for rung in range(RUNGS):
         step = h / 4**rung
         if abs(step) < SMALLEST**1.1:
             return best
         line = [(phi(step) - at_zero) / step]
         if not math.isfinite(line[0]):
-            return one_sided(phi, at_zero, step / 16, noise, retries - 1) if rung <= RUNGS - 3 and retries else UNSETTLED
+            return UNSETTLED
         rounding = 2 * noise / abs(step)
+        growing = growing + 1 if abs(line[0]) > 1.3 * abs(above[0]) + rounding else 0
         for order, finer in enumerate(above if rung else [], start=1):
             line.append(line[-1] + (line[-1] - finer) / (4**order - 1))
             error = max(abs(line[-1] - line[-2]), abs(line[-1] - finer)) + rounding
             if error < best.error:
                 best = Slope(line[-1], error)
-        if rung and abs(line[0]) > 1.3 * abs(above[0]) + rounding and rung == RUNGS - 1:
-            return UNSETTLED
         above = line
-    return best
+    if growing:
+        return Slope(math.nan, math.inf, grows=growing > 3)
+    return best if _borne_out(phi, at_zero, step, noise, best, abs(line[0] - best.value)) else UNSETTLED
+
+
+def _borne_out(phi: Callable[[float], float], at_zero: float, last: float, noise: float, best: Slope, off: float) -> bool:
+    """Do far shorter steps agree? They do not if all steps of the ladder jumped over waves or over a kink.
+
+    off   how far the shortest step of the ladder is from what was extrapolated
+    """
+    for step in (last / 4**2, last / 4**4, last / 4**6):
+        quotient = (phi(step) - at_zero) / step if abs(step) > SMALLEST**1.1 else math.nan
+        if abs(quotient - best.value) > best.error + off + 16 * noise / abs(step):
+            return False
+    return True
 
 
 # In high precision.
@@ -202,6 +219,8 @@ class PrecisePlace:
         self.keep = [j for j in range(place.y0.size) if place.finite[j] and weights[j] != 0]
         self.g = [lifted(float(weights[j])) for j in self.keep]
         self.base: dict[int, list[Any]] = {}
+        size = np.abs(place.x[np.isfinite(place.x) & (place.x != 0)])
+        self.finest = float(min(1.0, size.min())) if size.size else 1.0
 
     def values(self, x: Precise) -> list[Any]:
         y = self.place(x)
@@ -229,7 +248,7 @@ class PrecisePlace:
         x = exactly(self.place.x) if around is None else around
         y0 = self.at_zero(bits) if around is None else self.values(x)
         moved = direction != 0
-        scale = lifted(float(np.min(self.place.scale[moved])))
+        scale = lifted(max(min(float(np.min(self.place.scale[moved])), self.finest), SMALLEST))
         sides = []
         for sign in (-1, 1):
             first, second = (self._quotients(x, y0, direction, sign * scale * mpmath.mpf(2) ** -k) for k in (100, 120))

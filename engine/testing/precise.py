@@ -50,8 +50,15 @@ def real(v: Any) -> Any:
     return v
 
 
+class Work:
+    """How many numbers have been computed: what the arbiter has cost."""
+
+    done = 0
+
+
 def safely(f: Callable[..., Any], *values: Any) -> Any:
     """f of mpf numbers; nan where it is not defined."""
+    Work.done += 1
     if any(mpmath.isnan(v) for v in values):
         return NAN
     try:
@@ -225,7 +232,7 @@ class Number:
         self.v = v
 
     def __repr__(self) -> str:
-        return mpmath.nstr(self.v, 20)
+        return str(mpmath.nstr(self.v, 20))
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         return run(ufunc, method, inputs, kwargs)
@@ -312,8 +319,8 @@ class Precise(np.ndarray[Any, Any]):
             return self.copy()  # the function means to keep the number as it is
         raise TypeError(f"a number of high precision cannot become {np.dtype(dtype)}")
 
-    @property
-    def real(self) -> Any:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def real(self) -> Any:
         return self
 
 
@@ -502,7 +509,9 @@ def _cholesky(a: Any) -> Any:
     low = np.full((n, n), Number(ZERO), object)
     for i in range(n):
         for j in range(i + 1):
-            rest = a[i, j] - sum((low[i, k] * low[j, k] for k in range(j)), Number(ZERO))
+            rest = a[i, j]
+            for k in range(j):
+                rest = rest - low[i, k] * low[j, k]
             low[i, j] = Number(safely(mpmath.sqrt, lifted(rest))) if i == j else rest / low[j, j]
     return low
 

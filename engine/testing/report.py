@@ -56,7 +56,9 @@ class Counterexample:
     def code(self, f: str = "f", vjp: str = "vjp") -> str:
         """A few lines of Python that show it again."""
         gs = outputs(self.cotangent)
-        codes = [expression(np.asarray(g)) if self.case.recipe.layout == "C" else expression(np.asarray(g), self.case.recipe.layout) for g in gs]
+        codes = [
+            expression(np.asarray(g)) if self.case.recipe.layout == "C" else expression(np.asarray(g), self.case.recipe.layout) for g in gs
+        ]
         lines = ["import numpy as np"]
         args = self._arguments()
         if "laid_out(" in "".join((*args, *codes)):

@@ -26,6 +26,7 @@ class Subject:
     jvp        jvp(tangents, args, y, **options) -> the tangent of y; one tangent for each floating-point argument
     reference  the same function for the oracles, if f itself does not take complex or high-precision numbers
     gradient   makes the Subject whose function is the vjp of this one, (*cotangents, *args), from the number of args: for the second order
+    derived    f is itself a gradient that somebody computed
     name       what reports call it
     """
 
@@ -35,6 +36,7 @@ class Subject:
     reference: Function | None = None
     gradient: Callable[[int], Subject] | None = None
     name: str = "f"
+    derived: bool = False
 
     @property
     def oracle(self) -> Function:
@@ -59,11 +61,13 @@ class Subject:
         return placed(claimed, args, "the vjp returned")
 
     def tangent(self, tangents: Sequence[Any], args: Sequence[Any], y: Any, options: dict[str, Any]) -> Any:
-        """The claimed tangent of the output, as arrays."""
+        """The claimed tangent of the output, as arrays. Raises NotImplementedError where there is none, else ClaimError."""
         if self.jvp is None:
             raise TypeError(f"{self.name} has no jvp")
         try:
             claimed = self.jvp(tuple(tangents), tuple(args), y, **options)
+        except NotImplementedError:  # a framework that has no forward mode for this function
+            raise
         except Exception as e:  # as above
             raise ClaimError(f"the jvp raised {type(e).__name__}: {e}") from e
         return as_arrays(claimed)
