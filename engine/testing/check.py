@@ -493,11 +493,11 @@ def looks_like(examiner: Examiner, case: Case, judged: Judged, finding: Finding)
     if not judged.claims or finding.check == "raised":
         return ""
     examiner.judge(case)
+    if finding.check == "shape":
+        return _of_shape(case, judged)
     comparison = examiner.comparison
     if comparison is None:
         return ""
-    if finding.check == "shape":
-        return _of_shape(case, judged)
     place = next(p for p, s in zip(floating(case.args), comparison.place.slices, strict=True) if s.start <= (finding.element or 0) < s.stop)
     part = comparison.place.slices[floating(case.args).index(place)]
     right = comparison.reference.copy()

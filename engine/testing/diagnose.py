@@ -62,7 +62,7 @@ def _of_shape(claim: Array, right: Array, g: Any) -> Iterator[str]:
     )
     if axes:
         summed = claim.sum(axis=axes, keepdims=True)
-        if summed.size == right.size and close(summed.reshape(right.shape), right):
+        if summed.size == right.size and (right.size == 0 or close(summed.reshape(right.shape), right)):
             yield f"not summed over the axes along which the argument was broadcast ({', '.join(map(str, axes))})"
             return
     if claim.ndim == 2 and claim.T.shape == right.shape and close(claim.T, right):
