@@ -152,8 +152,10 @@ def written(entry: Entry, module: ModuleType, framework: str) -> str:
     name = getattr(entry.f, "__name__", "")
     if entry.name in sources(module):
         return sources(module)[entry.name]
-    home = "torch" if framework == "torch" else "jnp" if hasattr(module.jnp, name) else "jax.scipy.special"
-    return f"{home}.{name.replace('special_', 'special.')}"
+    if framework == "torch":
+        return f"torch.{name.replace('special_', 'special.')}"
+    homes = {"jnp": module.jnp, "jax.scipy.special": module.jsp, "jax.nn": module.nn, "jax.lax": module.lax}
+    return next((f"{home}.{name}" for home, m in homes.items() if getattr(m, name, None) is entry.f), name)
 
 
 PREAMBLE = {

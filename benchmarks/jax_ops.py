@@ -617,7 +617,7 @@ table.add(
         "scan": lambda x: lax.scan(lambda c, v: (jnp.tanh(c + v), c * v), 0.5, x),
         "fori_loop": lambda x: lax.fori_loop(0, 3, lambda i, v: jnp.sin(v) * 2, x),
         "map": lambda x: lax.map(jnp.tanh, x),
-        "cond": lambda x: lax.cond(x.sum() > 0, jnp.sin, jnp.cos, x),
+        "lax_cond": lambda x: lax.cond(x.sum() > 0, jnp.sin, jnp.cos, x),
         "custom_root": lambda x: lax.custom_root(
             lambda y: y**3 + y - x,
             jnp.zeros_like(x),

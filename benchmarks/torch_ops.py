@@ -60,7 +60,6 @@ table.add(
         "mvlgamma": lambda x: torch.mvlgamma(x + 2, 2),
         "ndtri": torch.special.ndtri,
         "exp_": (lambda x: x.clone().exp_(), np.exp),
-        "heaviside": lambda x: torch.heaviside(x, torch.ones((), dtype=x.dtype)),
     },
 )
 table.add(
@@ -656,7 +655,7 @@ table.add(
         "l1_loss": (F.l1_loss, lambda a, b: np.mean(np.abs(a - b))),
         "smooth_l1_loss": F.smooth_l1_loss,
         "huber_loss": F.huber_loss,
-        "soft_margin_loss": F.soft_margin_loss,
+        "soft_margin_loss": lambda a, b: F.soft_margin_loss(a, torch.sign(b.detach())),
         "hinge_embedding_loss": lambda a, b: F.hinge_embedding_loss(a, torch.sign(b.detach())),
         "kl_div": lambda a, b: F.kl_div(a, b, reduction="batchmean", log_target=True),
         "poisson_nll_loss": lambda a, b: F.poisson_nll_loss(a, b),
@@ -694,8 +693,8 @@ table.add(
     {
         "cross_entropy": lambda x, t: F.cross_entropy(x, t, reduction="none"),
         "cross_entropy_smoothed": lambda x, t: F.cross_entropy(x, t, label_smoothing=0.1),
-        "nll_loss": F.nll_loss,
-        "multi_margin_loss": F.multi_margin_loss,
+        "nll_loss": lambda x, t: F.nll_loss(x, t),
+        "multi_margin_loss": lambda x, t: F.multi_margin_loss(x, t),
     },
     domain={
         "t": below_axis("x", 1),
