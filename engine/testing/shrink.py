@@ -119,7 +119,7 @@ def _simpler(case: Case, contract: Contract | None) -> Iterator[Case]:
         allows = Alphabet(a.dtype, contract.arguments[i].region).allows if contract and i < len(contract.arguments) else np.isfinite
         for mask in _masks(a):
             worst = max(_rank(float(v)) for v in a[mask])
-            for v in (*SIMPLE[:4], *_rounded(float(a[mask][0]))):
+            for v in (*SIMPLE[:6], *_rounded(float(a[mask][0]))):
                 if _rank(v) < worst and allows(v):
                     yield _with(case, {i: np.where(mask, a.dtype.type(v), a)})
 

@@ -184,7 +184,7 @@ def _at_examples(f: Callable[..., Any], contract: Contract, cases: SearchStrateg
     return replace(contract, arguments=arguments, notes=tuple(filter(None, (domains.told(name, r) for name, r in found.items()))))
 
 
-EXAMPLES = 256  # of a user's strategy
+EXAMPLES = 160  # of a user's strategy
 
 
 def _examples_of(cases: SearchStrategy[Any]) -> list[tuple[Any, Any]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -176,6 +176,12 @@ class Alphabet:
         around = ((0.0, 1), (0.0, -1)) if region.low < 0 < region.high else ()
         ends = [(e, sign) for e, sign in ((region.low, 1), (region.high, -1)) if math.isfinite(e)]
         return (*around, *ends)
+
+
+@lru_cache(maxsize=256)
+def alphabet(dtype: np.dtype[Any], region: Domain, nonfinite: bool) -> Alphabet:
+    """The alphabet, whose points are found once."""
+    return Alphabet(dtype, region, nonfinite)
 
 
 def mixed(i: int) -> int:

@@ -338,15 +338,17 @@ def householder(v):
 @householder.vjp
 def _(g, args, y):
     (v,) = args
-    s = np.sum(v * v)
-    return (-2 * (g + g.T) @ v / s + 4 * (v @ g @ v) * v / (s * s),)
+    r = np.linalg.norm(v)
+    u = v / r
+    return ((-2 * (g + g.T) @ u + 4 * (u @ g @ u) * u) / r,)
 
 
 @householder.jvp
 def _(ds, args, y):
     (d,), (v,) = ds, args
-    s = np.sum(v * v)
-    return -2 * (np.outer(d, v) + np.outer(v, d)) / s + 4 * np.outer(v, v) * (v @ d) / (s * s)
+    r = np.linalg.norm(v)
+    u, d = v / r, d / r
+    return -2 * (np.outer(d, u) + np.outer(u, d)) + 4 * np.outer(u, u) * (u @ d)
 
 
 @householder.mutant_jvp(
