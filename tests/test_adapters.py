@@ -11,11 +11,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 import tally
+from hypothesis import strategies as st
 
 from engine import ops
 from engine.testing import adapters
 from engine.testing.adapters import FRAMEWORKS, Adapted, NoFramework, adapter, framework_of, installed
 from engine.testing.layouts import LAYOUTS, ODD_LAYOUTS, laid_out
+from engine.testing.signature import understand
 
 DIFFERENTIATING = ("engine", "torch", "jax", "autograd")
 
@@ -332,3 +334,20 @@ def test_argument_names_are_those_of_the_function():
 def test_an_adapter_has_at_most_thirty_lines():
     for name in FRAMEWORKS:
         assert len((Path(adapters.__file__).parent / f"{name}.py").read_text().splitlines()) <= 30, name
+
+
+@pytest.mark.parametrize("key", ["other", "x2", 1])
+def test_an_argument_of_a_function_in_c_has_its_documented_name_its_number_and_its_place(key):
+    calls = st.just(((np.array([1.5, 2.5]), np.array([3.5, -2.5])), {}))
+    for framework, f in {"torch": "torch.fmod", "engine": "lambda *xs: ops.fmod(*xs)"}.items():
+        if not find_spec(framework):
+            tally.not_run(f"{framework} is not installed")
+            continue
+        adapted = Adapted(eval(f, {"torch": __import__(framework), "ops": ops}), framework)
+        known = understand(adapted, cases=calls).names
+        assert known == (["input", "other"] if framework == "torch" else ["x1", "x2"])
+        if key in (*known, "x2", 1):
+            argument = understand(adapted, cases=calls, domain={key: (0.5, 4.0)}).arguments[1]
+            assert 0.49 < argument.region.low <= 0.5 and 4.0 <= argument.region.high < 4.01
+    with pytest.raises(ValueError, match="no argument 'x3'; the arguments are"):
+        understand(adapted, cases=calls, domain={"x3": (0.5, 4.0)})

@@ -102,12 +102,14 @@ def understand(
     examples = _examples(signature)
     notations = _notations(signature) if signature is not None and examples is None else []
     function, judge = (f.f, _judge(f)) if isinstance(f, Subject) else (f, None)
-    given = len(notations[0].inputs) if notations else len(examples) if examples else trying.count(function)
+    collected = _examples_of(cases) if cases is not None else []
+    called = len(collected[0][0]) if collected else None
+    given = len(notations[0].inputs) if notations else len(examples) if examples else called or trying.count(function)
     for count in (given,) if given else (1, 2, 3):
         names = trying.names(function, count)
         contract = Contract(_arguments(names, domain, np.dtype(dtype), examples), tuple(notations), **options)
         if cases is not None:
-            return _at_examples(function, contract, cases, _given(names, domain))
+            return _at_examples(function, contract, collected, _given(names, domain))
         found = _with_shapes(function, contract, examples, judge)
         if found is not None:
             return _with_domains(trying.Probe(function, found, judge), _given(names, domain))
@@ -170,9 +172,9 @@ def _with_domains(probe: trying.Probe, given: set[str]) -> Contract:
     return replace(contract, arguments=arguments, smallest=least, dependent={**varied, **contract.dependent}, notes=tuple(notes))
 
 
-def _at_examples(f: Callable[..., Any], contract: Contract, cases: SearchStrategy[Any], given: set[str]) -> Contract:
+def _at_examples(f: Callable[..., Any], contract: Contract, examples: Sequence[tuple[Any, Any]], given: set[str]) -> Contract:
     """The contract with calls of a user's strategy, and with domains as they are at one of them."""
-    contract = replace(contract, examples=tuple(_examples_of(cases)))
+    contract = replace(contract, examples=tuple(examples))
     start = next((example for example in contract.examples if _starts(f, *example)), None)
     if start is None:
         return contract
@@ -225,8 +227,16 @@ def _given(names: Sequence[str], domain: Any) -> set[str]:
     if domain is None:
         return set()
     if isinstance(domain, Mapping) and not set(domain) <= {"low", "high", "kinks"}:
-        return {names[k] if isinstance(k, int) else k for k in domain}
+        return {_named(k, names) for k in domain}
     return set(names)
+
+
+def _named(key: Any, names: Sequence[str]) -> Any:
+    """The argument that is meant: by its name, its place, or as `x2` where it has no name that one could know."""
+    if isinstance(key, int) and -len(names) <= key < len(names):
+        return names[key]
+    plain = [trying.plain_name(i, len(names)) for i in range(len(names))]
+    return names[plain.index(key)] if key in plain and key not in names else key
 
 
 def _examples(signature: Any) -> list[np.ndarray[Any, Any]] | None:
@@ -261,7 +271,7 @@ def _by_name(names: Sequence[str], domain: Any) -> dict[str, Any]:
         return {}
     if not isinstance(domain, Mapping) or set(domain) <= {"low", "high", "kinks"}:
         return dict.fromkeys(names, domain)
-    found = {names[k] if isinstance(k, int) and -len(names) <= k < len(names) else k: v for k, v in domain.items()}
+    found = {_named(k, names): v for k, v in domain.items()}
     if unknown := [k for k in found if k not in names]:
         raise ValueError(f"domain: there is no argument {unknown[0]!r}; the arguments are {', '.join(names)}")
     return found

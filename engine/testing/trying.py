@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -62,7 +63,22 @@ def count(f: Function) -> int | None:
 def names(f: Function, number: int) -> list[str]:
     """A name for each of `number` arguments."""
     known = [] if isinstance(f, np.ufunc) else [p.name for p in _positional(f)][:number]
-    return known + [f"x{i + 1}" if number > 1 else "x" for i in range(len(known), number)]
+    if len(known) < number and (written := _documented(f)[:number]):
+        known = written if len(written) == number else known
+    return known + [plain_name(i, number) for i in range(len(known), number)]
+
+
+def plain_name(place: int, number: int) -> str:
+    """What an argument without a name of its own is called."""
+    return f"x{place + 1}" if number > 1 else "x"
+
+
+def _documented(f: Function) -> list[str]:
+    """The arrays that a function written in C takes, by the first line of its documentation: `lerp(input, end, weight, *, out=None)`."""
+    inner = getattr(f, "function", f)  # what an adapter holds
+    first, _, _ = (getattr(inner, "__doc__", None) or "").strip().partition("\n")
+    written = re.match(r"[\w.]*\(([\w, ]*)", first) if inspect.isbuiltin(inner) or isinstance(inner, np.ufunc) else None
+    return [name for part in written[1].split(",") if (name := part.strip()).isidentifier()] if written else []
 
 
 def _positional(f: Function) -> list[inspect.Parameter]:
