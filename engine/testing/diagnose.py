@@ -79,6 +79,9 @@ def _factor(claim: Array, right: Array, g: Any) -> Iterator[str]:
         return
     ratios = claim[used] / right[used]
     r = float(ratios.flat[0])
+    if np.all(np.abs(ratios - 1) <= 1e-3):
+        yield f"inaccurate: {int(-np.log10(np.max(np.abs(ratios - 1))))} digits are right"
+        return
     if not np.all(np.abs(ratios - r) <= SAME * abs(r)):
         if np.all(np.abs(np.abs(ratios) - 1) <= SAME):
             yield "the sign is wrong in some elements"
@@ -99,10 +102,10 @@ def _factor(claim: Array, right: Array, g: Any) -> Iterator[str]:
             return
     if g is not None:
         sizes_of_g = np.unique(np.abs(g[g != 0]))
-        if sizes_of_g.size == 1 and abs(abs(r) - float(sizes_of_g[0])) <= SAME * abs(r) and abs(r) != 1:
+        if sizes_of_g.size == 1 and sizes_of_g[0] != 1 and abs(abs(r) - float(sizes_of_g[0])) <= SAME * abs(r):
             yield "multiplied by the cotangent once more"
             return
-        if sizes_of_g.size == 1 and abs(abs(r) * float(sizes_of_g[0]) - 1) <= SAME and abs(r) != 1:
+        if sizes_of_g.size == 1 and sizes_of_g[0] != 1 and abs(abs(r) * float(sizes_of_g[0]) - 1) <= SAME:
             yield "not multiplied by the cotangent"
             return
     yield f"{r:.9g} times what it should be"

@@ -51,14 +51,14 @@ def real(v: Any) -> Any:
 
 
 class Work:
-    """How many numbers have been computed: what the arbiter has cost."""
+    """What the arbiter has cost: a sum of two numbers of 320 binary digits counts as 1, a power as 2, a special function as 20."""
 
-    done = 0
+    done = 0.0
 
 
-def safely(f: Callable[..., Any], *values: Any) -> Any:
+def safely(f: Callable[..., Any], *values: Any, cost: float = 1.0) -> Any:
     """f of mpf numbers; nan where it is not defined."""
-    Work.done += 1
+    Work.done += cost * max(1.0, (mp.prec / 640) ** 2)
     if any(mpmath.isnan(v) for v in values):
         return NAN
     try:
@@ -215,6 +215,13 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "cosm1": lambda a: -2 * mpmath.sin(a / 2) ** 2, "erfinv": mpmath.erfinv, "exprel": lambda a: _divide(_expm1(a), a) if a else ONE,
 }  # fmt: skip
 
+TRANSCENDENTAL = {
+    "power", "float_power", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "logaddexp", "logaddexp2", "sin", "cos", "tan",
+    "arcsin", "arccos", "arctan", "arctan2", "sinh", "cosh", "tanh", "arcsinh", "arccosh", "arctanh", "expit", "log_expit", "logit",
+    "xlogy", "xlog1py", "entr", "rel_entr", "sinc", "cosm1", "exprel", "cbrt",
+}  # fmt: skip
+SPECIAL = {"erf", "erfc", "erfcx", "ndtr", "log_ndtr", "gamma", "gammaln", "psi", "i0", "i1", "i0e", "i1e", "j0", "j1", "beta", "erfinv"}
+
 TESTS: dict[str, Callable[..., Any]] = {
     "isnan": mpmath.isnan, "isinf": mpmath.isinf, "isfinite": mpmath.isfinite, "signbit": lambda a: a < 0,
     "logical_not": lambda a: a == 0, "less": operator.lt, "less_equal": operator.le, "greater": operator.gt,
@@ -329,7 +336,8 @@ def _over(name: str, test: bool) -> Any:
     f = (TESTS if test else FUNCTIONS)[name]
     if test:
         return lambda *xs: bool(f(*[lifted(x) for x in xs]))
-    return lambda *xs: Number(safely(f, *[lifted(x) for x in xs]))
+    cost = 20.0 if name in SPECIAL else 2.0 if name in TRANSCENDENTAL else 1.0
+    return lambda *xs: Number(safely(f, *[lifted(x) for x in xs], cost=cost))
 
 
 def run(ufunc: Any, method: str, inputs: Sequence[Any], kwargs: dict[str, Any]) -> Any:

@@ -116,7 +116,8 @@ def _simpler(case: Case, contract: Contract | None) -> Iterator[Case]:
     for i, a in _arrays(case):
         if a.dtype.kind != "f" or not a.size:
             continue
-        allows = Alphabet(a.dtype, contract.arguments[i].region).allows if contract and i < len(contract.arguments) else np.isfinite
+        k = i - (len(case.args) - len(contract.arguments)) if contract else -1  # cotangents stand before the arguments
+        allows = Alphabet(a.dtype, contract.arguments[k].region).allows if contract and k >= 0 else np.isfinite
         for mask in _masks(a):
             worst = max(_rank(float(v)) for v in a[mask])
             for v in (*SIMPLE[:6], *_rounded(float(a[mask][0]))):

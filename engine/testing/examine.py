@@ -1,0 +1,280 @@
+"""Judges single calls: the values of the gradient, and what it owes whatever its formula."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from engine.testing import contracts
+from engine.testing.case import Case
+from engine.testing.oracles import Place, unit
+from engine.testing.subject import Array, ClaimError, Subject, floating, is_float, outputs
+from engine.testing.verdict import RTOL, TAIL, WRONG, Comparison, Finding, Tally
+
+
+class NotHere(Exception):
+    """The function cannot be called like this, or its value says nothing."""
+
+
+@dataclass
+class Judged:
+    """What judging one call gave."""
+
+    findings: list[Finding]
+    cotangent: Any = None
+    claims: list[Any] = field(default_factory=list)
+
+
+class Examiner:
+    """Judges calls of one subject."""
+
+    def __init__(self, subject: Subject, names: Sequence[str], severity: str):
+        self.subject, self.names, self.severity = subject, list(names), severity
+        self.tally = self.counted = Tally()
+        self.tails: list[Finding] = []
+        self.comparison: Comparison | None = None
+
+    def stop_counting(self) -> None:
+        """What follows is not part of the search: it spends nothing, and no report counts it."""
+        self.tally = Tally()
+
+    def named(self, args: Sequence[Any]) -> list[str]:
+        """A name for each argument; where there are more than names, the first ones are cotangents."""
+        extra = len(args) - len(self.names)
+        return [f"g{i + 1}" if extra > 1 else "g" for i in range(extra)] + self.names[: len(args)]
+
+    def judge(self, case: Case) -> Judged:
+        """Everything that is to be said about one call. Raises NotHere if it cannot be called like this."""
+        if self.tally is not self.counted:
+            self.tally = Tally()
+        judged = Judged([])
+        for finding in self._findings(case, judged):
+            if finding.severity == WRONG or self.severity == TAIL:
+                judged.findings.append(finding)
+            elif self.tally is self.counted:
+                self.tally.counts["tails"] += 1
+                self.tails.append(finding)
+        return judged
+
+    def _findings(self, case: Case, judged: Judged) -> Iterator[Finding]:
+        subject, args, options = self.subject, case.args, case.kwargs
+        names = self.named(args)
+        watch = contracts.watched(args, names)
+        try:
+            y = subject.value(args, options)
+        except Exception as e:  # whatever a user's function raises on arguments that it does not take
+            raise NotHere(f"the function raised {type(e).__name__}") from e
+        yield from watch.findings("the function")
+        g = judged.cotangent = masked(case.cotangent(y), y)
+        watch = contracts.watched(args, names, g=g, y=y)
+        try:
+            claims = judged.claims = subject.gradients(g, args, y, options) if subject.vjp else self.by_jvp(g, args, y, options)
+        except ClaimError as e:
+            if not all(np.isfinite(part).all() for part in outputs(y) if is_float(part)):
+                self.tally.skip("the function is not finite")
+            elif isinstance(e.__cause__, np.linalg.LinAlgError) and not self.raises_nearby(g, args, options):
+                self.tally.skip("a singular matrix")
+            else:
+                yield Finding("raised", str(e))
+            return
+        yield from watch.findings("the vjp")
+        wrong = list(contracts.form(claims, args, names))
+        yield from wrong
+        if any(f.check == "shape" for f in wrong):
+            return
+        yield from contracts.buffers(claims, names)
+        kept = [None if c is None else np.array(c) for c in claims]
+        yield from self.values(case, y, g, claims)
+        if subject.vjp:
+            linear = contracts.Linear(subject, g, args, y, options, kept, self._rtol(args), self._rounding)
+            yield from linear.findings(
+                np.random.default_rng(1), self.comparison is not None and self.comparison.sound and not self.comparison.far_out
+            )
+            yield from contracts.again(subject, g, args, y, options, claims, kept)
+            if subject.jvp:
+                yield from self.pushes(case, y, g, kept)
+
+    def raises_nearby(self, g: Any, args: Sequence[Any], options: dict[str, Any]) -> bool:
+        """Does the vjp raise where no matrix is singular, too?"""
+        rng = np.random.default_rng(0)
+        moved = [(a + 0.1 * rng.standard_normal(np.shape(a))).astype(a.dtype) if is_float(a) else a for a in map(np.asarray, args)]
+        try:
+            self.subject.gradients(g, moved, self.subject.value(moved, options), options)
+        except Exception:  # the function may not take these numbers: then nothing excuses the vjp
+            return True
+        return False
+
+    def _rounding(self) -> float:
+        return self.comparison.rounding if self.comparison else math.inf
+
+    def _rtol(self, args: Sequence[Any]) -> float:
+        return max((RTOL.get(np.asarray(args[i]).dtype.itemsize, 1e-8) for i in floating(args)), default=1e-8)
+
+    def by_jvp(self, g: Any, args: Sequence[Any], y: Any, options: dict[str, Any]) -> list[Any]:
+        """The gradient that a jvp implies: its answer to each unit tangent, weighted."""
+        found: list[Any] = [None] * len(args)
+        for place in floating(args):
+            grad = np.zeros(np.shape(args[place]), np.asarray(args[place]).dtype)
+            for i in range(grad.size):
+                dy = self.subject.tangent(unit_tangents(args, place, i), args, y, options)
+                grad.reshape(-1)[i] = dot(g, dy)
+            found[place] = grad
+        return found
+
+    # Values.
+
+    def values(self, case: Case, y: Any, g: Any, claims: Sequence[Any]) -> Iterator[Finding]:
+        self.comparison = None
+        floats = floating(case.args)
+        if not floats or all(claims[i] is None for i in floats):
+            self.tally.reasons["no argument has a gradient"] += 1
+            return
+        try:
+            place = Place(self.subject.oracle, case.args, case.kwargs)
+        except Exception as e:  # the function takes these arguments, but not in float64
+            self.tally.skip(f"the function raised {type(e).__name__} in float64")
+            return
+        values = flat(y)
+        if place.y0.size != values.size:
+            self.tally.skip("the function has other outputs in float64")
+            return
+        dtype = np.result_type(*[np.asarray(case.args[i]).dtype for i in floats])
+        trouble = disagreement(values, place, dtype)
+        if trouble:
+            self.tally.skip(trouble)
+            return
+        if values.size and not (place.finite & np.isfinite(values)).any():
+            self.tally.skip("the value is not finite")
+            return
+        known = np.concatenate([np.full(np.size(case.args[i]), claims[i] is not None) for i in floats])
+        claimed = np.concatenate(
+            [np.ravel(np.full(np.shape(case.args[i]), np.nan) if claims[i] is None else np.asarray(claims[i], np.float64)) for i in floats]
+        )
+        weights = np.where(place.finite & np.isfinite(values), flat(g), 0.0)
+        self.comparison = comparison = Comparison(
+            place, weights, claimed, self.tally,
+            dtype=dtype, values=values, elementwise=elementwise(case.args, y), strict=self.severity == TAIL,
+            known=known, derived=self.subject.derived,
+        )  # fmt: skip
+        yield from comparison.findings()
+
+    def pushes(self, case: Case, y: Any, g: Any, claims: Sequence[Any]) -> Iterator[Finding]:
+        """<g, J d> = <J' g, d>, for tangents of all arguments and of one alone; where the function is smooth."""
+        comparison = self.comparison
+        if comparison is None or comparison.kinked or not comparison.sound or not np.isfinite(contracts.joined(claims)).all():
+            return
+        rng = np.random.default_rng(2)
+        floats = floating(case.args)
+        for moving in {tuple(floats), *((i,) for i in floats)}:
+            tangents = [rng.uniform(-1, 1, np.shape(case.args[i])).astype(np.asarray(case.args[i]).dtype) * (i in moving) for i in floats]
+            try:
+                dy = self.subject.tangent(tangents, case.args, y, case.kwargs)
+            except NotImplementedError:
+                self.tally.counts["no forward mode"] += 1
+                return
+            except ClaimError as e:
+                yield Finding("jvp", str(e))
+                return
+            parts, gs = outputs(y), outputs(g)
+            if len(outputs(dy)) == sum(map(is_float, parts)) < len(parts):  # what holds integers has no tangent
+                kept = [is_float(part) for part in parts]
+                parts, gs = (tuple(itertools.compress(whole, kept)) for whole in (parts, gs))
+            if [np.shape(d) for d in outputs(dy)] != [np.shape(part) for part in parts]:
+                yield Finding("jvp", f"the tangent has shape {[np.shape(d) for d in outputs(dy)]}, y has {[np.shape(p) for p in parts]}")
+                return
+            self.tally.counts["jvp"] += 1
+            d = np.concatenate([np.ravel(t).astype(np.float64) for t in tangents] or [np.zeros(0)])
+            with np.errstate(all="ignore"):
+                pushed, pulled = dot(gs, dy), float(np.nan_to_num(comparison.claims) @ d)
+                terms = np.maximum(np.nan_to_num(comparison.size), np.abs(np.nan_to_num(comparison.claims)))
+                sums = comparison.rounding + 1024 * comparison.eps * float(np.max(terms, initial=0.0))
+                slack = comparison.floor * d.size + sums * float(np.abs(d).sum())
+                bound = comparison.rtol * float(terms @ np.abs(d)) + slack if d.size else 0.0
+                if abs(pushed - pulled) <= bound or math.isinf(pulled) or any(np.isinf(part).any() for part in outputs(dy)):
+                    continue
+            if abs(pushed - pulled) <= 64 * self.trembling(case, y, gs, tangents, pushed, pulled):
+                continue
+            who = "all arguments" if len(moving) == len(floats) else self.named(case.args)[moving[0]]
+            yield Finding(
+                "jvp", f"<g, J d> is not <J'g, d> when {who} move", WRONG, None, pushed, pulled, bound, "the vjp, which is right here"
+            )
+            return
+
+    def trembling(self, case: Case, y: Any, g: Any, tangents: Sequence[Any], pushed: float, pulled: float) -> float:
+        """By how much both sides change when the arguments change in their last digits."""
+        rng = np.random.default_rng(3)
+        args = [
+            a * (1 + 4 * unit(a.dtype) * rng.choice([-1, 1], a.shape)).astype(a.dtype) if is_float(a) else a
+            for a in map(np.asarray, case.args)
+        ]
+        try:
+            dy = self.subject.tangent(tangents, args, y, case.kwargs)
+            claims = self.subject.gradients(g, args, y, case.kwargs)
+        except ClaimError:
+            return 0.0
+        with np.errstate(all="ignore"):
+            pull = dot(tuple(claims[i] for i in floating(args)), tuple(tangents))
+            return float(np.nan_to_num(max(abs(dot(g, dy) - pushed), abs(pull - pulled))))
+
+
+def unit_tangents(args: Sequence[Any], place: int, i: int) -> list[Any]:
+    made = []
+    for p in floating(args):
+        t = np.zeros(np.shape(args[p]), np.asarray(args[p]).dtype)
+        if p == place:
+            t.reshape(-1)[i] = 1
+        made.append(t)
+    return made
+
+
+def dot(a: Any, b: Any) -> float:
+    """Of arrays or tuples of arrays, leaving out integers, and what meets a 0 on the left."""
+    pairs = zip(outputs(a), outputs(b), strict=True)
+    found = [(np.asarray(x, np.float64), np.asarray(z, np.float64)) for x, z in pairs if is_float(x) and np.size(x)]
+    return float(sum(np.sum(np.where(x == 0, 0.0, x * z)) for x, z in found))
+
+
+def flat(y: Any) -> Array:
+    """All floating-point outputs as one vector of float64."""
+    parts = [np.asarray(part).astype(np.float64).ravel() for part in outputs(y) if is_float(part)]
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def masked(g: Any, y: Any) -> Any:
+    """The cotangent, with 0 for the outputs that are not finite."""
+
+    def one(g: Any, y: Any) -> Any:
+        return g if not is_float(y) or np.isfinite(y).all() else np.where(np.isfinite(y), g, 0).astype(g.dtype)
+
+    return tuple(one(a, b) for a, b in zip(g, y, strict=True)) if isinstance(y, tuple) else one(g, y)
+
+
+def elementwise(args: Sequence[Any], y: Any) -> bool:
+    """Can each output belong to one element of each argument? By their shapes alone."""
+    if isinstance(y, tuple):
+        return False
+    try:
+        return bool(np.broadcast_shapes(*[np.shape(a) for a in args]) == np.shape(y))
+    except ValueError:
+        return False
+
+
+def disagreement(values: Array, place: Place, dtype: np.dtype[Any]) -> str:
+    """Why f as it was called and f as the oracles call it are not the same function here; empty if they are."""
+    both = np.isfinite(values) & place.finite
+    with np.errstate(all="ignore"):
+        size = float(np.max(np.abs(place.y0[both]), initial=0.0))
+        far = np.abs(values - place.y0)[both] > 1e6 * RTOL.get(dtype.itemsize, 0.1) * size
+    if far.any():
+        return "the function is not the same twice, or depends on how its arguments lie in memory"
+    return ""
+
+
+def leaves_the_range(x: Any, lower: Any) -> bool:
+    """Does a number become infinite, or 0, in the lower precision?"""
+    return bool(np.any(np.isfinite(x) & ~np.isfinite(lower)) or np.any((np.asarray(x) != 0) & (lower == 0)))
