@@ -127,10 +127,10 @@ def pow(x1, x2):
 
 @pow.slope("x1")
 def _(x1, x2):
-    r"""\partial y / \partial x_1 = x_2 x_1^{x_2 - 1}, \quad 0 \text{ for } x_2 = 0"""
+    r"""\partial y / \partial x_1 = x_2 x_1^{x_2 - 1}, \quad 0 \text{ for } x_1 = x_2 = 0"""
     if isinstance(x2, (int, float)):
         return 0.0 * x1 if x2 == 0 else x2 * pow(x1, x2 - 1)
-    flat = x2 == 0  # there 0 * 0^-1 would be 0 * inf
+    flat = (x1 == 0) & (x2 == 0)  # 0 * 0^-1 would be 0 * inf. Elsewhere the formula stays: at x2 = 0 its slope in x2 is 1 / x1
     return where(flat, 0.0, x2 * pow(x1, where(flat, 1.0, x2 - 1)))
 
 

@@ -25,7 +25,7 @@ from engine.ops.layout import astype, expand_dims
 from engine.ops.linear import as_given, mismatch
 from engine.ops.normalise import log_softmax
 from engine.ops.reduce import sum as sum_over
-from engine.traced import primal
+from engine.traced import Traced, primal
 
 __all__ = ["cross_entropy", "huber", "logistic_loss", "mean_absolute_error", "squared_error"]
 
@@ -233,7 +233,7 @@ def _(g, y, t):
     r"""\bar z = \bar y\, (p \sum_c t_c - t) + \bar y_2 - p \sum_c (\bar y_2)_c"""
     log_p = y[1]
     gz = expand_dims(g[0], axis=-1) * _probability_minus_target(log_p, t)
-    if not np.any(primal(g[1])):  # the rule is the only user of ln p, until it is differentiated itself
+    if type(g[1]) is not Traced and not np.any(g[1]):  # nothing but the rule uses ln p, and nobody asks what would change if it did
         return gz
     return gz + g[1] - exp(log_p) * sum_over(g[1], axis=-1, keepdims=True)
 
