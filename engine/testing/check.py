@@ -17,13 +17,13 @@ from engine.testing.case import Case
 from engine.testing.contract import Contract
 from engine.testing.diagnose import diagnosis
 from engine.testing.examine import Examiner, Judged, masked
+from engine.testing.finding import TAIL, WRONG, Finding, worst
 from engine.testing.layouts import laid_out
 from engine.testing.report import FAIL, INCONCLUSIVE, PASS, Counterexample, Report
 from engine.testing.search import Search
 from engine.testing.signature import understand
 from engine.testing.strategies import cases as calls
 from engine.testing.subject import ClaimError, Subject, floating, is_float, outputs
-from engine.testing.verdict import TAIL, WRONG, Finding, worst
 
 REPEATS = 60  # of one call, to see whether it always gives the same
 CONCLUSIVE = 0.1  # of the elements that were looked at, or there is no verdict

@@ -398,14 +398,14 @@ def bare(x: Any) -> Any:
 
 
 def wrapped(y: Any) -> Any:
-    """With the class, if it holds Numbers; a lone Number becomes an array without axes."""
+    """With the class if it holds Numbers, without it if not; a lone Number becomes an array without axes."""
     if type(y) in (tuple, list):
         return type(y)(wrapped(part) for part in y)
     if type(y) is Number:
         return bare(y).view(Precise)
     if isinstance(y, np.ndarray) and y.dtype == object and not isinstance(y, Precise):
         return y.view(Precise)
-    return y
+    return y.view(np.ndarray) if isinstance(y, Precise) and y.dtype != object else y
 
 
 def _where(condition: Any, *choices: Any) -> Any:

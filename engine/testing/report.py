@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from engine.testing.case import Case, expression
+from engine.testing.finding import TAIL, WRONG, Finding
 from engine.testing.subject import outputs
-from engine.testing.verdict import TAIL, WRONG, Finding
 
 PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
 EXIT_CODES = {PASS: 0, FAIL: 1, INCONCLUSIVE: 2}
@@ -127,7 +127,8 @@ class Report:
             lines += ["", "without a verdict:"]
             lines += [f"  {n:>6}  {reason}" for reason, n in sorted(self.reasons.items(), key=lambda r: -r[1])]
         if self.tails:
-            lines += ["", f"accuracy is lost in {self.counts.get('tails', len(self.tails))} elements, for one:", *_numbers(self.tails[0])]
+            first = self.tails[0]
+            lines += ["", f"accuracy is lost {self.counts.get('tails', len(self.tails))} times, for one: {first.text}", *_numbers(first)]
         lines += [f"note: {n}" for n in self.notes]
         return "\n".join(lines)
 

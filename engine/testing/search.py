@@ -13,12 +13,12 @@ from hypothesis.errors import HypothesisException
 from engine.testing.case import Case
 from engine.testing.contract import Contract
 from engine.testing.examine import Examiner, Judged, NotHere
+from engine.testing.finding import worst
 from engine.testing.shrink import shrunk
-from engine.testing.verdict import worst
 
 CHOICES = 120  # calls that may be spent on simpler choices, of shapes and options, for a counterexample
 ARRAYS = 300  # and on simpler arrays
-SHRINKING_SECONDS = 3.0
+SHRINKING_SECONDS = 1.5  # for either
 
 
 class Found(Exception):
