@@ -79,8 +79,10 @@ def _factor(claim: Array, right: Array, g: Any) -> Iterator[str]:
         return
     ratios = claim[used] / right[used]
     r = float(ratios.flat[0])
-    if np.all(np.abs(ratios - 1) <= 1e-3):
-        yield f"inaccurate: {int(-np.log10(np.max(np.abs(ratios - 1))))} digits are right"
+    off = float(np.max(np.abs(ratios - 1)))
+    if off <= 1e-3:
+        if off > 0:
+            yield f"inaccurate: {int(-math.log10(off))} digits are right"
         return
     if not np.all(np.abs(ratios - r) <= SAME * abs(r)):
         if np.all(np.abs(np.abs(ratios) - 1) <= SAME):
