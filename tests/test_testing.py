@@ -211,6 +211,41 @@ def test_a_broken_contract_is_found(name):
     assert report.counterexample.finding.check and report.explain()
 
 
+def test_higher_precision_than_the_argument_is_wrong_where_float32_was_asked_for():
+    def back(g, args, y):
+        return (np.float64(2) * args[0].astype(np.float64) * g,)
+
+    report = check_gradient(np.square, back)
+    assert report.verdict == PASS and "x is float32" in report.explain()
+    report = check_gradient(np.square, back, signature=np.ones(3, np.float32))
+    assert report.verdict == FAIL and report.counterexample.finding.check == "dtype"
+
+
+def test_nan_must_not_leak_through_a_mask():
+    def masked(x):
+        return np.sum(np.where(np.isnan(x), 0.0, x) ** 2)
+
+    call = exactly([np.nan, 1.0, 2.0])
+    assert check_gradient(masked, lambda g, args, y: (g * 2 * np.where(np.isnan(args[0]), 0.0, args[0]),), **call).verdict == PASS
+    report = check_gradient(masked, lambda g, args, y: (g * 2 * args[0],), **call)
+    assert report.verdict == FAIL and "left out of the value" in report.explain()
+
+
+def test_a_matrix_that_is_singular_to_rounding_excuses_a_rule_that_refuses():
+    a = np.array([[1.0, 2.0], [2.0, 4.0]])
+
+    def back(refuse, g, args, y):
+        if refuse(args[0]):
+            raise np.linalg.LinAlgError("Singular matrix")
+        return (g,)
+
+    def check(refuse):
+        return check_gradient(lambda x: np.array(x), lambda g, args, y: back(refuse, g, args, y), **exactly(a))
+
+    assert check(lambda x: np.linalg.matrix_rank(x) < 2).verdict == INCONCLUSIVE
+    assert check(lambda x: True).verdict == FAIL
+
+
 def test_one_buffer_for_two_gradients():
     def back(g, args, y):
         both = np.array(g)

@@ -74,6 +74,7 @@ class Case:
     recipe    of the cotangent: `case.cotangent(ys)` makes it
     layouts   the name of each argument's layout
     notes     what is special about the values: "x1: ties", "x2 is x1"
+    cast      in float32, though nobody asked for it
     """
 
     args: tuple[Any, ...]
@@ -81,6 +82,7 @@ class Case:
     recipe: Cotangent = Cotangent()
     layouts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    cast: bool = False
 
     def cotangent(self, ys: Any) -> Any:
         """The cotangent for the outputs `ys`: one array for one output, a tuple for a tuple."""

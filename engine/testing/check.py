@@ -118,7 +118,7 @@ def lowered(case: Case) -> Case:
         made.setdefault(id(x), laid_out(x.astype(np.float32), layout) if is_double else x)
     if any(leaves_the_range(x, made[id(x)]) for x in case.args if is_float(x)):
         return case
-    return replace(case, args=tuple(made[id(x)] for x in case.args))
+    return replace(case, args=tuple(made[id(x)] for x in case.args), cast=True)
 
 
 def leaves_the_range(x: Any, lower: Any) -> bool:

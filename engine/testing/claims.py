@@ -90,33 +90,58 @@ class Claims:
 
     @cached_property
     def coupled(self) -> bool:
-        """Does an output depend on several elements of one argument? Then a rule sums over elements."""
+        """Does an output depend on several elements of one argument, or on none? Then a rule sums over elements."""
         if not self.elementwise:
             return True
-        rng = np.random.default_rng(0)
-        for center in (0.0, 0.5, 2.0):
+        rng, tried = np.random.default_rng(0), 0
+        for center in (0.0, 0.5, 2.0, 4.0):
             try:
                 place = Place(self.place.f, self.place.filled(center + 0.25 * rng.standard_normal(self.place.x.size)), self.place.options)
             except Exception:  # outside of the domain
                 continue
             if not place.finite.all():
                 continue
-            moved = [[place.along(k, 0.01) != place.y0 for k in range(s.start, min(s.stop, s.start + 8))] for s in place.slices]
-            return any(np.any(np.sum(columns, axis=0) > 1) for columns in moved if columns)
+            tried += 1
+            if any(self._meet(place, part, step) for part in place.slices for step in (0.01, 1.5, -1.5)):
+                return True
+            if tried == 2:
+                break
         return False
 
-    @cached_property
-    def rounding(self) -> float:
-        """The rounding of the terms that a rule may sum up, on the scale of the outputs and of the Jacobian at moderate arguments."""
-        place = self.place
-        if not self.coupled:
+    def _meet(self, place: Place, part: slice, step: float) -> bool:
+        """Do elements of one argument change the same output, or does one of them change none?"""
+        changed = np.array([place.along(k, step) != place.y0 for k in range(part.start, min(part.stop, part.start + 8))])
+        return bool(changed.size and (np.any(changed.sum(0) > 1) or not changed.any()))
+
+    def rounding(self, i: int | None = None) -> float:
+        """The rounding of the terms that a rule may sum up: of the outputs, and of the Jacobian here and at moderate arguments.
+
+        A rule that uses y divides it by what it was multiplied by: by element i, or by the largest.
+        """
+        if not self.coupled and len(self.place.places) < 2:
             return 0.0
-        largest = float(np.max(np.abs(place.x), initial=0.0))
-        terms = float(np.abs(self.g) @ np.abs(np.where(place.finite, place.y0, 0.0)))
-        by_value = terms / largest if largest else 0.0
+        divisor = max(abs(self.place.x[i]) if i is not None else 0.0, 1e-6 * self.largest) or self.largest
+        by_value = self.terms / divisor if divisor else 0.0
+        if not self.coupled:
+            return 8 * self.eps * by_value
+        return (1024 if self.derived else 16) * self.eps * max(by_value, self.summands)
+
+    @cached_property
+    def largest(self) -> float:
+        return float(np.max(np.abs(self.place.x[np.isfinite(self.place.x)]), initial=0.0))
+
+    @cached_property
+    def terms(self) -> float:
+        """The size of the weighted outputs. Where they cancel to 0 they may have been sums of numbers around 1."""
+        g = np.abs(self.g)
+        return max(float(g @ np.abs(np.where(self.place.finite, self.place.y0, 0.0))), float(g.max(initial=0.0)) if self.coupled else 0.0)
+
+    @cached_property
+    def summands(self) -> float:
+        """The size of the terms of the gradient: in any element, in any output, and at moderate arguments."""
         here = float(np.max(np.nan_to_num(self.size, posinf=0.0), initial=0.0))
         behind = float(np.max(np.nan_to_num(np.abs(self.jacobian), posinf=0.0), initial=0.0)) * float(np.max(np.abs(self.g), initial=0.0))
-        return (1024 if self.derived else 16) * self.eps * max(by_value, self._typical(largest), 4 * here, behind)
+        return max(self._typical(self.largest), 4 * here, behind)
 
     def _typical(self, largest: float) -> float:
         if largest <= 1:

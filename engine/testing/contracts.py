@@ -36,8 +36,8 @@ def watched(args: Sequence[Any], names: Sequence[str], **others: Any) -> Watch:
     return Watch(things)
 
 
-def form(claims: Sequence[Any], args: Sequence[Any], names: Sequence[str]) -> Iterator[Finding]:
-    """A gradient has the shape and the dtype of its argument."""
+def form(claims: Sequence[Any], args: Sequence[Any], names: Sequence[str], lenient: bool) -> Iterator[Finding]:
+    """A gradient has the shape and the dtype of its argument; if `lenient`, one of higher precision is only noted."""
     for claim, arg, name in zip(claims, args, names, strict=True):
         if claim is None:
             continue
@@ -46,7 +46,7 @@ def form(claims: Sequence[Any], args: Sequence[Any], names: Sequence[str]) -> It
         elif not same_dtype(claim, arg):
             had, got = np.asarray(arg).dtype, np.asarray(claim).dtype
             wider = got.kind == had.kind == "f" and got.itemsize > had.itemsize
-            yield Finding("dtype", f"the gradient of {name} is {got}, {name} is {had}", TAIL if wider else WRONG)
+            yield Finding("dtype", f"the gradient of {name} is {got}, {name} is {had}", TAIL if wider and lenient else WRONG)
 
 
 def same_dtype(claim: Any, arg: Any) -> bool:

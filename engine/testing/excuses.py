@@ -24,7 +24,7 @@ EXCUSES = {
 
 
 def cheap_excuse(c: Claims, i: int, claim: float, reference: float) -> str:
-    if not c.strict and abs(claim - reference) <= c.rounding:
+    if not c.strict and abs(claim - reference) <= c.rounding(i):
         return "rounding"
     return "range" if out_of_range(c, reference) and not inevitable(c, i, claim) else ""
 
@@ -43,8 +43,9 @@ def excuse_of(c: Claims, i: int, claim: float, reference: float, size: float) ->
 def spread(c: Claims, i: int, reference: float, enough: float) -> float:
     """A few times how much the gradient changes when the arguments change in their last digit, or `enough`."""
     worst, times = 0.0, 64 if c.coupled else 4  # what a rule that sums over elements may make of it
+    stepped = c.stepped and abs(c.reference[i] - reference) <= 1e-3 * abs(reference)
     for shift in last_digits(c, i):
-        v = _by_complex_step_near(c, i, shift) if c.stepped else _near_if_possible(c, i, shift)
+        v = _by_complex_step_near(c, i, shift) if stepped else _near_if_possible(c, i, shift)
         worst = max(worst, times * abs(v - reference)) if math.isfinite(v) else worst
         if worst >= enough:
             break
@@ -92,7 +93,7 @@ def lost_by_forward(c: Claims, size: float) -> float:
         jacobian = np.nan_to_num(np.abs(c.jacobian[kept]), posinf=0.0)
         allowed = 8 * c.eps * (jacobian @ np.abs(c.place.x) + np.abs(true))
         off = np.abs(given - true)
-        share = np.where(off > allowed + c.floor, off / np.abs(true), 0.0)
+        share = np.where(np.abs(true) < c.tiny, 1.0, np.where(off > allowed + c.floor, off / np.abs(true), 0.0))
     return 4 * size * float(np.max(np.minimum(share, 1.0), initial=0.0))
 
 

@@ -38,6 +38,7 @@ from engine.testing.subject import Array
 SURE = 24  # elements that the arbiter looks at for digits that differences do not show
 BUDGET = 100_000  # of work that the arbiter may do in one run before it is asked only about what looks wrong
 SINGULAR = "a jump, an infinite slope or the edge of the domain"
+SHOWN = 2  # elements of one call that may be found wrong: more say no more
 TIED = 32  # equal elements whose slopes are compared with the slope of all together
 
 
@@ -49,8 +50,13 @@ class Comparison(Claims):
         at = self.chosen()
         good = self.cheaply(at)
         self.tally.compared += int((good & self.known[at]).sum())
+        wrong = 0
         for i in at[~good & self.known[at]]:
-            yield from self.closely(int(i))
+            for finding in self.closely(int(i)):
+                yield finding
+                wrong += finding.severity == WRONG
+            if wrong >= SHOWN:
+                return
         if at.size < self.place.x.size:
             yield from self.rest(at)
         for direction in self.ties():
@@ -137,7 +143,11 @@ class Comparison(Claims):
 
     def closely(self, i: int) -> Iterator[Finding]:
         if not math.isfinite(self.place.x[i]):
-            self.skip("an argument is not finite")
+            if math.isnan(self.place.x[i]) and self.place.finite.all() and not math.isfinite(self.claims[i]):
+                text = "the argument is nan and left out of the value: its gradient is 0"
+                yield Finding("value", text, WRONG, i, float(self.claims[i]), 0.0, 0.0, "the value, which is finite")
+            else:
+                self.skip("an argument is not finite")
             return
         if not self.place.finite.all() and not math.isfinite(self.claims[i]):
             self.skip("the function is not finite")
@@ -181,6 +191,8 @@ class Comparison(Claims):
         if n < 2 or self.coupled or any(size != n for size in map(np.size, place.args)):
             return None
         k = i % n
+        if np.flatnonzero(np.nan_to_num(self.jacobian[:, i], nan=1.0)).tolist() not in ([], [k]):
+            return None
         args = [np.ravel(a)[k : k + 1].reshape((1,) * np.ndim(a)) for a in place.args]
         try:
             inner = Place(place.f, args, place.options)
