@@ -1,6 +1,7 @@
 """Property tests for gradients: anybody's, of any framework."""
 
 from engine.testing.check import check_gradient
+from engine.testing.module import check_module
 from engine.testing.report import FAIL, INCONCLUSIVE, PASS, Counterexample, GradientError, Report
 
-__all__ = ["FAIL", "INCONCLUSIVE", "PASS", "Counterexample", "GradientError", "Report", "check_gradient"]
+__all__ = ["FAIL", "INCONCLUSIVE", "PASS", "Counterexample", "GradientError", "Report", "check_gradient", "check_module"]
