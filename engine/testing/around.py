@@ -13,31 +13,19 @@ from engine.testing.precise import exactly, precision
 from engine.testing.subject import Array
 
 NEIGHBOURS = 12
-MANY_NEIGHBOURS = 200  # of several equal elements each may be the one that counts nearby, and only now and then
 
 
 def jump(c: Claims, i: int, claim: float, reference: float) -> list[float]:
     """The gradient at points nearby, if it is another one however near they are; else nothing."""
     if c.place.x.size == 1 or not math.isfinite(claim):  # one number has no neighbours but those on the slopes
         return []
-    near = nearby(c, i, NEIGHBOURS // 2)
-    apart = max(near, default=0.0) - min(near, default=0.0)
-    if apart > 1e-6 * (abs(reference) + max(map(abs, near), default=0.0)):
-        nearer = nearby(c, i, NEIGHBOURS // 2, 2.0**-85)
-        return near if not nearer or max(nearer) - min(nearer) > 0.1 * apart else []
-    near = sampled(c, i, 2.0**-12)
-    apart = max(near, default=0.0) - min(near, default=0.0)
-    if apart > 1e-3 * (abs(reference) + max(map(abs, near), default=0.0)):
-        nearer = sampled(c, i, 2.0**-17)
-        return near if not nearer or max(nearer) - min(nearer) > 0.1 * apart else []
+    for count in (NEIGHBOURS // 2, 4 * NEIGHBOURS):
+        near = nearby(c, i, count)
+        apart = max(near, default=0.0) - min(near, default=0.0)
+        if apart > 1e-6 * (abs(reference) + max(map(abs, near), default=0.0)):
+            nearer = nearby(c, i, count, 2.0**-85)
+            return near if not nearer or max(nearer) - min(nearer) > 0.1 * apart else []
     return []
-
-
-def sampled(c: Claims, i: int, distance: float) -> list[float]:
-    """The derivative in element i by differences, at many points around this one."""
-    rng = np.random.default_rng(i)
-    shifts = rng.standard_normal((MANY_NEIGHBOURS, c.place.x.size)) * c.place.scale
-    return [v for v in (near_in_floats(c, c.unit(i), shift, distance) for shift in shifts) if math.isfinite(v)]
 
 
 def nearby(c: Claims, i: int, count: int, distance: float = 2.0**-60, along: Array | None = None) -> list[float]:
@@ -64,13 +52,17 @@ def near_exactly(c: Claims, direction: Array, shift: Array, by: float) -> float:
     precise = c.precise
     with precision(400):
         around = exactly(c.place.x) + exactly(shift) * by
-    exact = precise.slopes(direction, around)
+    exact = precise.slopes(direction, around, again=not precise.first_bits_do)
     return exact.value if exact.smooth else math.nan
 
 
 def near_in_floats(c: Claims, direction: Array, shift: Array, by: float) -> float:
+    """By differences; nan where two steps do not agree, for rounding or for a kink between them."""
     place = c.place
     x = place.x + by * shift
-    h = 2.0**-28 * float(np.min(place.scale[direction != 0]))
-    up, down = x + h * direction, x - h * direction
-    return float(c.g @ np.where(place.finite, (place.nearby(up) - place.nearby(down)) / (2 * h), 0.0))
+    found = []
+    for h in 2.0**-28 * float(np.min(place.scale[direction != 0])) * np.array([1.0, 4.0]):
+        change = (place.nearby(x + h * direction) - place.nearby(x - h * direction)) / (2 * h)
+        found.append(float(c.g @ np.where(place.finite, change, 0.0)))
+    fine, coarse = found
+    return fine if abs(fine - coarse) <= 0.01 * (abs(fine) + abs(coarse)) else math.nan

@@ -255,13 +255,25 @@ class PrecisePlace:
             self.base[bits] = self.values(exactly(self.place.x))
         return self.base[bits]
 
-    def slopes(self, direction: Array, around: Array | None = None) -> Exact:
-        """The slopes of the weighted sum along a direction, at x or at another point near it."""
-        for bits in BITS:
+    @cached_property
+    def first_bits_do(self) -> bool:
+        """Has f at x in the lowest of the precisions the digits that it has in the next? It has not where matrices are nearly singular."""
+        low, high = BITS[:2]
+        ys = []
+        for bits in (low, high):
+            with precision(bits):
+                ys.append(self.at_zero(bits))
+        with precision(high):
+            return all(abs(a - b) <= abs(b) * mpmath.mpf(2) ** (16 - low) for a, b in zip(*ys, strict=True) if mpmath.isfinite(b))
+
+    def slopes(self, direction: Array, around: Array | None = None, *, again: bool = False) -> Exact:
+        """The slopes of the weighted sum along a direction, at x or at another point near it; `again` in higher precision."""
+        for bits in BITS[again:]:
             with precision(bits):
                 found = self._slopes(direction, around, bits)
                 values = [v for v in (found.left, found.right) if v is not None]
-                if self.brief or not values or max(map(abs, (*values, found.size))) > found.error * 2**30:
+                seen = max(map(abs, (*values, found.size)), default=mpmath.mpf(0)) / found.error if found.error else mpmath.inf
+                if not values or seen > 2**50 or (self.brief and seen < 2**16):
                     break
         return found
 

@@ -466,9 +466,10 @@ def _interp(x: Any, xp: Any, fp: Any) -> Any:
 
 def _solve(a: Any, b: Any) -> Any:
     """Gaussian elimination with the largest pivot, for one matrix or a stack of them."""
-    a, b = np.asarray(bare(a), object), np.asarray(bare(b), object)
+    a, b = (bare(exactly(bare(x))) for x in (a, b))
     if a.ndim > 2:
-        return np.stack([_solve(x, y) for x, y in zip(a, np.broadcast_to(b, (a.shape[0], *b.shape[-2:])), strict=True)])
+        b = np.broadcast_to(b, (*a.shape[:-2], *b.shape[-2:]))
+        return _stacked([_solve(x, y) for x, y in zip(a, b, strict=True)], b.shape)
     return _eliminated(a, b)[1]
 
 
@@ -484,12 +485,19 @@ def _eliminated(a: Any, b: Any) -> tuple[Any, Any]:
             m[[i, p]] = m[[p, i]]
             det = -det
         det = det * m[i, i]
+        if m[i, i] == 0:
+            return Number(ZERO), np.full_like(m[:, n:], Number(NAN))
         m[i] = m[i] / m[i, i]
         for r in range(n):
             if r != i:
                 m[r] = m[r] - m[r, i] * m[i]
     x = m[:, n:]
     return det, x[:, 0] if vector else x
+
+
+def _stacked(made: list[Any], shape: tuple[int, ...]) -> Any:
+    """Results for the matrices of a stack, which may be empty."""
+    return np.stack([np.asarray(bare(m), object) for m in made]) if made else np.empty(shape, object)
 
 
 def _inv(a: Any) -> Any:
@@ -500,7 +508,7 @@ def _inv(a: Any) -> Any:
 def _det(a: Any) -> Any:
     a = np.asarray(bare(a), object)
     if a.ndim > 2:
-        return np.stack([np.asarray(bare(_det(x)), object) for x in a])
+        return _stacked([_det(x) for x in a], a.shape[:-2])
     return _eliminated(a, np.zeros((len(a), 0), object))[0]
 
 
@@ -512,7 +520,7 @@ def _slogdet(a: Any) -> Any:
 def _cholesky(a: Any) -> Any:
     a = np.asarray(bare(a), object)
     if a.ndim > 2:
-        return np.stack([_cholesky(x) for x in a])
+        return _stacked([_cholesky(x) for x in a], a.shape)
     n = len(a)
     low = np.full((n, n), Number(ZERO), object)
     for i in range(n):

@@ -193,12 +193,9 @@ class Comparison(Claims):
         k = i % n
         if np.flatnonzero(np.nan_to_num(self.jacobian[:, i], nan=1.0)).tolist() not in ([], [k]):
             return None
-        args = [np.ravel(a)[k : k + 1].reshape((1,) * np.ndim(a)) for a in place.args]
-        try:
-            inner = Place(place.f, args, place.options)
-        except Exception:  # an option that goes with the shape
-            return None
-        if inner.y0.size != 1 or inner.y0[0] != place.y0[k]:
+        cut = tuple(slice(m, m + 1) for m in np.unravel_index(k, np.shape(place.args[0])))
+        inner = self.cut_out(cut, k)
+        if inner is None:
             return None
         at = [part.start + k for part in place.slices]
         comparison = Comparison(
@@ -208,6 +205,17 @@ class Comparison(Claims):
         comparison.reference, comparison.size, comparison.stepped = self.reference[at], self.size[at], self.stepped
         comparison.jacobian = self.jacobian[k : k + 1, at]
         return comparison, at.index(i)
+
+    def cut_out(self, cut: tuple[slice, ...], k: int) -> Place | None:
+        """The place with only one element of each argument; None if f then does something else with it than before."""
+        moderate = np.random.default_rng(k).uniform(0.25, 0.75, self.place.x.size)
+        try:
+            whole = Place(self.place.f, self.place.filled(moderate), self.place.options)
+            parts = [Place(p.f, [np.asarray(a)[cut] for a in p.args], p.options) for p in (whole, self.place)]
+        except Exception:  # an option that goes with the shape, or a domain
+            return None
+        same = all(p.y0.size == 1 and p.y0[0] == q.y0[k] for p, q in zip(parts, (whole, self.place), strict=True))
+        return parts[1] if same else None
 
     def size_at(self, i: int, left: Slope, right: Slope) -> float:
         s = float(self.size[i])
@@ -230,10 +238,14 @@ class Comparison(Claims):
         """Nothing is wrong before this has said so."""
         self.tally.counts["arbitrated"] += 1
         try:
-            exact = self.precise.slopes(self.unit(i))
+            findings = list(self.by_precise(i, self.precise.slopes(self.unit(i))))
+            if any(f.severity == WRONG for f in findings) and not self.precise.first_bits_do:
+                findings = list(self.by_precise(i, self.precise.slopes(self.unit(i), again=True)))
+            yield from findings
         except Unavailable:
             yield from self.by_floats(i, left, right)
-            return
+
+    def by_precise(self, i: int, exact: Exact) -> Iterator[Finding]:
         if not math.isfinite(self.claims[i]) and self.singular_behind_zero(i):
             self.skip("0 times an infinite slope")
         elif exact.smooth:
@@ -289,7 +301,7 @@ class Comparison(Claims):
                 hull += nearby(self, i, more)
             low, high = min(hull), max(hull)
             slack = self.rtol * max(abs(low), abs(high)) + self.floor
-            if more and high - low > max(slopes) - min(slopes) + slack:
+            if looked or (more and high - low > max(slopes) - min(slopes) + slack):
                 slack += (high - low) / 2  # samples do not reach the ends of what they are drawn from
             if low - slack <= claim <= high + slack:
                 self.kinked.add(i)
