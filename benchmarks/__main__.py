@@ -1,11 +1,13 @@
-"""`python -m benchmarks op-cost` and `python -m benchmarks kernels [OP ...]`: see benchmarks/README.md."""
+"""`python -m benchmarks op-cost`, `kernels [OP ...]`, `framework-ops FRAMEWORK` and `gradient-checkers`: see benchmarks/README.md."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib import import_module
 from typing import Any
 
 import kernels
@@ -14,8 +16,16 @@ from benchmarks.op_cost import CHAINS, cost, report
 from benchmarks.race import DEFINITION, Result, race
 from engine.machine import cores, linear_algebra, processor, versions
 
+TESTER = {
+    "framework-ops": "PyTorch's and JAX's own gradients, judged by the gradient tester",
+    "gradient-checkers": "the tester and other gradient checkers on the same wrong rules",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given and given[0] in TESTER:  # these read the rest themselves: what they import is not everybody's
+        return int(import_module(f"benchmarks.{given[0].replace('-', '_')}").main(given[1:]))
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("op-cost", help="what one op call on the tape costs over its NumPy time")
@@ -28,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     timing.add_argument("--cached", action="store_true", help="use the cache of compiled kernels: `first` is then the time of loading")
     timing.add_argument("--small", action="store_true", help="every case at a small size, to try the harness itself")
     timing.add_argument("--json", metavar="FILE", help="also write the results")
-    options = parser.parse_args(arguments)
+    for name, text in TESTER.items():
+        commands.add_parser(name, help=text)
+    options = parser.parse_args(given)
     print(machine(getattr(options, "threads", cores())))
     if options.command == "op-cost":
         print("\nmicroseconds a call over NumPy's own time, 4x4 arrays; median, best, and spread = median / best\n")

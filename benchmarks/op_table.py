@@ -36,26 +36,29 @@ class Entry:
 
 @dataclass
 class Table:
-    """Entries in the order in which they are added."""
+    """Entries in the order in which they are added. `references` has the functions in NumPy by name, where they are not given beside."""
 
+    references: Mapping[str, Function] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
 
     def add(self, group: str, signature: Any, functions: Mapping[str, Any], *, domain: Any = None, kwargs: Any = None) -> None:
         """Functions that take the same; for each name a function, or a pair of it and its reference."""
         options = {k: v for k, v in (("domain", domain), ("kwargs", kwargs)) if v is not None}
         for name, f in functions.items():
-            f, reference = f if isinstance(f, tuple) else (f, None)
+            f, reference = f if isinstance(f, tuple) else (f, self.references.get(name))
             self.entries.append(Entry(name, group, f, signature, reference, options))
 
 
-def one_axis(name: str = "x") -> Callable[[Shapes], Any]:
-    """Any one axis of the argument called `name`, counted from either end."""
-    return lambda shapes: st.integers(-len(shapes[name]), len(shapes[name]) - 1)
+def one_axis(shapes: Shapes) -> Any:
+    """Any one axis of the first argument, counted from either end."""
+    rank = len(next(iter(shapes.values())))
+    return st.integers(-rank, rank - 1)
 
 
-def some_axes(name: str = "x") -> Callable[[Shapes], Any]:
-    """One or more axes of the argument called `name`."""
-    return lambda shapes: st.lists(st.integers(0, len(shapes[name]) - 1), min_size=1, unique=True).map(tuple)
+def some_axes(shapes: Shapes) -> Any:
+    """One or more axes of the first argument."""
+    rank = len(next(iter(shapes.values())))
+    return st.lists(st.integers(0, rank - 1), min_size=1, unique=True).map(tuple)
 
 
 # The same functions in NumPy, where it has no name for them.

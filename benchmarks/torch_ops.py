@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +11,12 @@ from scipy import special
 from torch.nn import functional as F
 
 from benchmarks import op_table as same
+from benchmarks import reference_matrices, reference_networks, references
 from benchmarks.op_table import BINARY, POSITIVE, UNARY, Table, one_axis, some_axes
 from engine.testing.signature import Integers, below_axis
 
-table = Table()
+table = Table({**references.REFERENCES, **reference_matrices.REFERENCES, **reference_networks.REFERENCES,
+               "median": references.lower_median})  # fmt: skip
 
 # Elementwise
 
@@ -58,10 +59,10 @@ table.add(
         "exp_of_base_2": (lambda x: torch.pow(2.0, x), lambda x: np.power(2.0, x)),
         "polygamma_2": lambda x: torch.polygamma(2, x),
         "mvlgamma": lambda x: torch.mvlgamma(x + 2, 2),
-        "ndtri": torch.special.ndtri,
         "exp_": (lambda x: x.clone().exp_(), np.exp),
     },
 )
+table.add("elementwise", "...", {"ndtri": torch.special.ndtri}, domain=(1e-9, 1 - 1e-9))
 table.add(
     "elementwise",
     "...",
@@ -163,7 +164,7 @@ table.add(
         "softmin": (lambda x, axis: F.softmin(x, axis), lambda x, axis: same.softmax(-x, axis)),
     },
     kwargs={
-        "axis": one_axis(),
+        "axis": one_axis,
     },
 )
 table.add(
@@ -201,7 +202,7 @@ table.add(
         "cummax": lambda x, axis: torch.cummax(x, axis)[0],
         "cummin": lambda x, axis: torch.cummin(x, axis)[0],
         "logcumsumexp": lambda x, axis: torch.logcumsumexp(x, axis),
-        "sort": lambda x, axis: torch.sort(x, axis, stable=True)[0],
+        "sort": lambda x, axis: torch.sort(x, dim=axis, stable=True)[0],
         "topk": lambda x, axis: torch.topk(x, 1, axis)[0],
         "quantile": lambda x, axis: torch.quantile(x, 0.3, axis),
         "aminmax": lambda x, axis: tuple(torch.aminmax(x, dim=axis)),
@@ -211,7 +212,7 @@ table.add(
         "nansum": lambda x, axis: torch.nansum(x, axis),
     },
     kwargs={
-        "axis": one_axis(),
+        "axis": one_axis,
     },
 )
 table.add(
@@ -234,7 +235,7 @@ table.add(
         "flip": lambda x, axis: torch.flip(x, axis),
     },
     kwargs={
-        "axis": some_axes(),
+        "axis": some_axes,
     },
 )
 table.add(
@@ -303,18 +304,20 @@ table.add(
 )
 
 
-def scatter_reduced(how: str, include: bool = True) -> Any:
-    return lambda x, i, v: torch.scatter_reduce(x, 0, i, v, how, include_self=include)
-
-
 table.add(
     "indexing",
     "m n, k n, k n",
     {
         "scatter": lambda x, i, v: torch.scatter(x, 0, i, v),
         "scatter_add": lambda x, i, v: torch.scatter_add(x, 0, i, v),
-        **{f"scatter_reduce_{how}": scatter_reduced(how) for how in ("sum", "prod", "mean", "amax", "amin")},
-        **{f"scatter_reduce_{how}_alone": scatter_reduced(how, False) for how in ("prod", "mean", "amax")},
+        "scatter_reduce_sum": lambda x, i, v: torch.scatter_reduce(x, 0, i, v, "sum"),
+        "scatter_reduce_prod": lambda x, i, v: torch.scatter_reduce(x, 0, i, v, "prod"),
+        "scatter_reduce_mean": lambda x, i, v: torch.scatter_reduce(x, 0, i, v, "mean"),
+        "scatter_reduce_amax": lambda x, i, v: torch.scatter_reduce(x, 0, i, v, "amax"),
+        "scatter_reduce_amin": lambda x, i, v: torch.scatter_reduce(x, 0, i, v, "amin"),
+        "scatter_reduce_prod_alone": lambda x, i, v: torch.scatter_reduce(x, 0, i, v, "prod", include_self=False),
+        "scatter_reduce_mean_alone": lambda x, i, v: torch.scatter_reduce(x, 0, i, v, "mean", include_self=False),
+        "scatter_reduce_amax_alone": lambda x, i, v: torch.scatter_reduce(x, 0, i, v, "amax", include_self=False),
     },
     domain={
         "i": below_axis("x"),
