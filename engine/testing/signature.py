@@ -22,8 +22,9 @@ from engine.domain import Domain
 from engine.shapes import Notation
 from engine.testing import domains, trying
 from engine.testing.contract import Argument, Contract, Dependent, Integers, Shape, below_axis
+from engine.testing.judging import Judge
 from engine.testing.options import axes
-from engine.testing.subject import Subject, floating, outputs
+from engine.testing.subject import Subject
 from engine.testing.values import EVERYWHERE, Region, closed, framed
 
 __all__ = ["Argument", "Contract", "Integers", "below_axis", "parse", "region", "understand"]
@@ -104,7 +105,13 @@ def understand(
     function, judge = (f.f, _judge(f)) if isinstance(f, Subject) else (f, None)
     collected = _examples_of(cases) if cases is not None else []
     called = len(collected[0][0]) if collected else None
-    given = len(notations[0].inputs) if notations else len(examples) if examples else called or trying.count(function)
+    given = (
+        len(notations[0].inputs)
+        if notations
+        else len(examples)
+        if examples
+        else called or trying.count(function, kwargs if isinstance(kwargs, Mapping) else ())
+    )
     for count in (given,) if given else (1, 2, 3):
         names = trying.names(function, count)
         contract = Contract(_arguments(names, domain, np.dtype(dtype), examples), tuple(notations), **options)
@@ -124,37 +131,31 @@ def _notations(signature: Any) -> list[Notation]:
     return [n for text in texts for n in ([text] if isinstance(text, Notation) else parse(text))]
 
 
-def _judge(subject: Subject) -> trying.Judge | None:
-    """Does the gradient have the arguments' shapes?"""
-    if subject.vjp is None:
-        return None
-
-    def judge(args: Sequence[Any], options: dict[str, Any]) -> bool:
-        try:
-            with np.errstate(all="ignore"):
-                y = subject.value([np.array(a) for a in args], options)
-                ones = tuple(np.ones_like(part) for part in outputs(y))
-                pulled = subject.gradients(ones if isinstance(y, tuple) else ones[0], args, y, options)
-        except Exception:  # whatever it raises, it does not take these
-            return False
-        return all(pulled[i] is not None and np.shape(pulled[i]) == np.shape(args[i]) for i in floating(args))
-
-    return judge
+def _judge(subject: Subject) -> Judge | None:
+    return Judge(subject) if subject.vjp is not None else None
 
 
-def _with_shapes(f: Callable[..., Any], contract: Contract, examples: Any, judge: trying.Judge | None) -> Contract | None:
+def _with_shapes(f: Callable[..., Any], contract: Contract, examples: Any, judge: Judge | None) -> Contract | None:
     """The contract with signatures, and with integers where the function wants some; None if it takes nothing that was tried."""
     probe = trying.Probe(f, contract, judge)
     if examples is not None:
         return replace(contract, alternatives=(trying.of_examples(probe, examples),))
+    if any(a.integers for a in contract.arguments) and contract.alternatives:
+        return contract
     if contract.alternatives:
-        taken = any(trying.takes_any_size(probe, n) for n in contract.alternatives)
-        whole = any(a.integers for a in contract.arguments)
-        return contract if taken or whole else trying.with_integers(f, contract, judge) or contract
-    found, notes = trying.signatures(probe)
-    if found:
-        return replace(contract, alternatives=tuple(found), notes=tuple(notes))
-    return trying.with_integers(f, contract, judge)
+        found = contract if any(trying.takes_any_size(probe, n) for n in contract.alternatives) else None
+    else:
+        kept, notes = trying.signatures(probe)
+        found = replace(contract, alternatives=tuple(kept), notes=tuple(notes)) if kept else None
+    if found is None or _refused(probe, found):
+        found = trying.with_integers(f, contract, judge, pulled=found is not None) or found
+    return found or (contract if contract.alternatives else None)
+
+
+def _refused(probe: trying.Probe, contract: Contract) -> bool:
+    """Does the gradient say that an argument has none, or raise whatever the shapes are?"""
+    pulls = [probe.pulled(trying.sized(n, trying.PRIMES)) for n in contract.alternatives]
+    return any(pull.refuses for pull in pulls) or not any(pull.shapes for pull in pulls)
 
 
 def _with_domains(probe: trying.Probe, given: set[str]) -> Contract:

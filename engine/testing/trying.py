@@ -6,13 +6,15 @@ import inspect
 import itertools
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from engine.shapes import Notation
+from engine.testing.fitting import fitting, written
+from engine.testing.judging import Judge, Pull
 
 if TYPE_CHECKING:
     from engine.testing.contract import Argument, Contract
@@ -20,12 +22,12 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 Array = np.ndarray[Any, np.dtype[Any]]
 Function = Callable[..., Any]
-Judge = Callable[[Sequence[Any], dict[str, Any]], bool]
 
-PRIMES = {"b": 2, "c": 2, "k": 4, "l": 2, "m": 3, "n": 5, "o": 3, "h": 4, "w": 5}
+FALLING = {"p": 9, "q": 8, "r": 7, "s": 6, "t": 5, "u": 4, "v": 3, "x": 2, "y": 2, "z": 2}
+PRIMES = {"b": 2, "c": 2, "k": 4, "l": 2, "m": 3, "n": 5, "o": 3, "h": 4, "w": 5, **FALLING}
 """A size for each axis name, such that two axes that must be equal are not so by accident."""
 
-OTHERS = {**PRIMES, "m": 4, "n": 2, "k": 3}
+OTHERS = {**PRIMES, "m": 4, "n": 7, "k": 3, "h": 6, "w": 3, "p": 8, "q": 9, "r": 6, "s": 7, "t": 4, "u": 3, "v": 2}
 """Other sizes, so that a signature that fits once by accident does not fit twice."""
 
 RAGGED: tuple[Shape, ...] = ((), (3,), (2, 3), (2, 4, 3), (1, 3))
@@ -42,21 +44,24 @@ TRIPLES = (
     "m n, m n, ", "l m n, n, n", "b c h w, c, c",
 )  # fmt: skip
 
-INDEXED = ("n, k", "m n, k", "m n, m", "m n, m k", "m n, k n")
-"""Signatures of which the last argument may be indices."""
+MOST = 6
+"""Signatures that are drawn from, at most."""
 
-ONCE_MORE = ("n, k, k", "m n, k, k n", "m n, k, k")
-"""Signatures of which the middle argument may be indices: the last one is put there."""
+INDEXED = {
+    2: ("n, k", "m n, k", "m n, m", "m n, m k", "m n, k n", "n, n", "l m n, k", "l m n, l m", "n, ", "m n, "),
+    3: ("n, k, k", "m n, k, k n", "m n, k, k", "n, n, n", "m n, m, m", "m n, m, n", "m n, k n, k", "n, k, "),
+}
+"""Signatures of which an argument may be indices, by how many there are."""
 
 
 # The arguments.
 
 
-def count(f: Function) -> int | None:
-    """How many arrays the function takes: positional parameters without a default. None if that cannot be told."""
+def count(f: Function, options: Collection[str] = ()) -> int | None:
+    """How many arrays the function takes: positional parameters without a default that are not `options`. None if that cannot be told."""
     if isinstance(f, np.ufunc):
         return f.nin
-    required = [p for p in _positional(f) if p.default is p.empty]
+    required = [p for p in _positional(f) if p.default is p.empty and p.name not in options]
     return len(required) or None
 
 
@@ -98,13 +103,17 @@ def _parameters(f: Function) -> list[inspect.Parameter]:
 def called(f: Function, args: Sequence[Any], options: Mapping[str, Any]) -> list[Array] | None:
     """What `f` returns, as a list of arrays; None if it raises or returns no numbers. Its arguments are copies."""
     try:
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            y = f(*[np.array(a) for a in args], **options)
-            found = [np.asarray(part) for part in (y if isinstance(y, (tuple, list)) else (y,))]
+        found = _values(f, args, options)
     except Exception:  # whatever it raises, it does not take these
         return None
     return found if all(part.dtype.kind in "fciub" for part in found) else None
+
+
+def _values(f: Function, args: Sequence[Any], options: Mapping[str, Any]) -> list[Array]:
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        y = f(*[np.array(a) for a in args], **options)
+        return [np.asarray(part) for part in (y if isinstance(y, (tuple, list)) else (y,))]
 
 
 def finite(f: Function, args: Sequence[Any], options: Mapping[str, Any]) -> bool:
@@ -116,6 +125,9 @@ def finite(f: Function, args: Sequence[Any], options: Mapping[str, Any]) -> bool
 def is_square(shape: Shape) -> bool:
     """A square matrix is tried with a large diagonal: it then has an inverse, and a Cholesky factor."""
     return len(shape) > 1 and shape[-1] == shape[-2]
+
+
+HUGE = 100_000  # elements of the output: no shapes to try a function with
 
 
 class Probe:
@@ -155,9 +167,23 @@ class Probe:
         found = called(self.f, self.arrays(shapes), {**self.options, **(more or {})})
         return found is not None and any(part.dtype.kind in "fc" for part in found)
 
+    def complaint(self, shapes: Sequence[Shape]) -> str | None:
+        """What the function says about these shapes; None if it returns floating-point numbers for them."""
+        try:
+            found = _values(self.f, self.arrays(shapes), self.options)
+        except Exception as e:  # whatever it raises, it does not take these
+            return str(e)
+        fits = any(part.dtype.kind in "fc" for part in found) and sum(part.size for part in found) < HUGE
+        return None if fits else ""
+
     def pulls(self, shapes: Sequence[Shape], more: Mapping[str, Any] | None = None) -> bool:
         """Does the gradient, too, take these shapes?"""
-        return self.judge is None or self.judge(self.arrays(shapes), {**self.options, **(more or {})})
+        args = self.arrays(shapes)
+        return self.judge is None or self.judge(args, {**self.options, **(more or {})}).fits(args)
+
+    def pulled(self, shapes: Sequence[Shape]) -> Pull:
+        """What the gradient makes of these shapes."""
+        return self.judge(self.arrays(shapes), self.options) if self.judge else Pull(tuple(shapes))
 
     def elementwise(self) -> bool:
         """Does each element of the output depend on the same element of each argument, and on no other?"""
@@ -169,7 +195,12 @@ class Probe:
         nudged = [np.array(a) for a in args]
         nudged[place][0, 1] = nudged[place][0, 1] * 1.25 if nudged[place].dtype.kind == "f" else nudged[place][1, 1]
         other = called(self.f, nudged, self.options)
-        return other is not None and all(np.count_nonzero(a != b) <= (a[0, 1] != b[0, 1]) for a, b in zip(y, other, strict=True))
+        return other is not None and all(np.count_nonzero(d) <= d[0, 1] for d in map(_differing, y, other))
+
+
+def _differing(a: Array, b: Array) -> Array:
+    """Where two arrays differ; nan is nan."""
+    return np.asarray((a != b) & ~((a != a) & (b != b)))
 
 
 # Shapes.
@@ -188,16 +219,89 @@ def sized(notation: Notation, size: Mapping[str, int], rest: Shape = (2, 3)) -> 
 def signatures(probe: Probe) -> tuple[list[Notation], list[str]]:
     """The signatures that the function takes, the most general ones only, and what was found in words."""
     count = len(probe.contract.arguments)
-    spread = itertools.product(((2, 3), (3,), (2, 1), ()), repeat=count) if 1 < count < 4 else ()
-    anything = all(probe.takes(s) for s in (*((s,) * count for s in RAGGED), *spread))
-    if anything and (probe.elementwise() if count > 1 else all(probe.pulls((s,)) for s in RAGGED)):
+    if _spreads(probe, count):
         return [broadcast(count)], []
     named = {1: ALONE, 2: PAIRS, 3: TRIPLES}.get(count, (", ".join(["n"] * count), ", ".join(["m n"] * count)))
     taken = [n for n in map(_inputs, named) if takes_any_size(probe, n)]
+    often = [n for n in taken if any(n.inputs) and probe.pulls(sized(n, PRIMES))]
+    if count > 1 or not often:
+        fits = _fitting(probe, count)
+        taken += [n for n in fits if n not in taken and (not often or any(_narrower(known, n) for known in often))]
     pulled = [n for n in taken if probe.pulls(sized(n, PRIMES))]
-    kept = _most_general(pulled or taken)
+    if not any(any(n.inputs) for n in pulled) and len(taken) > 1:  # numbers alone test nothing where arrays are taken
+        pulled = [n for n in (_as_returned(probe, n) for n in taken) if n is not None]
+    kept = _first_of(_most_general(pulled) or _most_right(probe, _most_general(taken)))
+    kept = [_as_vectors(probe, n) for n in kept]
     left_out = [n for n in _most_general(taken) if n not in kept and not any(_narrower(n, other) for other in kept)]
-    return kept, [f"shapes {n.text.partition(' ->')[0]!r} are left out: f takes them, its gradient does not" for n in left_out]
+    return kept, [f"shapes {n.text.partition(' ->')[0]!r} are left out: f takes them, its gradient does not" for n in left_out[:MOST]]
+
+
+def _spreads(probe: Probe, count: int) -> bool:
+    """Do the arguments broadcast against one another, and may they have any shape?"""
+    spread = itertools.product(((2, 3), (3,), (2, 1), ()), repeat=count) if 1 < count < 4 else ()
+    same = [(s,) * count for s in RAGGED]
+    if not all(probe.takes(s) for s in (*same, *spread)):
+        return False
+    if probe.elementwise():
+        return count == 1 or any(probe.pulls(s) for s in same[1:]) or not any(probe.pulled(s).shapes for s in same[1:])
+    return count == 1 and all(probe.pulls(s) for s in same)
+
+
+def _first_of(found: list[Notation]) -> list[Notation]:
+    """The likeliest ones, if there are many: matrices rather than arrays of more axes, and these rather than vectors."""
+    if len(found) <= MOST:
+        return found
+
+    def rank(n: Notation) -> tuple[bool, int]:
+        ranks = [len(side) for side in n.inputs]
+        return max(ranks) > 2, sum(ranks) if max(ranks) > 2 else -sum(ranks)
+
+    return sorted(found, key=rank)[:MOST]
+
+
+def _fitting(probe: Probe, count: int) -> list[Notation]:
+    """What fits, in letters whose sizes fit, too: those of windows fall from the first argument to the last."""
+    found = []
+    for guess in fitting(probe, count):
+        found += [n for n in (written(guess), written(guess, tuple(FALLING))) if takes_any_size(probe, n)][:1]
+    return found
+
+
+def _most_right(probe: Probe, taken: list[Notation]) -> list[Notation]:
+    """Those at which the gradient has the right shape for the most arguments; it has it for all of them at none."""
+    right = [probe.pulled(shapes).right(probe.arrays(shapes)) for shapes in (sized(n, PRIMES) for n in taken)]
+    return [n for n, some in zip(taken, right, strict=True) if some == max(right) and (any(n.inputs) or len(taken) == 1)]
+
+
+def _as_returned(probe: Probe, notation: Notation) -> Notation | None:
+    """The notation with an axis of 2 or 3 where the gradient says so: coordinates, of which the function takes more but uses the first."""
+    shapes = sized(notation, PRIMES)
+    given = probe.pulled(shapes).shapes
+    sides = [list(side) for side in notation.inputs]
+    for side, wanted, got in zip(sides, shapes, given, strict=False):
+        for axis, (n, m) in enumerate(zip(wanted, got or (), strict=False)):
+            if n != m in (2, 3):
+                sides = [[str(m) if t == side[axis] else t for t in s] for s in sides]
+    other = _inputs(", ".join(" ".join(s) for s in sides))
+    return other if other != notation and takes_any_size(probe, other) and probe.pulls(sized(other, PRIMES)) else None
+
+
+VECTORS = re.compile(r"(b|bias|beta|gamma|shift|offset)_?\d*")
+
+
+def _as_vectors(probe: Probe, notation: Notation) -> Notation:
+    """The notation with a vector for what is called a bias, if it has the shape of the output only because nobody summed its gradient."""
+    for place, name in enumerate(probe.contract.names):
+        side = notation.inputs[place]
+        if len(side) < 2 or not VECTORS.fullmatch(name):
+            continue
+        sides = [*notation.inputs[:place], side[-1:], *notation.inputs[place + 1 :]]
+        other = _inputs(", ".join(" ".join(s) for s in sides))
+        if takes_any_size(probe, other):
+            full, given = sized(notation, PRIMES), probe.pulled(sized(other, PRIMES)).shapes
+            if given and given[place] == full[place]:
+                return other
+    return notation
 
 
 def broadcast(count: int) -> Notation:
@@ -269,18 +373,30 @@ def of_examples(probe: Probe, examples: Sequence[Array]) -> Notation:
 # Integers.
 
 
-def with_integers(f: Function, contract: Contract, judge: Judge | None) -> Contract | None:
-    """The contract with one argument made integers, if the function takes that."""
+def with_integers(f: Function, contract: Contract, judge: Judge | None, *, pulled: bool = False) -> Contract | None:
+    """The contract with one argument made integers, if the function takes that; where it can be, such that the gradient does, too.
+
+    pulled   only if the gradient does
+    """
+    first = None
+    for other, notation in _with_integers(contract):
+        probe = Probe(f, other, judge)
+        if takes_any_size(probe, notation):
+            if probe.pulls(sized(notation, PRIMES)):
+                return other
+            first = first or other
+    return None if pulled else first
+
+
+def _with_integers(contract: Contract) -> Iterator[tuple[Contract, Notation]]:
+    """Contracts with one argument made integers, the last one first."""
     count = len(contract.arguments)
     for place in range(count - 1, -1, -1):
-        texts = {2: INDEXED if place == 1 else (), 3: ONCE_MORE if place == 1 else ()}.get(count, ())
+        texts = INDEXED.get(count, ()) if place else ()
         for notation in contract.alternatives or (broadcast(count), *map(_inputs, texts)):
             for integers in _ranges(contract, notation, place):
                 arguments = [replace(a, integers=integers) if i == place else a for i, a in enumerate(contract.arguments)]
-                other = replace(contract, arguments=tuple(arguments), alternatives=(notation,))
-                if takes_any_size(Probe(f, other, judge), notation):
-                    return other
-    return None
+                yield replace(contract, arguments=tuple(arguments), alternatives=(notation,)), notation
 
 
 def _ranges(contract: Contract, notation: Notation, place: int) -> Iterator[Any]:
