@@ -9,6 +9,7 @@ swapped, a sum made a mean, another axis, a scatter that assigns where it should
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,6 +23,8 @@ from engine.forward import as_value
 from engine.interpret import Interpreter, interpreting, running
 from engine.op import Op, as_array
 from engine.reverse import vjp
+from engine.testing.exact import EXACTLY, bare, seen
+from engine.testing.ops import contract_of
 from engine.traced import OPS, Traced
 from mutants.record import Call, Mutant, Right
 from mutants.truth import compare
@@ -100,7 +103,9 @@ def registry_right(op: Op) -> Right:
         return RIGHT[name]
 
     def f(*args: Any, **params: Any) -> Any:
-        return op(*args, **params)
+        with interpreting(EXACTLY):  # so that the arbiter can run it
+            y = op(*map(seen, args), **params)
+        return tuple(map(bare, y)) if type(y) is tuple else bare(y)
 
     def back(g: Any, args: Any, y: Any, **params: Any) -> Any:
         places = differentiable(op, args)
@@ -116,16 +121,8 @@ def registry_right(op: Op) -> Right:
     def draw(pick: Pick) -> Any:
         return arguments(op, pick)
 
-    elementwise = op.sampler is None and op.notation is not None
-    record = Right(
-        name,
-        f,
-        "generic",
-        signature=op.notation.text if elementwise and op.notation else None,
-        draw=None if elementwise else draw,
-        domain={a: d for a, d in op.domain.items() if d.low > -np.inf or d.high < np.inf or d.kinks},
-        told={} if elementwise else {"vary_values": False},
-    )
+    f.__signature__ = inspect.signature(op.definition)  # type: ignore[attr-defined]
+    record = Right(name, f, "generic", told=contract_of(op))
     record.sample = draw  # type: ignore[method-assign]
     record.back = back
     return record
