@@ -1,4 +1,4 @@
-"""The catalogue of wrong rules through the gradient checkers that there are: `python -m benchmarks.gradient_checkers`.
+"""The catalogue of wrong rules through the gradient checkers that there are: `python -m benchmarks gradient-checkers`.
 
 Every checker gets each first-order reverse rule of tests/mutants, the wrong one and the right one beside it, wrapped as a function of
 its framework. The others do not choose inputs, so they are asked twice:
@@ -129,8 +129,11 @@ def jax_check_grads(c: Call) -> bool:
         return jax.pure_callback(called, tuple(map(shaped, xs)), g, *xs)
 
     f.defvjp(lambda *xs: (f(*xs), xs), pull)
-    with jax.enable_x64(True):
-        check_grads(f, c.xs, order=1, modes=["rev"])
+    try:
+        with jax.enable_x64(True):
+            check_grads(f, c.xs, order=1, modes=["rev"])
+    finally:
+        jax.clear_caches()  # it keeps all that it has compiled, and each rule is another program
     return True
 
 
@@ -238,24 +241,36 @@ def written(row: Row) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gradient_checkers", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks gradient-checkers", description=__doc__.splitlines()[0])
     parser.add_argument("--examples", type=int, default=200, help="calls that Gnomon draws for each rule")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, help="only so many wrong rules, to try it out")
     parser.add_argument("--without", nargs="*", default=[], metavar="CHECKER", help="packages to leave out: torch jax autograd gnomon")
     parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--update", action="store_true", help="write the table to benchmarks/README.md")
     options = parser.parse_args(arguments)
     mutants = catalogue()[: options.first]
     print(HEAD, flush=True)
-    rows = []
+    rows: list[Row] = []
     for row in all_rows(mutants, options):
         print(written(row), flush=True)
-        rows.append(asdict(row))
+        rows.append(row)
     for package in dict.fromkeys(package for package, _ in CHECKERS.values() if not find_spec(package)):
         print(f"\nnot run: {package} is not installed (pip install 'gnomon[baselines]')")
     if options.json:
-        Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
+        Path(options.json).write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")
+    if options.update:
+        update(ROOT / "benchmarks" / "README.md", rows)
     return 0
+
+
+def update(page: Path, rows: Sequence[Row]) -> None:
+    """Writes the table between its markers."""
+    begin, end = "<!-- gradient-checkers: begin -->", "<!-- gradient-checkers: end -->"
+    before, _, rest = page.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    lines = "\n".join([HEAD, *map(written, rows)])
+    page.write_text(f"{before}{begin}\n{lines}\n{end}{after}")
 
 
 def all_rows(mutants: Sequence[Any], options: argparse.Namespace) -> Iterator[Row]:
