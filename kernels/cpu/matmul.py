@@ -14,23 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from itertools import product
-from math import ceil, prod
+from math import prod
 from typing import Any
 
 import numpy as np
 from numba import njit
 
 from kernels.cpu.arrays import dense
-from kernels.cpu.threads import share
 from kernels.registry import rung
 
 BLOCK_BYTES = 2048  # of a row of b or c: four rows of each are 16 KiB, half of a common first-level cache
 BLOCK_K = 256  # rows of b in a block: with the above 512 KiB, half of a common second-level cache
 
 WORTH_PACKING = 64  # rows of a that pass over a block before copying the block has paid for itself
-WORTH_A_THREAD = 1_000_000  # flops in a piece: about 15 microseconds, the cost of handing it over
-PIECES = 64  # at most: enough for as many cores, few enough that each is long
 
 
 def on_stacks(run: Callable[..., Any]) -> Callable[..., Any]:
@@ -224,30 +220,3 @@ def operands(a: Any, b: Any, c: np.ndarray) -> tuple[Any, ...]:
     else:
         a, step_i, step_p = stack(a, c), k, 1
     return a.reshape(-1), m * k if len(a) > 1 else 0, step_i, step_p, stack(b, c)
-
-
-@rung("matmul", "cpu", step=6, serves=True, idea="give blocks of c to threads")
-def threaded(a: Any, b: Any) -> np.ndarray:
-    c, out = result(a, b)
-    many, m, n = out.shape
-    job = (*operands(a, b, c), out)
-    share(add_products, [(*job, *piece) for piece in cut(many, m, a.shape[-1], n, c.itemsize)])
-    return c
-
-
-def cut(many: int, m: int, k: int, n: int, itemsize: int) -> list[tuple[tuple[int, int], ...]]:
-    """Ranges of matrices, rows and columns of c, by sizes alone."""
-    count = min(PIECES, 2 * many * m * k * n // WORTH_A_THREAD)
-    width = BLOCK_BYTES // itemsize
-    if count < 2:
-        size = many, m, n
-    elif many >= 8:
-        size = ceil(many / count), m, n
-    elif m >= 256 and n > width:
-        size = many, 256, width  # a block of b is packed once for so many rows
-    elif m >= 32:
-        size = many, max(16, ceil(m / count / 16) * 16), n
-    else:
-        size = many, m, max(128, ceil(n / count / 128) * 128)
-    ranges = [[(i, min(whole, i + step)) for i in range(0, whole, max(1, step))] for whole, step in zip((many, m, n), size, strict=True)]
-    return list(product(*ranges))

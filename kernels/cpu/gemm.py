@@ -1,0 +1,287 @@
+"""C = A B on the CPU, second part of the ladder: a tile of c that stays in registers (`tile.py`), and how a and b are brought to it.
+
+    a (..., m, k)   b (..., k, n)   c (..., m, n)     float32 or float64, any strides; leading axes broadcast
+
+    K rows of b and WIDE columns, panel after panel of two vectors, are copied to where they are read in one line (third-level cache);
+    so are some rows of a, tile after tile (second level); a panel of b then passes by the tiles of a (first level).
+
+The structure is Goto & van de Geijn's (2008), with the loops' names as in Van Zee & van de Geijn (2015), BLIS. Each sum runs over
+p = 0, 1, 2, ... in blocks of K, whose sums are added in order: neither a tile, a copy nor a thread changes a bit. (Inner products
+along k, rung 7, have an order of their own, as sizes and strides decide.) Products are fused with sums where the machine can, so
+an error is at most about (K + k / K) half units in the last place, relative to the product of absolute values.
+"""
+
+from __future__ import annotations
+
+from math import ceil, prod
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+
+from kernels.cpu.cache import stamped
+from kernels.cpu.features import BITS, caches, tier
+from kernels.cpu.threads import share, threads
+from kernels.cpu.tile import BROAD, FEW, ROWS, copy, dots, gather, tiles, transpose
+from kernels.cpu.vector import address, keep
+from kernels.registry import rung
+
+VECTOR = BITS[tier()] // 8  # bytes
+K = 512  # a sum is cut into blocks of so many products, on every machine alike: the bits depend on it
+BLOCK = caches()[2] // 2  # bytes of a in a block: half of the second-level cache
+PANELS = max(1 << 20, caches()[3] // 4)  # bytes of b in a block: the third-level cache belongs to other cores as well
+DOTS = 4  # columns up to which vectors along k are better than vectors along n
+
+WORTH_COPYING = caches()[2] // 2  # bytes of a factor from which on it pays to copy it
+WORTH_A_THREAD = 4_000_000  # flops in a piece: about 40 microseconds, the cost of handing it over
+
+
+@njit(nogil=True)
+def two(like, a, b, c, a_steps, b_p, c_i, sizes, add):
+    tiles(ROWS, 2, like, a, b, c, a_steps, b_p, c_i, sizes, add)
+
+
+@njit(nogil=True)
+def one(like, a, b, c, a_steps, b_p, c_i, sizes, add):
+    tiles(ROWS, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add)
+
+
+@njit(nogil=True)
+def broad(like, a, b, c, a_steps, b_p, c_i, sizes, add):
+    tiles(FEW, BROAD, like, a, b, c, a_steps, b_p, c_i, sizes, add)
+
+
+@njit(nogil=True)
+def pack_a(like, size, a, a_i, a_p, to, m, k):
+    """Tiles of a, one after the other: ROWS numbers for p = 0, then for p = 1, ... A square is written past its rows, so the lower ones
+    come first, and what they spill over is written again."""
+    lanes, tall = VECTOR // size, ROWS * size
+    for i in range(0, m, ROWS):
+        rows = min(ROWS, m - i)
+        if a_p != size:
+            gather(like, a + i * a_i, (a_p, a_i), to + i * k * size, (tall, size), k, rows)
+            continue
+        for p in range(0, k, lanes):
+            for h in range((rows - 1) // lanes * lanes, -1, -lanes):
+                source, target = a + (i + h) * a_i + p * size, to + i * k * size + p * tall + h * size
+                transpose(like, source, a_i, min(lanes, rows - h), min(lanes, k - p), target, tall)
+
+
+@njit(nogil=True)
+def pack_b(like, size, b, b_p, b_j, to, k, n):
+    """Panels of b, two vectors wide, one after the other, row after row. Lanes behind the last column hold anything."""
+    lanes, wide = VECTOR // size, 2 * VECTOR
+    few = lanes if b_j == size else max(1, k)  # rows of b at a time: few enough that each is read on where it was left
+    for top in range(0, k, few):
+        rows = min(few, k - top)
+        for j in range(0, n, 2 * lanes):
+            columns = min(2 * lanes, n - j)
+            source, target = b + top * b_p + j * b_j, to + j * k * size + top * wide
+            if b_j == size:
+                copy(like, source, b_p, target, wide, rows, columns)
+            elif b_p != size:
+                gather(like, source, (b_p, b_j), target, (wide, size), rows, columns)
+            else:
+                for h in range(0, columns, lanes):
+                    for p in range(0, k, lanes):
+                        start = source + h * b_j + p * size
+                        transpose(like, start, b_j, min(lanes, columns - h), min(lanes, k - p), target + h * size + p * wide, wide)
+
+
+@njit(nogil=True)
+def strips(like, size, a, a_steps, b, b_p, panel, c, c_i, m, k, n, add):
+    """All of c, strip after strip; the next panel of b begins `panel` bytes behind."""
+    lanes = VECTOR // size
+    j = 0
+    if m <= FEW and panel == 2 * VECTOR:  # b lies as it came
+        while n - j >= BROAD * lanes:
+            broad(like, a, b + j * size, c + j * size, a_steps, b_p, c_i, (m, k, lanes), add)
+            j += BROAD * lanes
+    while j < n:
+        last, place = n - j, b + j // (2 * lanes) * panel
+        if last > lanes:
+            two(like, a, place, c + j * size, a_steps, b_p, c_i, (m, k, min(lanes, last - lanes)), add)
+        else:
+            one(like, a, place, c + j * size, a_steps, b_p, c_i, (m, k, last), add)
+        j += 2 * lanes
+
+
+@njit(nogil=True)
+def multiply(like, size, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b):
+    """c = a b in blocks; whether factors are copied changes no bit."""
+    lanes = VECTOR // size
+    deep = min(K, k)
+    broadest = min(n, PANELS // (K * size) // (2 * lanes) * (2 * lanes)) if packs_b else n
+    tallest = min(m, max(1, BLOCK // (K * size * ROWS)) * ROWS) if packs_a else m
+    bytes_b = (deep + lanes) * (broadest + 2 * lanes) * size if packs_b else 0
+    bytes_a = (deep + lanes) * (tallest + ROWS + lanes) * size if packs_a else 0
+    room = np.empty(bytes_a + bytes_b + 64, np.uint8)
+    block_b = (address(room) + 63) // 64 * 64
+    block_a = block_b + bytes_b
+    for left in range(0, n, broadest):
+        columns = min(broadest, n - left)
+        for top in range(0, max(1, k), K):
+            depth = min(K, k - top)
+            right, right_p, panel = b + top * b_p + left * b_j, b_p, 2 * VECTOR
+            if packs_b:
+                pack_b(like, size, right, b_p, b_j, block_b, depth, columns)
+                right, right_p, panel = block_b, 2 * VECTOR, 2 * VECTOR * depth
+            for i in range(0, m, tallest):
+                rows, part = min(tallest, m - i), a + i * a_i + top * a_p
+                steps = (a_i, a_p, ROWS * a_i)
+                if packs_a:
+                    pack_a(like, size, part, a_i, a_p, block_a, rows, depth)
+                    part, steps = block_a, (size, ROWS * size, ROWS * size * depth)
+                strips(like, size, part, steps, right, right_p, panel, c + i * c_i + left * size, c_i, rows, depth, columns, top > 0)
+    keep(room)
+
+
+@njit(nogil=True)
+def inner_columns(like, size, a, a_i, b, b_p, b_j, c, c_i, c_j, m, k, n):
+    """c = a b by inner products along k; a is contiguous along k, and the columns of b are made so."""
+    room = np.empty(0 if b_p == size else k * size, np.uint8)
+    for j in range(n):
+        column = b + j * b_j
+        if b_p != size:
+            gather(like, column, (b_p, size), address(room), (size, size), k, 1)
+            column = address(room)
+        dots(8, like, a, column, c + j * c_j, a_i, c_i, m, k)
+    keep(room)
+
+
+@njit(nogil=True)
+def by_shape(like, size, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, narrow, low):
+    """c = a b; `narrow` and `low` say whether all of c has few columns or few rows, of which this may be a part."""
+    along = k >= 2 * VECTOR // size  # long enough for vectors along k
+    if narrow and along and a_p == size:
+        inner_columns(like, size, a, a_i, b, b_p, b_j, c, c_i, size, m, k, n)
+    elif low and along and b_p == size and b_j != size:
+        inner_columns(like, size, b, b_j, a, a_p, a_i, c, size, c_i, n, k, m)
+    elif n == 1 and a_i == size and c_i == size:
+        multiply(like, size, b, b_j, b_p, a, a_p, a_i, c, m * size, 1, k, m, False, False)
+    else:
+        packs_a = n > 256 and m * k * size > WORTH_COPYING
+        packs_b = b_j != size or (m > 4 * ROWS and n * k * size > WORTH_COPYING)
+        multiply(like, size, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b)
+
+
+def product(a, b, c, always):
+    """c = a b, for matrices."""
+    (m, k), n = a.shape, b.shape[1]
+    if m and n:
+        like, size, a_i, a_p, b_p, b_j = c.dtype.type(0), c.itemsize, a.strides[0], a.strides[1], b.strides[0], b.strides[1]
+        if n == 1:
+            b_j = size  # an axis of one element may have any step
+        if k == 1:
+            a_p = size
+        if always:
+            multiply(like, size, address(a), a_i, a_p, address(b), b_p, b_j, address(c), n * size, m, k, n, True, True)
+        else:
+            by_shape(like, size, address(a), a_i, a_p, address(b), b_p, b_j, address(c), n * size, m, k, n, n <= DOTS, m <= DOTS)
+
+
+def products(a, b, c, always, stacks, rows, columns):
+    """c = a b, for the matrices, rows and columns of c in the three ranges."""
+    k, n = b.shape[1:]
+    if not c.size:
+        return
+    like, size, a_i, a_p, b_p, b_j = c.dtype.type(0), c.itemsize, a.strides[1], a.strides[2], b.strides[1], b.strides[2]
+    if n == 1:
+        b_j = size
+    if k == 1:
+        a_p = size
+    i, m, j, w = rows[0], rows[1] - rows[0], columns[0], columns[1] - columns[0]
+    for s in range(stacks[0], stacks[1]):
+        left = address(a) + s * a.strides[0] + i * a_i
+        right = address(b) + s * b.strides[0] + j * b_j
+        to = address(c) + ((s * c.shape[1] + i) * n + j) * size
+        if always:
+            multiply(like, size, left, a_i, a_p, right, b_p, b_j, to, n * size, m, k, w, True, True)
+        else:
+            by_shape(like, size, left, a_i, a_p, right, b_p, b_j, to, n * size, m, k, w, n <= DOTS, c.shape[1] <= DOTS)
+
+
+class Compiled:
+    """A function of arrays a, b and c, compiled when a dtype is first seen, once for all layouts; a and b may be read only."""
+
+    def __init__(self, function: Any, ndim: int, *others: Any):
+        self.function, self.ndim, self.others = function, ndim, others
+        self.by_dtype: dict[str, Any] = {}
+
+    def __call__(self, a: Any, b: Any, c: Any, *others: Any) -> None:
+        run = self.by_dtype.get(c.dtype.char) or self.compiled(c.dtype)
+        run(a, b, c, *others)
+
+    def compiled(self, dtype: Any) -> Any:
+        number = types.float32 if dtype == np.float32 else types.float64
+        given = types.Array(number, self.ndim, "A", readonly=True, aligned=False)
+        run = stamped(njit(cache=True, nogil=True)(self.function))
+        run.compile((given, given, types.Array(number, self.ndim, "C"), types.boolean, *self.others))
+        run.disable_compile()  # else it compiles again for each layout
+        return self.by_dtype.setdefault(dtype.char, run)
+
+
+RANGE = types.UniTuple(types.int64, 2)
+of_matrices = Compiled(product, 2)
+of_stacks = Compiled(products, 3, RANGE, RANGE, RANGE)
+
+
+def whole(a: Any, b: Any, always: bool) -> np.ndarray:
+    """The product in one piece."""
+    a, b = np.asarray(a), np.asarray(b)
+    if a.ndim == 2 == b.ndim:
+        c = np.empty((a.shape[0], b.shape[1]), a.dtype)
+        of_matrices(a, b, c, always)
+        return c
+    c, a, b, out = stacked(a, b)
+    of_stacks(a, b, out, always, (0, len(out)), (0, out.shape[1]), (0, out.shape[2]))
+    return c
+
+
+def stacked(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """c; and a, b, c with one leading axis. A matrix that serves all of c is not copied: it has a step of 0 there."""
+    shape = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    c = np.empty((*shape, a.shape[-2], b.shape[-1]), a.dtype)
+    many = prod(shape)
+
+    def one(x: np.ndarray) -> np.ndarray:
+        if prod(x.shape[:-2]) == 1:
+            return np.broadcast_to(x.reshape(x.shape[-2:]), (many, *x.shape[-2:]))
+        return np.broadcast_to(x, (*shape, *x.shape[-2:])).reshape(many, *x.shape[-2:])
+
+    return c, one(a), one(b), c.reshape(many, *c.shape[-2:])
+
+
+@rung("matmul", "cpu", step=6, idea="a tile of c stays in registers while strips of a and b, copied to where they are read in line, pass")
+def register_tile(a: Any, b: Any) -> np.ndarray:
+    return whole(a, b, True)
+
+
+@rung("matmul", "cpu", step=7, idea="small and narrow factors are read where they lie; with few columns, inner products along k (reassoc)")
+def by_size(a: Any, b: Any) -> np.ndarray:
+    return whole(a, b, False)
+
+
+@rung("matmul", "cpu", step=8, serves=True, idea="give blocks of c to threads")
+def threaded(a: Any, b: Any) -> np.ndarray:
+    a, b = np.asarray(a), np.asarray(b)
+    m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
+    if a.ndim == 2 == b.ndim and (2 * m * k * n < 2 * WORTH_A_THREAD or threads() == 1):
+        c = np.empty((m, n), a.dtype)
+        of_matrices(a, b, c, False)
+        return c
+    c, a, b, out = stacked(a, b)
+    share(of_stacks, [(a, b, out, False, *piece) for piece in cut(len(out), m, k, n, threads())])
+    return c
+
+
+def cut(many: int, m: int, k: int, n: int, workers: int) -> list[tuple[tuple[int, int], ...]]:
+    """Ranges of matrices, rows and columns of c: a few pieces for each of the workers."""
+    count = min(2 * workers, 2 * many * m * k * n // WORTH_A_THREAD) if workers > 1 else 1
+    size = [max(1, many), max(1, m), max(1, n)]
+    if count > 1:
+        axis = 0 if many >= count else 1 if m >= n else 2
+        step = (1, ROWS, 2 * VECTOR // 4)[axis]
+        size[axis] = ceil(size[axis] / count / step) * step
+    ranges = [[(i, min(whole, i + step)) for i in range(0, max(1, whole), step)] for whole, step in zip((many, m, n), size, strict=True)]
+    return [(s, i, j) for s in ranges[0] for i in ranges[1] for j in ranges[2]]

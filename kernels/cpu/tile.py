@@ -1,0 +1,266 @@
+"""A tile of c that stays in registers while a strip of a and a strip of b pass through it: what all products are made of.
+
+    c (rows, vecs vectors) = or += a (rows, k) b (k, vecs vectors)
+
+For each p, `vecs` vectors of b are loaded and each number of a is spread over a vector: rows x vecs fused products for vecs + rows loads.
+Nothing is written until all of k is through. A sum runs over p = 0, 1, 2, ... in every lane of every tile, so it does not matter which
+tile an element of c falls into. Addresses are integers, steps are bytes: a may lie in any way, rows of b and c are contiguous.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import types
+from numba.extending import intrinsic
+
+from kernels.cpu.features import registers
+from kernels.cpu.vector import INT, Vectors, loop
+
+ROWS = 12 if registers() >= 32 else 6  # with two vectors each: 24 or 12 sums, and registers left for a and b
+FEW = 3  # rows for which a tile is broader instead: so few sums would wait for one another
+BROAD = 8 if registers() >= 32 else 4
+
+
+@intrinsic(prefer_literal=True)
+def tiles(
+    typing: Any, rows: Any, vecs: Any, like: Any, a: Any, b: Any, c: Any, a_steps: Any, b_p: Any, c_i: Any, sizes: Any, add: Any
+) -> Any:
+    """A strip of c, `vecs` vectors wide, tile by tile downwards.
+
+    rows, vecs  literals: of a tile. What is left of m is a tile of fewer rows
+    like        a number of the type of a, b and c
+    a, b, c     addresses of the first elements
+    a_steps     bytes from one element of a to the one below it, to the one beside it, and from one tile to the next
+    b_p, c_i    bytes from one row to the next
+    sizes       m, k, and how many lanes of the last vector are there; k may be 0
+    add         false: c is written; true: c is added to
+    """
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Vectors(builder, context.get_value_type(signature.args[2]))
+        _, _, _, a, b, c, a_steps, b_p, c_i, sizes, add = values
+        a_i, a_p, a_tile = [builder.extract_value(a_steps, x) for x in range(3)]
+        m, k, last = [builder.extract_value(sizes, x) for x in range(3)]
+        Strip(v, vecs.literal_value, a, a_i, a_p, a_tile, b, b_p, c, c_i, k, last, add).downwards(rows.literal_value, m)
+        return context.get_dummy_value()
+
+    return types.void(rows, vecs, like, a, b, c, a_steps, b_p, c_i, sizes, add), code
+
+
+class Strip:
+    """What the tiles of a strip share."""
+
+    def __init__(self, v: Vectors, vecs: int, *values: Any):
+        self.v, self.builder, self.vecs = v, v.builder, vecs
+        self.a, self.a_i, self.a_p, self.a_tile, self.b, self.b_p, self.c, self.c_i, self.k, last, self.add = values
+        self.mask = v.first(last)
+        self.full = v.builder.icmp_signed("==", last, INT(v.lanes))
+
+    def downwards(self, rows: int, m: Any) -> None:
+        """Tiles of `rows` rows, then one of the rows that are left."""
+        builder = self.builder
+        _, (a, c) = loop(builder, m, [self.a, self.c], lambda _, a, c: self.tile(rows, a, c), step=rows)
+        end = builder.append_basic_block("end")
+        choice = builder.switch(builder.srem(m, INT(rows)), end)
+        for some in range(1, rows):
+            block = builder.append_basic_block(f"rows{some}")
+            choice.add_case(INT(some), block)
+            builder.position_at_end(block)
+            self.tile(some, a, c)
+            builder.branch(end)
+        builder.position_at_end(end)
+
+    def tile(self, rows: int, a: Any, c: Any) -> list[Any]:
+        """A tile of c, at address c, from the rows of a at address a. Where the next tile finds its own."""
+        builder, v = self.builder, self.v
+        down = [builder.mul(self.a_i, INT(row)) for row in range(rows)]
+        places = [builder.add(c, builder.mul(self.c_i, INT(row))) for row in range(rows)]
+        for place in places:
+            for x in range(self.vecs):
+                v.prefetch(v.plus(place, x * v.bytes))  # c comes while the sums are made
+
+        def product(_: Any, a: Any, b: Any, *sums: Any) -> list[Any]:
+            left = [builder.add(a, step) for step in down]
+            return [builder.add(a, self.a_p), builder.add(b, self.b_p), *self.products(left, b, sums)]
+
+        _, (_, _, *sums) = loop(builder, self.k, [a, self.b, *[v.zero] * (rows * self.vecs)], product)
+        with builder.if_else(self.full) as (whole, part):
+            with whole:
+                self.write(sums, places, masked=False)
+            with part:
+                self.write(sums, places, masked=True)
+        return [builder.add(a, self.a_tile), builder.add(c, builder.mul(self.c_i, INT(rows)))]
+
+    def products(self, left: list[Any], b: Any, sums: tuple[Any, ...]) -> list[Any]:
+        """The sums, row by row, after one more p. Of a broad tile the numbers of a stay in registers, else the vectors of b."""
+        v, vecs = self.v, self.vecs
+        after = list(sums)
+        if vecs > 2:
+            mine = [v.broadcast(place) for place in left]
+            for x in range(vecs):
+                right = self.right(b, x)
+                for row, number in enumerate(mine):
+                    after[row * vecs + x] = v.fused(number, right, after[row * vecs + x])
+            return after
+        vectors = [self.right(b, x) for x in range(vecs)]
+        for row, place in enumerate(left):
+            number = v.broadcast(place)
+            for x, right in enumerate(vectors):
+                after[row * vecs + x] = v.fused(number, right, after[row * vecs + x])
+        return after
+
+    def right(self, b: Any, x: int) -> Any:
+        """Vector x of a row of b."""
+        place = self.v.plus(b, x * self.v.bytes)
+        return self.v.load_some(place, self.mask) if x == self.vecs - 1 else self.v.load(place)
+
+    def write(self, sums: list[Any], places: list[Any], *, masked: bool) -> None:
+        with self.builder.if_else(self.add) as (adding, writing):
+            with adding:
+                self.write_rows(sums, places, masked, adding=True)
+            with writing:
+                self.write_rows(sums, places, masked, adding=False)
+
+    def write_rows(self, sums: list[Any], places: list[Any], masked: bool, adding: bool) -> None:
+        v = self.v
+        for number, value in enumerate(sums):
+            row, x = divmod(number, self.vecs)
+            place = v.plus(places[row], x * v.bytes)
+            cut = masked and x == self.vecs - 1
+            if adding:
+                value = self.builder.fadd(v.load_some(place, self.mask) if cut else v.load(place), value)
+            if cut:
+                v.store_some(value, place, self.mask)
+            else:
+                v.store(value, place)
+
+
+@intrinsic(prefer_literal=True)
+def dots(typing: Any, rows: Any, like: Any, a: Any, b: Any, c: Any, a_i: Any, c_i: Any, m: Any, k: Any) -> Any:
+    """A column of inner products, c[i] = sum over p of a[i, p] b[p], where a is contiguous along p: vectors lie along p.
+
+    rows        a literal: so many are done at a time, then the rest one by one
+    a_i, c_i    bytes from one row to the next
+    """
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Vectors(builder, context.get_value_type(signature.args[1]))
+        _, _, a, b, c, a_i, c_i, m, k = values
+
+        def some(count: int) -> Any:
+            def body(_: Any, a: Any, c: Any) -> list[Any]:
+                for row, total in enumerate(inner(v, [builder.add(a, builder.mul(a_i, INT(row))) for row in range(count)], b, k)):
+                    place = v.pointer(builder.add(c, builder.mul(c_i, INT(row))), v.element)
+                    builder.store(total, place).align = v.size
+                return [builder.add(step, builder.mul(by, INT(count))) for step, by in ((a, a_i), (c, c_i))]
+
+            return body
+
+        done, (a, c) = loop(builder, m, [a, c], some(rows.literal_value), step=rows.literal_value)
+        loop(builder, builder.sub(m, done), [a, c], some(1))
+        return context.get_dummy_value()
+
+    return types.void(rows, like, a, b, c, a_i, c_i, m, k), code
+
+
+def inner(v: Vectors, rows: list[Any], b: Any, k: Any) -> list[Any]:
+    """The inner products of b and of each of a few rows. Lane l sums p = l, l + lanes, ...; the lanes are added last."""
+    builder = v.builder
+
+    def along(offset: Any, load: Any, sums: Any) -> list[Any]:
+        right = load(builder.add(b, offset))
+        return [v.fused(load(builder.add(row, offset)), right, total) for row, total in zip(rows, sums, strict=True)]
+
+    def whole(_: Any, offset: Any, *sums: Any) -> list[Any]:
+        return [v.plus(offset, v.bytes), *along(offset, v.load, sums)]
+
+    done, (offset, *sums) = loop(builder, k, [INT(0), *[v.zero] * len(rows)], whole, step=v.lanes)
+    mask = v.first(builder.sub(k, done))
+    return [v.total(total) for total in along(offset, lambda place: v.load_some(place, mask), sums)]
+
+
+@intrinsic
+def transpose(typing: Any, like: Any, source: Any, step: Any, rows: Any, columns: Any, target: Any, target_step: Any) -> Any:
+    """A square as wide as a vector, transposed: number (i, j) of the source goes to (j, i) of the target.
+
+    `rows` (1 or more) and `columns` of the source are there. Of the target whole vectors are written, for every j in order: behind
+    what is there stand the last row again, and zeros.
+    """
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Vectors(builder, context.get_value_type(signature.args[0]))
+        _, source, step, rows, columns, target, target_step = values
+        mask, below = v.first(columns), builder.sub(rows, INT(1))
+        square = []
+        for i in range(v.lanes):
+            row = builder.select(builder.icmp_signed("<", INT(i), below), INT(i), below)
+            square.append(v.load_some(builder.add(source, builder.mul(row, step)), mask))
+        for j, column in enumerate(transposed(v, square)):
+            v.store(column, builder.add(target, builder.mul(target_step, INT(j))))
+        return context.get_dummy_value()
+
+    return types.void(like, source, step, rows, columns, target, target_step), code
+
+
+def transposed(v: Vectors, rows: list[Any]) -> list[Any]:
+    """Columns of a square from its rows: row i of the upper half and of the lower half are zipped, as often as the square can be halved."""
+    half = v.lanes // 2
+    low = [x for i in range(half) for x in (i, v.lanes + i)]
+    high = [half + x for x in low]
+    for _ in range(v.lanes.bit_length() - 1):
+        rows = [v.pick(rows[i], rows[i + half], places) for i in range(half) for places in (low, high)]
+    return rows
+
+
+@intrinsic
+def copy(typing: Any, like: Any, source: Any, source_step: Any, target: Any, target_step: Any, rows: Any, columns: Any) -> Any:
+    """Rows of numbers, each contiguous."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Vectors(builder, context.get_value_type(signature.args[0]))
+        _, source, source_step, target, target_step, rows, columns = values
+
+        def row(_: Any, source: Any, target: Any) -> list[Any]:
+            def pair(_: Any, here: Any, there: Any) -> list[Any]:
+                for x, found in enumerate([v.load(v.plus(here, x * v.bytes)) for x in range(2)]):
+                    v.store(found, v.plus(there, x * v.bytes))
+                return [v.plus(here, 2 * v.bytes), v.plus(there, 2 * v.bytes)]
+
+            def single(_: Any, here: Any, there: Any) -> list[Any]:
+                v.copy_number(here, there)
+                return [v.plus(here, v.size), v.plus(there, v.size)]
+
+            done, (here, there) = loop(builder, columns, [source, target], pair, step=2 * v.lanes)
+            loop(builder, builder.sub(columns, done), [here, there], single)
+            return [builder.add(source, source_step), builder.add(target, target_step)]
+
+        loop(builder, rows, [source, target], row)
+        return context.get_dummy_value()
+
+    return types.void(like, source, source_step, target, target_step, rows, columns), code
+
+
+@intrinsic
+def gather(typing: Any, like: Any, source: Any, source_steps: Any, target: Any, target_steps: Any, rows: Any, columns: Any) -> Any:
+    """Rows of numbers that lie in any way, one by one; steps from row to row and from column to column."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Vectors(builder, context.get_value_type(signature.args[0]))
+        _, source, source_steps, target, target_steps, rows, columns = values
+        (down, across), (target_down, target_across) = [
+            [builder.extract_value(s, x) for x in range(2)] for s in (source_steps, target_steps)
+        ]
+
+        def row(_: Any, source: Any, target: Any) -> list[Any]:
+            def single(_: Any, here: Any, there: Any) -> list[Any]:
+                v.copy_number(here, there)
+                return [builder.add(here, across), builder.add(there, target_across)]
+
+            loop(builder, columns, [source, target], single)
+            return [builder.add(source, down), builder.add(target, target_down)]
+
+        loop(builder, rows, [source, target], row)
+        return context.get_dummy_value()
+
+    return types.void(like, source, source_steps, target, target_steps, rows, columns), code

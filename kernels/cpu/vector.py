@@ -1,0 +1,142 @@
+"""Vectors as LLVM has them, for code that must stay in registers: what a loop over an array cannot say.
+
+`Vectors` writes the instructions of one `@intrinsic`. Addresses are integers, offsets are bytes, alignment is that of one number.
+The width is that of the tier in force (`features`), so one source serves them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from kernels.cpu.features import lanes
+
+INT = ir.IntType(64)
+BYTE = ir.IntType(8)
+
+
+class Vectors:
+    """Vectors of the numbers of one type, and the instructions on them."""
+
+    def __init__(self, builder: Any, element: Any):
+        self.builder = builder
+        self.element = element
+        self.size = 4 if isinstance(element, ir.FloatType) else 8
+        self.lanes = lanes(8 * self.size)
+        self.type = ir.VectorType(element, self.lanes)
+        self.bytes = self.size * self.lanes
+        self.zero = ir.Constant(self.type, [0.0] * self.lanes)
+
+    def pointer(self, address: Any, kind: Any = None) -> Any:
+        return self.builder.inttoptr(address, (kind or self.type).as_pointer())
+
+    def plus(self, address: Any, offset: Any) -> Any:
+        """An address so many bytes on: `offset` is a number of ours or a value of LLVM's."""
+        if isinstance(offset, int):
+            return self.builder.add(address, INT(offset)) if offset else address
+        return self.builder.add(address, offset)
+
+    def load(self, address: Any) -> Any:
+        found = self.builder.load(self.pointer(address))
+        found.align = self.size
+        return found
+
+    def store(self, value: Any, address: Any) -> None:
+        self.builder.store(value, self.pointer(address)).align = self.size
+
+    def load_some(self, address: Any, mask: Any) -> Any:
+        """The first lanes, as the mask has them, and zeros; memory behind them is not touched."""
+        run = self._intrinsic("llvm.masked.load", ".p0", self.type, [self.type.as_pointer(), ir.IntType(32), mask.type, self.type])
+        return self.builder.call(run, [self.pointer(address), ir.IntType(32)(self.size), mask, self.zero])
+
+    def store_some(self, value: Any, address: Any, mask: Any) -> None:
+        run = self._intrinsic("llvm.masked.store", ".p0", ir.VoidType(), [self.type, self.type.as_pointer(), ir.IntType(32), mask.type])
+        self.builder.call(run, [value, self.pointer(address), ir.IntType(32)(self.size), mask])
+
+    def first(self, count: Any) -> Any:
+        """The mask of the first `count` lanes."""
+        numbers = ir.VectorType(INT, self.lanes)
+        return self.builder.icmp_signed("<", ir.Constant(numbers, list(range(self.lanes))), self._spread(count, numbers))
+
+    def broadcast(self, address: Any) -> Any:
+        """The number at an address, in every lane."""
+        number = self.builder.load(self.pointer(address, self.element))
+        number.align = self.size
+        return self._spread(number, self.type)
+
+    def copy_number(self, source: Any, target: Any) -> None:
+        number = self.builder.load(self.pointer(source, self.element))
+        number.align = self.size
+        self.builder.store(number, self.pointer(target, self.element)).align = self.size
+
+    def fused(self, a: Any, b: Any, c: Any) -> Any:
+        """a b + c, rounded once where the machine has such an instruction."""
+        return self.builder.call(self._intrinsic("llvm.fmuladd", "", self.type, [self.type] * 3), [a, b, c])
+
+    def total(self, value: Any) -> Any:
+        """The sum of the lanes, in halves: the upper half is added to the lower one until one is left."""
+        width = self.lanes
+        while width > 1:
+            width //= 2
+            low, high = [self.pick(value, value, range(start, start + width)) for start in (0, width)]
+            value = self.builder.fadd(low, high)
+        return self.builder.extract_element(value, ir.IntType(32)(0))
+
+    def pick(self, a: Any, b: Any, places: Sequence[int]) -> Any:
+        """Lanes of a and b, counted as if b stood behind a."""
+        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(places)), list(places)))
+
+    def prefetch(self, address: Any) -> None:
+        """Bring the line at an address near: it will be written to."""
+        kinds = [BYTE.as_pointer(), *[ir.IntType(32)] * 3]
+        run = cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0")
+        self.builder.call(run, [self.pointer(address, BYTE), *[ir.IntType(32)(number) for number in (1, 3, 1)]])
+
+    def _spread(self, number: Any, kind: Any) -> Any:
+        one = self.builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.IntType(32)(0))
+        return self.builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes))
+
+    def _intrinsic(self, name: str, pointers: str, result: Any, kinds: list[Any]) -> Any:
+        full = f"{name}.v{self.lanes}f{8 * self.size}{pointers}"
+        return cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(result, kinds), full)
+
+
+def loop(builder: Any, count: Any, starts: Sequence[Any], body: Callable[..., Sequence[Any]], step: int = 1) -> tuple[Any, list[Any]]:
+    """`values = body(i, *values)` for i = 0, step, ... while a whole step is left of `count`. Returns the i after these, and the values."""
+    before, turn, after = builder.block, builder.append_basic_block("turn"), builder.append_basic_block("after")
+    builder.cbranch(builder.icmp_signed(">=", count, INT(step)), turn, after)
+    builder.position_at_end(turn)
+    starts = [INT(0), *starts]
+    values = [builder.phi(start.type) for start in starts]
+    following = builder.add(values[0], INT(step))
+    ends = [following, *body(*values)]
+    last = builder.block
+    builder.cbranch(builder.icmp_signed("<=", builder.add(following, INT(step)), count), turn, after)
+    builder.position_at_end(after)
+    left = [builder.phi(start.type) for start in starts]
+    for value, final, start, end in zip(values, left, starts, ends, strict=True):
+        for phi in (value, final):
+            phi.add_incoming(start, before)
+            phi.add_incoming(end, last)
+    return left[0], left[1:]
+
+
+@intrinsic
+def address(typing: Any, array: Any) -> Any:
+    """Where the first element of an array lies."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.ptrtoint(context.make_array(signature.args[0])(context, builder, values[0]).data, INT)
+
+    return types.int64(array), code
+
+
+@intrinsic
+def keep(typing: Any, array: Any) -> Any:
+    """Nothing; but an array whose address is in use lives until here."""
+    return types.void(array), lambda context, builder, signature, values: context.get_dummy_value()
