@@ -1,6 +1,7 @@
 """What the gradient tester promises beyond finding bugs: three verdicts, no false alarm at hard points, contracts, messages."""
 
 import contextlib
+import inspect
 import io
 
 import hypothesis.strategies as st
@@ -9,7 +10,7 @@ import pytest
 from mutants.record import fitted
 
 from engine import ops
-from engine.testing import FAIL, INCONCLUSIVE, PASS, GradientError, check_gradient
+from engine.testing import FAIL, INCONCLUSIVE, PASS, GradientError, check_gradient, gradient_test
 
 
 def slope(rule):
@@ -356,3 +357,32 @@ def test_an_unknown_severity_is_an_error():
 def test_a_function_of_the_engine_needs_no_rule():
     assert check_gradient(ops.tanh, orders=(1, 2), examples=60).verdict == PASS
     assert check_gradient(lambda x: ops.tanh(x) * x, framework="engine", examples=60).verdict == PASS
+
+
+# As a test of a suite.
+
+
+@gradient_test(slope(np.cos), signature="...", examples=30)
+def test_the_sine(x):
+    return np.sin(x)
+
+
+def test_a_wrong_gradient_fails_its_test_with_the_whole_report():
+    @gradient_test(slope(np.sin), examples=30)
+    def test_the_cosine(x):
+        """The sign is missing."""
+        return np.cos(x)
+
+    assert test_the_cosine.__name__ == "test_the_cosine" and "sign" in test_the_cosine.__doc__
+    assert not inspect.signature(test_the_cosine).parameters
+    with pytest.raises(GradientError, match="the sign is wrong"):
+        test_the_cosine()
+
+
+def test_a_test_that_concludes_nothing_fails_unless_it_may():
+    def never(x):
+        return np.log(-1 - x * x)
+
+    with pytest.raises(GradientError, match="INCONCLUSIVE"):
+        gradient_test(slope(np.cos), signature="...")(never)()
+    gradient_test(slope(np.cos), inconclusive=True, signature="...")(never)()
