@@ -13,8 +13,8 @@ import numpy as np
 from engine.testing.case import Case, expression
 from engine.testing.finding import TAIL, WRONG, Finding
 from engine.testing.subject import outputs
+from engine.verdict import FAIL, INCONCLUSIVE, PASS
 
-PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
 EXIT_CODES = {PASS: 0, FAIL: 1, INCONCLUSIVE: 2}
 
 
