@@ -424,3 +424,20 @@ def test_a_net_prints_as_a_table():
         "total                                   10,450"
     )
     assert count(params) == 10_450
+
+
+def test_a_net_that_observes_statistics_can_be_explained_and_counted():
+    from engine.explain import explain
+    from engine.observe import count
+
+    net = serial(dense(4), batch_norm(), dense(2))
+    params, state = net.init(0, (3,))
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+
+    def loss(p):
+        y, moved = net.apply(p, x, state, train=True)
+        assert {type(v) for v in moved.values()} == {np.ndarray}
+        return ops.sum(y)
+
+    assert "normalise" in str(explain(loss)(params))
+    assert count(loss)(params).calls["normalise"] == 1

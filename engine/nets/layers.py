@@ -16,6 +16,7 @@ from engine.initialise import Initialiser, glorot_uniform, normal
 from engine.nets.layer import Arrays, Layer, function, layer, nothing, same_shape
 from engine.ops.windows import Pair, pair, window_grid
 from engine.shapes import Shape, ShapeError
+from engine.traced import primal
 
 
 def dense(n: int, *, bias: bool = True, init: Initialiser = glorot_uniform, name: str | None = None) -> Layer:
@@ -144,7 +145,7 @@ def batch_norm(*, momentum: float = 0.1, eps: float = 1e-5, name: str | None = N
         y, mean, var = ops.batch_norm(x, params["w"], params["b"], eps=eps)
         seen = ops.stop_gradient(mean), ops.stop_gradient(var)  # the state is observed, not learned
         moved = ops.batch_norm_update(state["mean"], state["var"], *seen, count=math.prod(x.shape) // max(1, x.shape[1]), momentum=momentum)
-        return y, {name: np.asarray(new, state[name].dtype) for name, new in zip(("mean", "var"), moved, strict=True)}
+        return y, {name: np.asarray(primal(new), state[name].dtype) for name, new in zip(("mean", "var"), moved, strict=True)}
 
     return Layer("batch_norm", make, _with_an_axis("batch_norm"), run, name=name)
 
