@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -28,8 +31,9 @@ def regions(probe: Probe, args: Sequence[Any], wanted: set[str], options: Mappin
     for bases in _bases(len(args)):
         tried = [new if is_float(a) else a for a, new in zip(args, probe.arrays(shapes, bases), strict=True)]
         if finite(probe.f, tried, options):
+            heeds = heeds_nan(probe.f)
             return {
-                a.name: _region(_along(probe.f, tried, i, options), float(tried[i].flat[0]), a.dtype)
+                a.name: _region(_along(probe.f, tried, i, options), float(tried[i].flat[0]), a.dtype, heeds)
                 for i, a in enumerate(probe.contract.arguments)
                 # what may stand in a matrix depends on its other elements
                 if a.name in wanted and is_float(args[i]) and tried[i].size and not is_square(shapes[i])
@@ -75,14 +79,32 @@ def _along(f: Function, args: Sequence[Any], place: int, options: Mapping[str, A
     return good
 
 
-def _region(good: Callable[[float], bool], start: float, dtype: np.dtype[Any]) -> Region:
+NAN = re.compile(r"nan\w+|isnan|isfinite|fmax|fmin")
+
+
+def heeds_nan(f: Function) -> bool:
+    """Does a NumPy function that knows of nan stand in the code of `f`?"""
+    code = getattr(f, "__code__", None)
+    names = [getattr(f, "__name__", "")] if code is None or getattr(f, "__module__", "").startswith("numpy") else _names(code)
+    return any(NAN.fullmatch(name) for name in names)
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """The names in a function's code, and in that of the functions within."""
+    yield from code.co_names
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            yield from _names(part)
+
+
+def _region(good: Callable[[float], bool], start: float, dtype: np.dtype[Any], heeds: bool = False) -> Region:
     largest = float(np.finfo(dtype).max)
     grid = sorted({0.0, *(s * v for v in GRID if v < largest for s in (1, -1)), start})
     fine = [good(v) for v in grid]
     at = grid.index(start)
     low, holes_below = _end(good, grid[at::-1], fine[at::-1], dtype)
     high, holes_above = _end(good, grid[at:], fine[at:], dtype)
-    return framed(low, high, holes=(*holes_below, *holes_above), inferred=True)
+    return replace(framed(low, high, holes=(*holes_below, *holes_above), inferred=True), nan=heeds and good(math.nan))
 
 
 def _end(good: Callable[[float], bool], grid: Sequence[float], fine: Sequence[bool], dtype: np.dtype[Any]) -> tuple[float, list[float]]:

@@ -21,7 +21,7 @@ from engine.testing.case import Case, Cotangent
 from engine.testing.contract import Argument, Contract
 from engine.testing.drawing import Choices, choice, one_in
 from engine.testing.layouts import LAYOUTS, Array, laid_out
-from engine.testing.values import EVERYWHERE, MIX, MODES, Alphabet, Mode, alphabet, mixed
+from engine.testing.values import EVERYWHERE, MIX, MODES, TOGETHER, Alphabet, Mode, alphabet, mixed
 
 Shape = tuple[int, ...]
 
@@ -226,8 +226,9 @@ def _completed(
     by_name = dict(zip(contract.names, shapes, strict=True))
     sources: list[Any] = []
     notes: list[str] = []
+    modes = TOGETHER if len(shapes) > 1 and one_in(c, 4) else MIX
     for place, argument in enumerate(contract.arguments):
-        source, note = _source(c, contract, sources, shapes, place, nonfinite) if taken[place] is None else (taken[place], "")
+        source, note = _source(c, contract, sources, shapes, place, modes, nonfinite) if taken[place] is None else (taken[place], "")
         sources.append(_integers(c, argument, shapes[place], by_name) if source is None else source)
         notes += [f"{argument.name}{note}"] if note else []
     names = [a_layout(c, among) if not isinstance(s, Twin) or not s.same else "C" for s in sources]
@@ -238,7 +239,9 @@ def _completed(
     return Case(tuple(args), options, recipe, tuple(layouts), tuple(notes))
 
 
-def _source(c: Choices, contract: Contract, before: Sequence[Any], shapes: Sequence[Shape], place: int, nonfinite: bool) -> tuple[Any, str]:
+def _source(
+    c: Choices, contract: Contract, before: Sequence[Any], shapes: Sequence[Shape], place: int, modes: Sequence[str], nonfinite: bool
+) -> tuple[Any, str]:
     """Where the values of an argument come from: a Plan, a Twin, or None for integers; and what to note about it."""
     arguments, shape = contract.arguments, shapes[place]
     argument = arguments[place]
@@ -249,7 +252,7 @@ def _source(c: Choices, contract: Contract, before: Sequence[Any], shapes: Seque
     if how:
         same = how == 2 and shapes[fit[-1]] == shape
         return Twin(fit[-1], same), f" {'is' if same else 'equals'} {arguments[fit[-1]].name}"
-    mode = a_mode(c)
+    mode = a_mode(c, modes)
     region = EVERYWHERE if getattr(argument.region, "inferred", False) and one_in(c, 10) else argument.region
     found = plan(c, alphabet(argument.dtype, region, nonfinite), mode, shape)
     if len(shape) > 1 and 1 < shape[-1] == shape[-2] and argument.region.high == math.inf:

@@ -34,10 +34,12 @@ class Region(Domain):
 
     holes      points inside at which the function is not finite: they are not drawn
     inferred   found by trying: now and then, a number from outside is drawn all the same
+    nan        nan is one of the numbers that the function is written for
     """
 
     holes: tuple[float, ...] = ()
     inferred: bool = False
+    nan: bool = False
 
 
 def closed(low: float, high: float, kinks: tuple[float, ...] = ()) -> Region:
@@ -93,6 +95,9 @@ MIX = ("generic", "points", "few", "mixed", "constant", "two values", "wide", "g
        "constant, generic", "two values, generic", "shifted", "wide", "constant, few")  # fmt: skip
 """How often each mode is drawn: once for each time that it stands here."""
 
+TOGETHER = ("few", "points", "constant, few", "few", "points", "constant")
+"""How often for arguments that are special all together: what goes wrong at x = 40 only where t = 1 is met in this way."""
+
 GENERIC, ANY = 128, 64  # codes for generic numbers, and for those of any magnitude
 SHORT = 24  # of the generic codes: these have few binary digits
 
@@ -108,20 +113,22 @@ class Alphabet:
     @cached_property
     def points(self) -> tuple[float, ...]:
         """The simple and the special numbers of the region, its kinks, and what lies next to its ends."""
-        region = self.region
+        region, info = self.region, np.finfo(self.dtype)
         middle = (region.draw_low + region.draw_high) / 2
         ends = [e for e in (region.low, region.high) if math.isfinite(e)]
         near = [e + sign * step for e in ends for step in (0.25, 1e-3, 1e-9) for sign in (1, -1)]
         next_to = [float(np.nextafter(self.dtype.type(e), self.dtype.type(away))) for e in ends for away in (INF, -INF)]
         inside = [float(round(middle) + i) for i in range(-2, 3)] if ends else []
-        found = [*SIMPLE, *region.kinks, *inside, *next_to, *near, *SATURATED, *SMALL, float(np.finfo(self.dtype).tiny)]
+        found = [*SIMPLE, *region.kinks, *inside, *next_to, *near, *SATURATED, *SMALL, float(info.tiny), float(info.smallest_subnormal)]
         if self.nonfinite:
             found += [math.nan, INF, -INF]
+        elif getattr(region, "nan", False):
+            found += [math.nan] * 2
         return self._kept(found) or (middle,)
 
     def _kept(self, numbers: list[float]) -> tuple[float, ...]:
         rounded = [self._rounded(v) for v in numbers]
-        kept = [r for r, v in zip(rounded, numbers, strict=True) if self.allows(r) or (self.nonfinite and not math.isfinite(v))]
+        kept = [r for r, v in zip(rounded, numbers, strict=True) if self.allows(r) or not math.isfinite(v)]
         return tuple({repr(v): v for v in kept}.values())
 
     def _rounded(self, v: float) -> float:
