@@ -23,7 +23,7 @@ from kernels.cpu.cache import stamped
 from kernels.cpu.features import BITS, caches, tier
 from kernels.cpu.threads import share, threads
 from kernels.cpu.tile import BROAD, FEW, ROWS, copy, dots, gather, tiles, transpose
-from kernels.cpu.vector import address, keep
+from kernels.cpu.vector import address, apart, keep
 from kernels.registry import rung
 
 VECTOR = BITS[tier()] // 8  # bytes
@@ -38,16 +38,19 @@ WORTH_A_THREAD = 4_000_000  # flops in a piece: about 40 microseconds, the cost 
 
 @njit(nogil=True)
 def two(like, a, b, c, a_steps, b_p, c_i, sizes, add):
+    apart()
     tiles(ROWS, 2, like, a, b, c, a_steps, b_p, c_i, sizes, add)
 
 
 @njit(nogil=True)
 def one(like, a, b, c, a_steps, b_p, c_i, sizes, add):
+    apart()
     tiles(ROWS, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add)
 
 
 @njit(nogil=True)
 def broad(like, a, b, c, a_steps, b_p, c_i, sizes, add):
+    apart()
     tiles(FEW, BROAD, like, a, b, c, a_steps, b_p, c_i, sizes, add)
 
 
@@ -55,6 +58,7 @@ def broad(like, a, b, c, a_steps, b_p, c_i, sizes, add):
 def pack_a(like, size, a, a_i, a_p, to, m, k):
     """Tiles of a, one after the other: ROWS numbers for p = 0, then for p = 1, ... A square is written past its rows, so the lower ones
     come first, and what they spill over is written again."""
+    apart()
     lanes, tall = VECTOR // size, ROWS * size
     for i in range(0, m, ROWS):
         rows = min(ROWS, m - i)
@@ -70,6 +74,7 @@ def pack_a(like, size, a, a_i, a_p, to, m, k):
 @njit(nogil=True)
 def pack_b(like, size, b, b_p, b_j, to, k, n):
     """Panels of b, two vectors wide, one after the other, row after row. Lanes behind the last column hold anything."""
+    apart()
     lanes, wide = VECTOR // size, 2 * VECTOR
     few = lanes if b_j == size else max(1, k)  # rows of b at a time: few enough that each is read on where it was left
     for top in range(0, k, few):
@@ -88,7 +93,7 @@ def pack_b(like, size, b, b_p, b_j, to, k, n):
                         transpose(like, start, b_j, min(lanes, columns - h), min(lanes, k - p), target + h * size + p * wide, wide)
 
 
-@njit(nogil=True)
+@njit(nogil=True, inline="always")
 def strips(like, size, a, a_steps, b, b_p, panel, c, c_i, m, k, n, add):
     """All of c, strip after strip; the next panel of b begins `panel` bytes behind."""
     lanes = VECTOR // size
@@ -106,7 +111,7 @@ def strips(like, size, a, a_steps, b, b_p, panel, c, c_i, m, k, n, add):
         j += 2 * lanes
 
 
-@njit(nogil=True)
+@njit(nogil=True, inline="always")
 def multiply(like, size, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b):
     """c = a b in blocks; whether factors are copied changes no bit."""
     lanes = VECTOR // size
@@ -139,6 +144,7 @@ def multiply(like, size, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, pac
 @njit(nogil=True)
 def inner_columns(like, size, a, a_i, b, b_p, b_j, c, c_i, c_j, m, k, n):
     """c = a b by inner products along k; a is contiguous along k, and the columns of b are made so."""
+    apart()
     room = np.empty(0 if b_p == size else k * size, np.uint8)
     for j in range(n):
         column = b + j * b_j
@@ -150,55 +156,44 @@ def inner_columns(like, size, a, a_i, b, b_p, b_j, c, c_i, c_j, m, k, n):
 
 
 @njit(nogil=True)
-def by_shape(like, size, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, narrow, low):
-    """c = a b; `narrow` and `low` say whether all of c has few columns or few rows, of which this may be a part."""
-    along = k >= 2 * VECTOR // size  # long enough for vectors along k
-    if narrow and along and a_p == size:
-        inner_columns(like, size, a, a_i, b, b_p, b_j, c, c_i, size, m, k, n)
-    elif low and along and b_p == size and b_j != size:
-        inner_columns(like, size, b, b_j, a, a_p, a_i, c, size, c_i, n, k, m)
-    elif n == 1 and a_i == size and c_i == size:
-        multiply(like, size, b, b_j, b_p, a, a_p, a_i, c, m * size, 1, k, m, False, False)
-    else:
-        packs_a = n > 256 and m * k * size > WORTH_COPYING
-        packs_b = b_j != size or (m > 4 * ROWS and n * k * size > WORTH_COPYING)
-        multiply(like, size, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b)
+def by_shape(like, size, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, whole, always):
+    """c = a b; `whole` is how many rows and columns all of c has, of which this may be a part. `always`: copy both factors, whatever the sizes."""
+    apart()
+    c_j = size
+    if n == 1:
+        b_j = size  # an axis of one element may have any step
+    if k == 1:
+        a_p = size
+    if not always and k >= 2 * VECTOR // size:  # long enough for vectors along k
+        if whole[1] <= DOTS and a_p == size:
+            return inner_columns(like, size, a, a_i, b, b_p, b_j, c, c_i, c_j, m, k, n)
+        if whole[0] <= DOTS and b_p == size and b_j != size:
+            return inner_columns(like, size, b, b_j, a, a_p, a_i, c, c_j, c_i, n, k, m)
+    if n == 1 and m > 1 and a_i == size and c_i == size:  # a column of c lies like a row
+        a, a_i, a_p, b, b_p, b_j, m, n = b, b_j, b_p, a, a_p, a_i, n, m
+    packs_a = always or (n > 256 and m * k * size > WORTH_COPYING)
+    packs_b = always or b_j != size or (m > 4 * ROWS and n * k * size > WORTH_COPYING)
+    return multiply(like, size, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b)
 
 
 def product(a, b, c, always):
     """c = a b, for matrices."""
-    (m, k), n = a.shape, b.shape[1]
-    if m and n:
-        like, size, a_i, a_p, b_p, b_j = c.dtype.type(0), c.itemsize, a.strides[0], a.strides[1], b.strides[0], b.strides[1]
-        if n == 1:
-            b_j = size  # an axis of one element may have any step
-        if k == 1:
-            a_p = size
-        if always:
-            multiply(like, size, address(a), a_i, a_p, address(b), b_p, b_j, address(c), n * size, m, k, n, True, True)
-        else:
-            by_shape(like, size, address(a), a_i, a_p, address(b), b_p, b_j, address(c), n * size, m, k, n, n <= DOTS, m <= DOTS)
+    (m, k), n, like, size = a.shape, b.shape[1], c.dtype.type(0), c.itemsize
+    left, right, to = (address(a), *a.strides), (address(b), *b.strides), (address(c), n * size)
+    if c.size:
+        by_shape(like, size, *left, *right, *to, m, k, n, (m, n), always)
 
 
 def products(a, b, c, always, stacks, rows, columns):
     """c = a b, for the matrices, rows and columns of c in the three ranges."""
-    k, n = b.shape[1:]
-    if not c.size:
-        return
-    like, size, a_i, a_p, b_p, b_j = c.dtype.type(0), c.itemsize, a.strides[1], a.strides[2], b.strides[1], b.strides[2]
-    if n == 1:
-        b_j = size
-    if k == 1:
-        a_p = size
+    (k, n), like, size, a_i, b_j = b.shape[1:], c.dtype.type(0), c.itemsize, a.strides[1], b.strides[2]
     i, m, j, w = rows[0], rows[1] - rows[0], columns[0], columns[1] - columns[0]
     for s in range(stacks[0], stacks[1]):
         left = address(a) + s * a.strides[0] + i * a_i
         right = address(b) + s * b.strides[0] + j * b_j
         to = address(c) + ((s * c.shape[1] + i) * n + j) * size
-        if always:
-            multiply(like, size, left, a_i, a_p, right, b_p, b_j, to, n * size, m, k, w, True, True)
-        else:
-            by_shape(like, size, left, a_i, a_p, right, b_p, b_j, to, n * size, m, k, w, n <= DOTS, c.shape[1] <= DOTS)
+        if m and w:
+            by_shape(like, size, left, a_i, a.strides[2], right, b.strides[1], b_j, to, n * size, m, k, w, c.shape[1:], always)
 
 
 class Compiled:

@@ -42,7 +42,7 @@ def tiles(
         _, _, _, a, b, c, a_steps, b_p, c_i, sizes, add = values
         a_i, a_p, a_tile = [builder.extract_value(a_steps, x) for x in range(3)]
         m, k, last = [builder.extract_value(sizes, x) for x in range(3)]
-        Strip(v, vecs.literal_value, a, a_i, a_p, a_tile, b, b_p, c, c_i, k, last, add).downwards(rows.literal_value, m)
+        Strip(v, rows.literal_value, vecs.literal_value, a, a_i, a_p, a_tile, b, b_p, c, c_i, k, last, add).downwards(m)
         return context.get_dummy_value()
 
     return types.void(rows, vecs, like, a, b, c, a_steps, b_p, c_i, sizes, add), code
@@ -51,25 +51,18 @@ def tiles(
 class Strip:
     """What the tiles of a strip share."""
 
-    def __init__(self, v: Vectors, vecs: int, *values: Any):
-        self.v, self.builder, self.vecs = v, v.builder, vecs
+    def __init__(self, v: Vectors, rows: int, vecs: int, *values: Any):
+        self.v, self.builder, self.rows, self.vecs = v, v.builder, rows, vecs
         self.a, self.a_i, self.a_p, self.a_tile, self.b, self.b_p, self.c, self.c_i, self.k, last, self.add = values
         self.mask = v.first(last)
         self.full = v.builder.icmp_signed("==", last, INT(v.lanes))
 
-    def downwards(self, rows: int, m: Any) -> None:
-        """Tiles of `rows` rows, then one of the rows that are left."""
-        builder = self.builder
-        _, (a, c) = loop(builder, m, [self.a, self.c], lambda _, a, c: self.tile(rows, a, c), step=rows)
-        end = builder.append_basic_block("end")
-        choice = builder.switch(builder.srem(m, INT(rows)), end)
-        for some in range(1, rows):
-            block = builder.append_basic_block(f"rows{some}")
-            choice.add_case(INT(some), block)
-            builder.position_at_end(block)
-            self.tile(some, a, c)
-            builder.branch(end)
-        builder.position_at_end(end)
+    def downwards(self, m: Any) -> None:
+        """Tiles of `rows` rows, then what is left in tiles of 8, 4, 2 and 1: to have one for each number of rows takes long to compile."""
+        left, a, c = m, self.a, self.c
+        for some in [self.rows, *(x for x in (8, 4, 2, 1) if x < self.rows)]:
+            done, (a, c) = loop(self.builder, left, [a, c], lambda _, a, c, some=some: self.tile(some, a, c), step=some)
+            left = self.builder.sub(left, done)
 
     def tile(self, rows: int, a: Any, c: Any) -> list[Any]:
         """A tile of c, at address c, from the rows of a at address a. Where the next tile finds its own."""
@@ -90,7 +83,8 @@ class Strip:
                 self.write(sums, places, masked=False)
             with part:
                 self.write(sums, places, masked=True)
-        return [builder.add(a, self.a_tile), builder.add(c, builder.mul(self.c_i, INT(rows)))]
+        after = self.a_tile if rows == self.rows else builder.mul(self.a_i, INT(rows))  # packed tiles are all as wide as a whole one
+        return [builder.add(a, after), builder.add(c, builder.mul(self.c_i, INT(rows)))]
 
     def products(self, left: list[Any], b: Any, sums: tuple[Any, ...]) -> list[Any]:
         """The sums, row by row, after one more p. Of a broad tile the numbers of a stay in registers, else the vectors of b."""

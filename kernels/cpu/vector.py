@@ -140,3 +140,14 @@ def address(typing: Any, array: Any) -> Any:
 def keep(typing: Any, array: Any) -> Any:
     """Nothing; but an array whose address is in use lives until here."""
     return types.void(array), lambda context, builder, signature, values: context.get_dummy_value()
+
+
+@intrinsic
+def apart(typing: Any) -> Any:
+    """Nothing; but the function in which this stands is compiled once, not into each of its callers: that doubles what is to compile."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), code
