@@ -157,7 +157,7 @@ def inner_columns(like, size, a, a_i, b, b_p, b_j, c, c_i, c_j, m, k, n):
 
 @njit(nogil=True)
 def by_shape(like, size, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, whole, always):
-    """c = a b; `whole` is how many rows and columns all of c has, of which this may be a part. `always`: copy both factors, whatever the sizes."""
+    """c = a b; `whole`: rows and columns of all of c, of which this may be a part. `always`: both factors are copied, whatever the sizes."""
     apart()
     c_j = size
     if n == 1:
