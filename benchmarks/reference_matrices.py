@@ -8,7 +8,7 @@ from typing import Any
 import mpmath
 import numpy as np
 
-from engine.testing.precise import Number, lifted
+from engine.testing.precise import Number, Work, lifted
 
 Function = Callable[..., Any]
 
@@ -20,6 +20,7 @@ def in_mpmath(plain: Function, precise: Function) -> Function:
         if np.asarray(x).dtype != object:
             return plain(x)
         bare = x.view(np.ndarray)
+        Work.done += 100.0 * x.size * max(x.shape)
         found = precise(mpmath.matrix([[lifted(v) for v in row] for row in bare]))
         y = np.array([Number(v) for v in np.ravel(np.array(found, object))], object).reshape(np.shape(np.array(found, object)))
         return y.view(type(x))

@@ -25,7 +25,7 @@ def in_both(plain: Function, precise: Function) -> Function:
     def f(x: Any) -> Any:
         if np.asarray(x).dtype != object:
             return plain(x)
-        return np.asarray(np.frompyfunc(lambda v: Number(safely(precise, lifted(v))), 1, 1)(x.view(np.ndarray)), object).view(type(x))
+        return np.asarray(np.frompyfunc(lambda v: Number(safely(precise, lifted(v), cost=200.0)), 1, 1)(x.view(np.ndarray)), object).view(type(x))
 
     return f
 

@@ -14,7 +14,7 @@ import tally
 from hypothesis import strategies as st
 
 from engine import ops
-from engine.testing import adapters
+from engine.testing import adapters, check_gradient
 from engine.testing.adapters import FRAMEWORKS, Adapted, NoFramework, adapter, framework_of, installed
 from engine.testing.layouts import LAYOUTS, ODD_LAYOUTS, laid_out
 from engine.testing.signature import understand
@@ -194,6 +194,60 @@ def test_a_tensor_function_that_writes_into_its_argument_is_seen():
     x = np.ones(3)
     Adapted(lambda x: x.mul_(2.0), "torch")(x)
     assert np.all(x == 2)
+
+
+# bfloat16, which NumPy knows through ml_dtypes (JAX brings it).
+
+
+@pytest.fixture(params=["torch", "jax"])
+def half(request):
+    """A framework with bfloat16, and an array of it; None where something is not installed."""
+    for package in (request.param, "ml_dtypes"):
+        if not find_spec(package):
+            tally.not_run(f"{package} is not installed")
+            return None
+    ml_dtypes = __import__("ml_dtypes")
+    return request.param, np.array([[0.5, -1.25], [3.0, 0.375]], ml_dtypes.bfloat16)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_bfloat16_comes_back_bit_by_bit(half, layout):
+    if half is None:
+        return
+    framework, x = half
+    x = laid_out(x, layout)
+    square = Adapted(lambda x: x * x, framework)
+    y = square(x)
+    (gx,) = square.vjp(np.ones_like(y), (x,), y)
+    assert y.dtype == gx.dtype == x.dtype and y.dtype.name == "bfloat16"
+    assert np.array_equal(gx.astype(float), 2 * x.astype(float))
+    assert square.jvp((x,), (x,), y).dtype == x.dtype
+
+
+def test_a_gradient_in_bfloat16_is_judged_against_float64_on_the_same_numbers(half):
+    if half is None:
+        return
+    framework, x = half
+    settings = {"framework": framework, "signature": (x, x), "examples": 40}
+
+    def gated(x, w):
+        return x * w + x * x
+
+    def back(g, args, y):
+        x, w = args
+        return g * (w + 2 * x), g * x
+
+    def forgot(g, args, y):
+        x, w = args
+        return g * (w + x), g * x
+
+    right = check_gradient(gated, **settings)
+    assert right.verdict == "PASS" and right.counts["elements"] > 50, right.explain()
+    assert check_gradient(gated, back, **settings).verdict == "PASS"
+    wrong = check_gradient(gated, forgot, **settings)
+    assert wrong.verdict == "FAIL" and wrong.counterexample.finding.check == "value"
+    assert all(a.dtype.name == "bfloat16" for a in wrong.counterexample.args)
 
 
 # Stand-ins that speak the calls of TensorFlow and CuPy: a number with a slope is all that is needed.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from engine.testing.layouts import Array, laid_out
+from engine.testing.subject import is_float
 
 COTANGENTS = ("one-hot", "ones", "random", "sparse")
 
@@ -43,14 +44,14 @@ class Cotangent:
 
     def _one_hot(self, ys: Sequence[Array]) -> list[Array]:
         made = [np.zeros(y.shape, y.dtype) for y in ys]
-        places = [(g, i) for g in made if g.dtype.kind in "fc" for i in range(g.size)]
+        places = [(g, i) for g in made if _continuous(g) for i in range(g.size)]
         if places:
             g, i = places[self.seed % len(places)]
             g.reshape(-1)[i] = 1
         return made
 
     def _numbers(self, y: Array, rng: np.random.Generator) -> Array:
-        if y.dtype.kind not in "fc":
+        if not _continuous(y):
             return np.zeros(y.shape, y.dtype)
         if self.kind == "ones":
             return np.ones(y.shape, y.dtype)
@@ -58,6 +59,10 @@ class Cotangent:
         if self.kind == "sparse":
             g = g * (rng.uniform(size=y.shape) < 1 / 3)
         return np.asarray(g).astype(y.dtype)
+
+
+def _continuous(y: Array) -> bool:
+    return y.dtype.kind == "c" or is_float(y)
 
 
 def _alike(g: Array) -> Array:

@@ -27,6 +27,7 @@ from engine.testing.subject import ClaimError, Subject, floating, is_float, outp
 
 REPEATS = 60  # of one call, to see whether it always gives the same
 CONCLUSIVE = 0.1  # of the elements that were looked at, or there is no verdict
+BFLOAT16 = 3.3e38  # all but its largest number
 SEVERITIES = (WRONG, TAIL)
 
 
@@ -107,7 +108,18 @@ def drawn(draw: st.DrawFn, contract: Any, cases: Any, max_elements: int, vary_va
     """Calls, one in six of them in float32."""
     low = draw(st.integers(0, 5)) == 5
     case = draw(calls(contract, user_cases=cases, max_elements=max_elements, vary_values=vary_values))
+    if any(a.rounded for a in contract.arguments):
+        return rounded(case, contract)
     return lowered(case) if low and vary_values else case
+
+
+def rounded(case: Case, contract: Contract) -> Case:
+    """The same call with bfloat16 for float32, where the contract says so. What would be infinite is the largest number."""
+    made: dict[int, Any] = {}
+    for x, layout, argument in zip(case.args, case.layouts, contract.arguments, strict=True):
+        if argument.rounded is not None and is_float(x):
+            made.setdefault(id(x), laid_out(np.clip(x, -BFLOAT16, BFLOAT16).astype(argument.rounded), layout))
+    return replace(case, args=tuple(made.get(id(x), x) for x in case.args))
 
 
 def lowered(case: Case) -> Case:

@@ -35,12 +35,17 @@ def below_axis(name: str, axis: int = 0, low: int = 0) -> Integers:
 
 @dataclass(frozen=True)
 class Argument:
-    """One array argument. `integers` is None where it holds floating-point numbers."""
+    """One array argument.
+
+    integers   None where it holds floating-point numbers
+    rounded    what its numbers are rounded to once they are drawn: bfloat16, in which NumPy cannot draw; None: they stay as they are
+    """
 
     name: str
     region: Domain = EVERYWHERE
     dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float64))
     integers: Integers | None = None
+    rounded: np.dtype[Any] | None = None
 
 
 @dataclass(frozen=True)

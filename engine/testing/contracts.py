@@ -10,8 +10,8 @@ import numpy as np
 
 from engine.testing.finding import TAIL, WRONG, Finding
 from engine.testing.layouts import surroundings
-from engine.testing.oracles import unit
-from engine.testing.subject import Array, ClaimError, Subject, outputs
+from engine.testing.oracles import smallest, unit
+from engine.testing.subject import Array, ClaimError, Subject, is_float, outputs
 
 SCALE = -2.0  # a power of two: exact in every dtype, and both |g| and sign(g) show
 
@@ -82,8 +82,8 @@ class Linear:
         self.claims, self.rtol, self.slack = joined(claims), rtol, slack
         self.finite = np.isfinite(self.claims)
         parts = [np.asarray(c) for c in claims if c is not None]
-        self.eps = max((unit(c.dtype) for c in parts if c.dtype.kind == "f"), default=2.0**-52)
-        self.floor = max((float(np.finfo(c.dtype).tiny) for c in parts if c.dtype.kind == "f"), default=0.0)
+        self.eps = max((unit(c.dtype) for c in parts if is_float(c)), default=2.0**-52)
+        self.floor = max((smallest(c.dtype) for c in parts if is_float(c)), default=0.0)
 
     def pulled(self, g: Any) -> Array:
         return joined(self.subject.gradients(g, self.args, self.y, self.options))
@@ -150,7 +150,7 @@ def each(f: Any, g: Any) -> Any:
 
 
 def _random_like(g: Any, rng: np.random.Generator) -> Any:
-    if g.dtype.kind != "f":
+    if not is_float(g):
         return np.zeros_like(g)
     size = float(np.max(np.abs(g), initial=0.0)) or 1.0
     return np.asarray(rng.uniform(-size, size, g.shape)).astype(g.dtype)
@@ -203,5 +203,5 @@ def alike(a: Sequence[Any], b: Sequence[Any]) -> bool:
         return False
     with np.errstate(all="ignore"):
         size = np.max(np.abs(y[np.isfinite(y)]), initial=0.0)
-        eps = max((unit(np.asarray(c).dtype) for c in b if c is not None and np.asarray(c).dtype.kind == "f"), default=2.0**-52)
+        eps = max((unit(np.asarray(c).dtype) for c in b if c is not None and is_float(np.asarray(c))), default=2.0**-52)
         return bool(np.all((x == y) | (np.isnan(x) & np.isnan(y)) | (np.abs(x - y) <= 256 * eps * size)))

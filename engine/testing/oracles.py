@@ -67,6 +67,11 @@ def unit(dtype: np.dtype[Any]) -> float:
     return float(np.finfo(dtype).eps) if dtype.kind == "f" else 2.0**-7  # bfloat16, the only other one in use
 
 
+def smallest(dtype: np.dtype[Any]) -> float:
+    """The smallest normal number of a floating-point dtype."""
+    return float(np.finfo(dtype if dtype.kind == "f" else np.float32).tiny)  # bfloat16 has the exponents of float32
+
+
 class Place:
     """A function at a point."""
 

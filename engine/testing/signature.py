@@ -24,7 +24,7 @@ from engine.testing import domains, trying
 from engine.testing.contract import Argument, Contract, Dependent, Integers, Shape, below_axis
 from engine.testing.judging import Judge
 from engine.testing.options import axes
-from engine.testing.subject import Subject
+from engine.testing.subject import Subject, extended
 from engine.testing.values import EVERYWHERE, Region, closed, framed
 
 __all__ = ["Argument", "Contract", "Integers", "below_axis", "parse", "region", "understand"]
@@ -215,7 +215,10 @@ def _option(name: str, default: Any) -> Dependent:
     """How to vary an option that `trying.options` found."""
     if name in ("axis", "dim"):
         return lambda shapes: _axis(next(iter(shapes.values())), default)
-    values = [default, not default] if isinstance(default, bool) else [default, *trying.SMALL_OPTIONS[name]]
+    if isinstance(default, bool):
+        values = [default, not default]
+    else:
+        values = [default, *(trying.SMALL_OPTIONS.get(name) or trying.neighbours(default))]
     return lambda shapes: st.sampled_from(values)
 
 
@@ -258,7 +261,8 @@ def _arguments(names: Sequence[str], domain: Any, dtype: np.dtype[Any], examples
         given = regions.get(name)
         whole = given if isinstance(given, Integers) else _range_of(x) if x is not None and x.dtype.kind in "iub" else None
         kind = x.dtype if x is not None and x.dtype.kind == "f" else dtype
-        found.append(Argument(name, EVERYWHERE if whole else region(given), kind, whole))
+        rounded = x.dtype if x is not None and extended(x) else None
+        found.append(Argument(name, EVERYWHERE if whole else region(given), np.dtype(np.float32) if rounded else kind, whole, rounded))
     return tuple(found)
 
 

@@ -92,10 +92,10 @@ def floating(args: Sequence[Any]) -> list[int]:
 
 def is_float(a: Any) -> bool:
     """Is it an array of real floating-point numbers, of whatever precision? A Python number is one too."""
-    return isinstance(a, float) or (hasattr(a, "dtype") and np.issubdtype(a.dtype, np.floating)) or _extended(a)
+    return isinstance(a, float) or (hasattr(a, "dtype") and np.issubdtype(a.dtype, np.floating)) or extended(a)
 
 
-def _extended(a: Any) -> bool:
+def extended(a: Any) -> bool:
     """bfloat16 and its relatives, which NumPy knows only through another package."""
     return hasattr(a, "dtype") and a.dtype.kind == "V" and "float" in a.dtype.name
 

@@ -137,8 +137,9 @@ class Adapted:
 
     def jvp(self, d: tuple[Any, ...], args: tuple[Any, ...], y: Any, **kwargs: Any) -> Any:
         """The tangents that forward mode gives for the floating-point outputs; `d` has one for each floating-point argument."""
+        fresh = tuple(np.array(a, order="C") if isinstance(a, np.ndarray) else a for a in args)  # PyTorch takes no expanded tensors here
         with self._scope():
-            _, dys = self._there.jvp(*self._of_floats(args, kwargs), self._in(_arrays(tuple(d))))
+            _, dys = self._there.jvp(*self._of_floats(fresh, kwargs), self._in(_arrays(tuple(d))))
             found = self._out(tuple(dys))
         return found if isinstance(y, tuple) else found[0]
 

@@ -1,19 +1,23 @@
 """PyTorch: tensors in the memory of the arrays. Negative strides and the other byte order, which it has not, are copied."""
 
 import warnings
-from functools import partial
 from typing import Any
 
 import torch
-
-unwrap = partial(torch.Tensor.numpy, force=True)
+from torch.func import jvp  # noqa: F401
 
 
 def wrap(x: Any) -> Any:
     plain = min(x.strides, default=0) >= 0 and x.dtype.isnative and x.flags.aligned
+    x, kind = (x.view("i2"), torch.bfloat16) if x.dtype.name == "bfloat16" else (x, getattr(torch, x.dtype.name))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "not writable": the tester looks itself whether an input was written to
-        return torch.from_numpy(x if plain else x.astype(x.dtype.newbyteorder("="), order="C"))
+        return torch.from_numpy(x if plain else x.astype(x.dtype.newbyteorder("="), order="C")).view(kind)
+
+
+def unwrap(y: Any) -> Any:
+    half = y.dtype == torch.bfloat16
+    return y.detach().view(torch.int16).numpy(force=True).view("bfloat16") if half else y.numpy(force=True)
 
 
 def vjp(f: Any, *xs: Any) -> Any:
@@ -24,7 +28,3 @@ def vjp(f: Any, *xs: Any) -> Any:
         return torch.autograd.grad(ends, leaves, seeds, True, any(x.requires_grad for x in xs), materialize_grads=True)
 
     return ys, pull
-
-
-def jvp(f: Any, xs: Any, ds: Any) -> Any:
-    return torch.func.jvp(f, tuple(x.clone() for x in xs), ds)  # clones: it takes no expanded tensors
