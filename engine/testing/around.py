@@ -19,19 +19,19 @@ def jump(c: Claims, i: int, claim: float, reference: float) -> list[float]:
     """The gradient at points nearby, if it is another one however near they are; else nothing."""
     if c.place.x.size == 1 or not math.isfinite(claim):  # one number has no neighbours but those on the slopes
         return []
-    for count in (NEIGHBOURS // 2, 4 * NEIGHBOURS):
+    for count in (NEIGHBOURS // 2, 2 * NEIGHBOURS):
         near = nearby(c, i, count)
         apart = max(near, default=0.0) - min(near, default=0.0)
         if apart > 1e-6 * (abs(reference) + max(map(abs, near), default=0.0)):
-            nearer = nearby(c, i, count, 2.0**-85)
+            nearer = nearby(c, i, min(count, NEIGHBOURS), 2.0**-85, again=True)
             return near if not nearer or max(nearer) - min(nearer) > 0.1 * apart else []
     return []
 
 
-def nearby(c: Claims, i: int, count: int, distance: float = 2.0**-60, along: Array | None = None) -> list[float]:
+def nearby(c: Claims, i: int, count: int, distance: float = 2.0**-60, along: Array | None = None, *, again: bool = False) -> list[float]:
     """The derivative in element i, or along a direction, at points around this one.
 
-    i lies anywhere among the others there, and their distances are alike or of very different sizes.
+    i lies anywhere among the others there, and their distances are alike or of very different sizes. `again`: by shorter steps.
     """
     direction = c.unit(i) if along is None else along
     rng = np.random.default_rng([i, count])
@@ -42,17 +42,17 @@ def nearby(c: Claims, i: int, count: int, distance: float = 2.0**-60, along: Arr
             shift *= 2.0 ** -rng.integers(0, 16, shift.size)
         shift[i] = statistics.NormalDist().inv_cdf((k + 0.5) / count) if k % 4 < 2 else (8.0 if k % 4 == 2 else -8.0)
         try:
-            found.append(near_exactly(c, direction, shift * np.minimum(c.place.scale, c.precise.finest), distance))
+            found.append(near_exactly(c, direction, shift * np.minimum(c.place.scale, c.precise.finest), distance, again))
         except Unavailable:
             found.append(near_in_floats(c, direction, shift * c.place.scale, distance**0.2))
     return [v for v in found if math.isfinite(v)]
 
 
-def near_exactly(c: Claims, direction: Array, shift: Array, by: float) -> float:
+def near_exactly(c: Claims, direction: Array, shift: Array, by: float, again: bool = False) -> float:
     precise = c.precise
     with precision(400):
         around = exactly(c.place.x) + exactly(shift) * by
-    exact = precise.slopes(direction, around, again=not precise.first_bits_do)
+    exact = precise.slopes(direction, around, again=again)
     return exact.value if exact.smooth else math.nan
 
 

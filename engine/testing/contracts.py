@@ -138,9 +138,9 @@ class Linear:
             yield Finding("addition", text, element=i, claimed=float(total[i]), reference=float(wanted[i]))
 
     def off(self, found: Array, wanted: Array, fine: Array, size: float) -> Array:
-        """Where they differ by more than rounding. What is not linear is off by far."""
+        """Where they differ by more than rounding. What is not linear is off by far; what overflows is judged as a value."""
         apart = np.abs(found - wanted)
-        bad = fine & np.isfinite(wanted) & ~(apart <= max(self.rtol, 256 * self.eps) * size + 8 * self.floor)
+        bad = fine & np.isfinite(wanted) & np.isfinite(found) & ~(apart <= max(self.rtol, 256 * self.eps) * size + 8 * self.floor)
         return np.asarray(bad & ~(apart <= 4 * self.slack()) if bad.any() else bad)
 
 

@@ -93,7 +93,7 @@ def lost_by_forward(c: Claims, size: float) -> float:
         jacobian = np.nan_to_num(np.abs(c.jacobian[kept]), posinf=0.0)
         allowed = 8 * c.eps * (jacobian @ np.abs(c.place.x) + np.abs(true))
         off = np.abs(given - true)
-        share = np.where(np.abs(true) < c.tiny, 1.0, np.where(off > allowed + c.floor, off / np.abs(true), 0.0))
+        share = np.where((np.abs(true) < c.tiny) & (true != 0), 1.0, np.where(off > allowed + c.floor, off / np.abs(true), 0.0))
     return 4 * size * float(np.max(np.minimum(share, 1.0), initial=0.0))
 
 

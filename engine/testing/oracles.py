@@ -33,6 +33,7 @@ ROUNDINGS = 8  # of a value: what its last digits are worth
 SMALLEST = 1e-280
 MANY = 1000  # numbers that the arbiter takes
 BITS = (320, 1200, 2600)
+SHORT = {320: 100, 1200: 300, 2600: 300}  # steps are so many halvings of the size of an element, by the bits
 FINE = 2.0**-60  # of smaller numbers than this the last digits of a slope are asked for
 
 
@@ -260,19 +261,8 @@ class PrecisePlace:
             self.base[bits] = self.values(exactly(self.place.x))
         return self.base[bits]
 
-    @cached_property
-    def first_bits_do(self) -> bool:
-        """Has f at x in the lowest of the precisions the digits that it has in the next? It has not where matrices are nearly singular."""
-        low, high = BITS[:2]
-        ys = []
-        for bits in (low, high):
-            with precision(bits):
-                ys.append(self.at_zero(bits))
-        with precision(high):
-            return all(abs(a - b) <= abs(b) * mpmath.mpf(2) ** (16 - low) for a, b in zip(*ys, strict=True) if mpmath.isfinite(b))
-
     def slopes(self, direction: Array, around: Array | None = None, *, again: bool = False) -> Exact:
-        """The slopes of the weighted sum along a direction, at x or at another point near it; `again` in higher precision."""
+        """The slopes of the weighted sum along a direction, at x or at another point near it; `again` by far shorter steps."""
         for bits in BITS[again:]:
             with precision(bits):
                 found = self._slopes(direction, around, bits)
@@ -283,17 +273,18 @@ class PrecisePlace:
         return found
 
     def _slopes(self, direction: Array, around: Any, bits: int) -> Exact:
+        short = SHORT[bits]
         x = exactly(self.place.x) if around is None else around
         y0 = self.at_zero(bits) if around is None else self.values(x)
         moved = direction != 0
-        scale = lifted(max(min(float(np.min(self.place.scale[moved])), self.finest), SMALLEST))
+        scale = lifted(min(float(np.min(self.place.scale[moved])), self.finest))
         sides = []
         for sign in (-1, 1):
-            first, second = (self._quotients(x, y0, direction, sign * scale * mpmath.mpf(2) ** -k) for k in (100, 120))
+            first, second = (self._quotients(x, y0, direction, sign * scale * mpmath.mpf(2) ** -k) for k in (short, short + 20))
             sides.append((first, second))
         size = max(sum((abs(g * d) for g, d in zip(self.g, s[1], strict=True)), mpmath.mpf(0)) for s in sides)
         worth = sum((abs(g * y) for g, y in zip(self.g, y0, strict=True)), mpmath.mpf(0))
-        error = worth * mpmath.mpf(2) ** (124 - bits) / scale
+        error = worth * mpmath.mpf(2) ** (short + 24 - bits) / scale
         left, right = (self._limit(s, error) for s in sides)
         rest = max([abs(v[1]) for v in (left, right) if v is not None], default=mpmath.mpf(0))
         return Exact(left and left[0], right and right[0], size, error + rest)

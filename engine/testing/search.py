@@ -25,6 +25,10 @@ class Found(Exception):
     """A call that fails."""
 
 
+class Enough(BaseException):
+    """No more time for simpler choices. Not an Exception: Hypothesis would take it for another failure."""
+
+
 @dataclass
 class Search:
     """A search for a call that fails.
@@ -56,7 +60,7 @@ class Search:
 
         try:
             one()
-        except Found:
+        except (Found, Enough):
             pass
         except HypothesisException as e:
             self.examiner.tally.reasons[f"no calls could be drawn: {type(e).__name__}"] += 1
@@ -68,7 +72,7 @@ class Search:
             self.last = key
             return True
         if self.known and not self.goes_on(CHOICES):
-            return False
+            raise Enough
         try:
             judged = self.examiner.judge(case)
         except NotHere as e:

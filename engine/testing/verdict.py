@@ -239,7 +239,7 @@ class Comparison(Claims):
         self.tally.counts["arbitrated"] += 1
         try:
             findings = list(self.by_precise(i, self.precise.slopes(self.unit(i))))
-            if any(f.severity == WRONG for f in findings) and not self.precise.first_bits_do:
+            if any(f.severity == WRONG for f in findings):
                 findings = list(self.by_precise(i, self.precise.slopes(self.unit(i), again=True)))
             yield from findings
         except Unavailable:
