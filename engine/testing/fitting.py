@@ -44,6 +44,11 @@ def fitting(probe: Probe, count: int) -> Iterator[Guess]:
             return
 
 
+def fitted(probe: Probe, ranks: Sequence[int]) -> Guess | None:
+    """Axes that the function takes, for arguments of these ranks."""
+    return _fit(probe, _apart(ranks), EACH)[0]
+
+
 def _ranks(count: int) -> list[tuple[int, ...]]:
     if count >= MANY:
         return [(r,) * count for r in range(4)]

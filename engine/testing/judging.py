@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,15 @@ class Judge:
 
     def __init__(self, subject: Subject):
         self.subject = subject
+
+    @cached_property
+    def options(self) -> set[str]:
+        """The options that the gradient has as arguments of its own."""
+        try:
+            parameters = inspect.signature(self.subject.vjp).parameters if self.subject.vjp else {}
+        except (TypeError, ValueError):  # functions written in C may not tell
+            return set()
+        return {name for name, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
     def __call__(self, args: Sequence[Any], options: dict[str, Any]) -> Pull:
         subject = self.subject

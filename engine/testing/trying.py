@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.shapes import Notation
-from engine.testing.fitting import fitting, written
+from engine.testing.fitting import Guess, fitted, fitting, written
 from engine.testing.judging import Judge, Pull
 
 if TYPE_CHECKING:
@@ -360,14 +360,31 @@ def _answers(probe: Probe, notation: Notation, size: Mapping[str, int], rest: Sh
 
 def of_examples(probe: Probe, examples: Sequence[Array]) -> Notation:
     """The shapes of the examples, with a name for each size that may be another one."""
-    names = {n: f"n{n}" for x in examples for n in x.shape}
+    shapes = [x.shape for x in examples]
+    apart = fitted(probe, [len(s) for s in shapes])
+    found = _named_by_size(apart, shapes) if apart is not None else None
+    if found is not None and (probe.pulls(sized(found, PRIMES)) or not probe.pulls(shapes)) and takes_any_size(probe, found):
+        return found
+    names = {n: f"n{n}" for s in shapes for n in s}
 
     def text(named: Mapping[int, str]) -> Notation:
-        return _inputs(", ".join(" ".join(named.get(n, str(n)) for n in x.shape) for x in examples))
+        return _inputs(", ".join(" ".join(named.get(n, str(n)) for n in s) for s in shapes))
 
     sizes = {name: n for n, name in names.items()}
-    free = {n: name for n, name in names.items() if probe.takes(sized(text(names), {**sizes, name: n + 1}))}
-    return text(free)
+    larger = {n: sized(text(names), {**sizes, name: n + 1}) for n, name in names.items()}
+    wrong = not probe.pulls(shapes)  # then the gradient does not tell what is meant
+    return text({n: name for n, name in names.items() if probe.takes(larger[n]) and (wrong or probe.pulls(larger[n]))})
+
+
+def _named_by_size(guess: Guess, shapes: Sequence[Shape]) -> Notation | None:
+    """A guess with names that tell the sizes in the examples; None if these sizes do not fit it."""
+    size: dict[int, int] = {}
+    for token, n in ((t, n) for side, s in zip(guess, shapes, strict=True) for t, n in zip(side, s, strict=True)):
+        if n != (int(token) if isinstance(token, str) else size.setdefault(token, n)):
+            return None
+    taken = list(size.values())
+    names = {t: f"n{n}" if taken.count(n) == 1 else f"n{n}_{t}" for t, n in size.items()}
+    return _inputs(", ".join(" ".join(t if isinstance(t, str) else names[t] for t in side) for side in guess))
 
 
 # Integers.
@@ -424,20 +441,26 @@ def options(probe: Probe, notation: Notation) -> dict[str, Any]:
     found = {}
     shapes = sized(notation, PRIMES)
     known = {*probe.contract.fixed, *probe.contract.kwargs, *probe.contract.dependent}
+    named = probe.judge.options if probe.judge else set()
     for p in _parameters(probe.f)[len(shapes) :]:
         if p.default is not p.empty and p.name not in known and p.name not in SIDE_EFFECTS and probe.contract.all_kwargs is None:
-            tried = _values_of(p.name, p.default, max((len(s) for s in shapes), default=0))
+            tried = _values_of(p.name, p.default, max((len(s) for s in shapes), default=0), p.name in named)
             if tried and all(probe.takes(shapes, {p.name: v}) for v in tried) and any(probe.pulls(shapes, {p.name: v}) for v in tried):
                 found[p.name] = p.default
     return found
 
 
-def _values_of(name: str, default: Any, ndim: int) -> list[Any]:
-    """Values of an option that differ from its default."""
+def _values_of(name: str, default: Any, ndim: int, named: bool) -> list[Any]:
+    """Values of an option that differ from its default. `named`: the gradient has it as an argument of its own, so it heeds it."""
     if isinstance(default, bool):
         return [not default]
     if name in ("axis", "dim") and (default is None or isinstance(default, int)):
         return [a for a in range(ndim) if default is None or a != default % max(ndim, 1)]
     if name in SMALL_OPTIONS and isinstance(default, int):
         return [v for v in SMALL_OPTIONS[name] if v != default]
-    return []
+    return neighbours(default) if named and isinstance(default, (int, float)) else []
+
+
+def neighbours(default: float) -> list[Any]:
+    """What a number among the options may be instead: one more, or half as much."""
+    return [default + 1] if isinstance(default, int) else [default / 2 if default else 0.5]
