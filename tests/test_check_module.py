@@ -185,3 +185,28 @@ def test_frozen_parameters_are_no_parameters_and_unused_ones_have_gradient_zero(
 
     report = check_module(Holder(), ROWS)
     assert report.parameters == {"used.weight": PASS, "idle.weight": PASS, "idle.bias": PASS}
+
+
+def test_a_weight_that_is_used_twice_is_one_parameter(torch):
+    class Tied(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = torch.nn.Linear(5, 7, bias=False), torch.nn.Linear(7, 5, bias=False)
+            self.down.weight = torch.nn.Parameter(self.up.weight.T.detach().clone())
+            self.again = self.up
+
+        def forward(self, x):
+            return {"y": self.again(self.down(torch.tanh(self.up(x)))), "n": torch.tensor(3)}
+
+    report = check_module(Tied(), ROWS)
+    assert report.parameters == {"up.weight": PASS, "down.weight": PASS}
+
+
+def test_a_function_of_another_framework_is_refused():
+    if not find_spec("jax"):
+        tally.not_run("jax is not installed")
+        pytest.skip("jax is not installed")
+    from jax.numpy import tanh
+
+    with pytest.raises(TypeError, match="check_gradient"):
+        check_module(lambda p, x: tanh(p["w"] * x), ROWS, params={"w": np.ones(5)})

@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 
 from engine.nets import Layer
+from engine.testing.adapters import framework_of
 from engine.testing.report import FAIL, INCONCLUSIVE, PASS, GradientError
 from engine.tree import flatten, tree_map
 from engine.verdict import RTOL, Judgement, Model, OfEngine, judge_model
@@ -105,6 +106,9 @@ def check_module(
 def of_engine(model: Any, inputs: tuple[Any, ...], params: Any, state: Any, loss: Any, train: bool, seed: int) -> tuple[str, Model, Any]:
     """A name, the loss, and the parameters. Raises TypeError for what is no model, or has no parameters."""
     xs = tree_map(wide, inputs)
+    framework = framework_of(model)
+    if framework not in (None, "engine"):
+        raise TypeError(f"a model of {framework} cannot be checked whole: give its loss to check_gradient, with framework={framework!r}")
     if isinstance(model, Layer):
         if len(xs) != 1:
             raise TypeError(f"a net takes one input, given {len(xs)}")

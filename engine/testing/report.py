@@ -15,6 +15,8 @@ from engine.testing.finding import TAIL, WRONG, Finding
 from engine.testing.subject import outputs
 from engine.verdict import FAIL, INCONCLUSIVE, PASS
 
+__all__ = ["EXIT_CODES", "FAIL", "INCONCLUSIVE", "PASS", "Counterexample", "GradientError", "Report", "shown"]
+
 EXIT_CODES = {PASS: 0, FAIL: 1, INCONCLUSIVE: 2}
 
 

@@ -67,7 +67,9 @@ class OfTorch:
         if train is not None:
             self.module.train(train)
         self.inputs, self.loss, self.seed = tree_map(as_double, inputs), loss, seed
-        self.params = {name: p.detach().numpy().copy() for name, p in self.module.named_parameters() if p.requires_grad}
+        self.params = {
+            name: p.detach().numpy().copy() for name, p in self.module.named_parameters() if p.requires_grad and p.is_floating_point()
+        }
 
     def loss_of(self, params: dict[str, Any]) -> Any:
         """The loss for parameters that are tensors. Random numbers are the same each time, running statistics are copies."""
