@@ -22,11 +22,12 @@ from numba import njit, types
 from kernels.cpu.cache import stamped
 from kernels.cpu.features import BITS, caches, tier
 from kernels.cpu.threads import share, threads
-from kernels.cpu.tile import BROAD, FEW, ROWS, copy, dots, gather, tiles, transpose
-from kernels.cpu.vector import address, apart, keep
+from kernels.cpu.tile import BROAD, FEW, LESS_BROAD, ROWS, copy, dots, gather, tiles, transpose
+from kernels.cpu.vector import address, allocate, apart, release
 from kernels.registry import rung
 
 VECTOR = BITS[tier()] // 8  # bytes
+HALVES = VECTOR == 64  # vectors half as wide are done faster than whole ones: there are more units for them
 K = 512  # a sum is cut into blocks of so many products, on every machine alike: the bits depend on it
 BLOCK = caches()[2] // 2  # bytes of a in a block: half of the second-level cache
 PANELS = max(1 << 20, caches()[3] // 4)  # bytes of b in a block: the third-level cache belongs to other cores as well
@@ -37,21 +38,33 @@ WORTH_A_THREAD = 4_000_000  # flops in a piece: about 40 microseconds, the cost 
 
 
 @njit(nogil=True)
-def two(like, a, b, c, a_steps, b_p, c_i, sizes, add):
+def half(like, a, b, c, a_steps, b_p, c_i, sizes, add):
     apart()
-    tiles(ROWS, 2, like, a, b, c, a_steps, b_p, c_i, sizes, add)
+    tiles(ROWS, 1, 2, like, a, b, c, a_steps, b_p, c_i, sizes, add)
 
 
 @njit(nogil=True)
 def one(like, a, b, c, a_steps, b_p, c_i, sizes, add):
     apart()
-    tiles(ROWS, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add)
+    tiles(ROWS, 1, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add)
+
+
+@njit(nogil=True)
+def two(like, a, b, c, a_steps, b_p, c_i, sizes, add):
+    apart()
+    tiles(ROWS, 2, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add)
 
 
 @njit(nogil=True)
 def broad(like, a, b, c, a_steps, b_p, c_i, sizes, add):
     apart()
-    tiles(FEW, BROAD, like, a, b, c, a_steps, b_p, c_i, sizes, add)
+    tiles(FEW, BROAD, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add)
+
+
+@njit(nogil=True)
+def less_broad(like, a, b, c, a_steps, b_p, c_i, sizes, add):
+    apart()
+    tiles(FEW, LESS_BROAD, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add)
 
 
 @njit(nogil=True)
@@ -99,15 +112,20 @@ def strips(like, size, a, a_steps, b, b_p, panel, c, c_i, m, k, n, add):
     lanes = VECTOR // size
     j = 0
     if m <= FEW and panel == 2 * VECTOR:  # b lies as it came
-        while n - j >= BROAD * lanes:
-            broad(like, a, b + j * size, c + j * size, a_steps, b_p, c_i, (m, k, lanes), add)
+        while n - j > LESS_BROAD * lanes:
+            broad(like, a, b + j * size, c + j * size, a_steps, b_p, c_i, (m, k, min(BROAD * lanes, n - j)), add)
             j += BROAD * lanes
+        if n - j > LESS_BROAD // 2 * lanes:
+            less_broad(like, a, b + j * size, c + j * size, a_steps, b_p, c_i, (m, k, n - j), add)
+            j = n
     while j < n:
-        last, place = n - j, b + j // (2 * lanes) * panel
-        if last > lanes:
-            two(like, a, place, c + j * size, a_steps, b_p, c_i, (m, k, min(lanes, last - lanes)), add)
+        columns, place = min(2 * lanes, n - j), b + j // (2 * lanes) * panel
+        if columns > lanes:
+            two(like, a, place, c + j * size, a_steps, b_p, c_i, (m, k, columns), add)
+        elif HALVES and columns <= lanes // 2:
+            half(like, a, place, c + j * size, a_steps, b_p, c_i, (m, k, columns), add)
         else:
-            one(like, a, place, c + j * size, a_steps, b_p, c_i, (m, k, last), add)
+            one(like, a, place, c + j * size, a_steps, b_p, c_i, (m, k, columns), add)
         j += 2 * lanes
 
 
@@ -120,8 +138,8 @@ def multiply(like, size, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, pac
     tallest = min(m, max(1, BLOCK // (K * size * ROWS)) * ROWS) if packs_a else m
     bytes_b = (deep + lanes) * (broadest + 2 * lanes) * size if packs_b else 0
     bytes_a = (deep + lanes) * (tallest + ROWS + lanes) * size if packs_a else 0
-    room = np.empty(bytes_a + bytes_b + 64, np.uint8)
-    block_b = (address(room) + 63) // 64 * 64
+    room = allocate(bytes_a + bytes_b + 64) if bytes_a + bytes_b > 0 else 0
+    block_b = (room + 63) // 64 * 64  # a cache line
     block_a = block_b + bytes_b
     for left in range(0, n, broadest):
         columns = min(broadest, n - left)
@@ -138,26 +156,28 @@ def multiply(like, size, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, pac
                     pack_a(like, size, part, a_i, a_p, block_a, rows, depth)
                     part, steps = block_a, (size, ROWS * size, ROWS * size * depth)
                 strips(like, size, part, steps, right, right_p, panel, c + i * c_i + left * size, c_i, rows, depth, columns, top > 0)
-    keep(room)
+    if room:
+        release(room)
 
 
 @njit(nogil=True)
 def inner_columns(like, size, a, a_i, b, b_p, b_j, c, c_i, c_j, m, k, n):
     """c = a b by inner products along k; a is contiguous along k, and the columns of b are made so."""
     apart()
-    room = np.empty(0 if b_p == size else k * size, np.uint8)
+    room = allocate(k * size) if b_p != size else 0
     for j in range(n):
         column = b + j * b_j
         if b_p != size:
-            gather(like, column, (b_p, size), address(room), (size, size), k, 1)
-            column = address(room)
+            gather(like, column, (b_p, size), room, (size, size), k, 1)
+            column = room
         dots(8, like, a, column, c + j * c_j, a_i, c_i, m, k)
-    keep(room)
+    if room:
+        release(room)
 
 
 @njit(nogil=True)
 def by_shape(like, size, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, whole, always):
-    """c = a b; `whole`: rows and columns of all of c, of which this may be a part. `always`: both factors are copied, whatever the sizes."""
+    """c = a b; `whole`: rows and columns of all of c, of which this may be a part. `always`: both factors are copied in any case."""
     apart()
     c_j = size
     if n == 1:
@@ -196,24 +216,21 @@ def products(a, b, c, always, stacks, rows, columns):
             by_shape(like, size, left, a_i, a.strides[2], right, b.strides[1], b_j, to, n * size, m, k, w, c.shape[1:], always)
 
 
-class Compiled:
-    """A function of arrays a, b and c, compiled when a dtype is first seen, once for all layouts; a and b may be read only."""
+class Compiled(dict[str, Any]):
+    """A function of arrays a, b and c by the letter of their dtype: compiled when one is first asked for, once for all layouts.
+    a and b may be read only."""
 
     def __init__(self, function: Any, ndim: int, *others: Any):
+        super().__init__()
         self.function, self.ndim, self.others = function, ndim, others
-        self.by_dtype: dict[str, Any] = {}
 
-    def __call__(self, a: Any, b: Any, c: Any, *others: Any) -> None:
-        run = self.by_dtype.get(c.dtype.char) or self.compiled(c.dtype)
-        run(a, b, c, *others)
-
-    def compiled(self, dtype: Any) -> Any:
-        number = types.float32 if dtype == np.float32 else types.float64
+    def __missing__(self, letter: str) -> Any:
+        number = {"f": types.float32, "d": types.float64}[letter]
         given = types.Array(number, self.ndim, "A", readonly=True, aligned=False)
         run = stamped(njit(cache=True, nogil=True)(self.function))
         run.compile((given, given, types.Array(number, self.ndim, "C"), types.boolean, *self.others))
         run.disable_compile()  # else it compiles again for each layout
-        return self.by_dtype.setdefault(dtype.char, run)
+        return self.setdefault(letter, run)
 
 
 RANGE = types.UniTuple(types.int64, 2)
@@ -221,15 +238,12 @@ of_matrices = Compiled(product, 2)
 of_stacks = Compiled(products, 3, RANGE, RANGE, RANGE)
 
 
-def whole(a: Any, b: Any, always: bool) -> np.ndarray:
-    """The product in one piece."""
+def in_pieces(a: Any, b: Any, always: bool, workers: int) -> np.ndarray:
+    """The product by so many threads."""
     a, b = np.asarray(a), np.asarray(b)
-    if a.ndim == 2 == b.ndim:
-        c = np.empty((a.shape[0], b.shape[1]), a.dtype)
-        of_matrices(a, b, c, always)
-        return c
     c, a, b, out = stacked(a, b)
-    of_stacks(a, b, out, always, (0, len(out)), (0, out.shape[1]), (0, out.shape[2]))
+    run = of_stacks[c.dtype.char]
+    share(run, [(a, b, out, always, *piece) for piece in cut(len(out), *a.shape[1:], b.shape[2], workers)])
     return c
 
 
@@ -249,25 +263,23 @@ def stacked(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
 
 @rung("matmul", "cpu", step=6, idea="a tile of c stays in registers while strips of a and b, copied to where they are read in line, pass")
 def register_tile(a: Any, b: Any) -> np.ndarray:
-    return whole(a, b, True)
+    return in_pieces(a, b, True, 1)
 
 
 @rung("matmul", "cpu", step=7, idea="small and narrow factors are read where they lie; with few columns, inner products along k (reassoc)")
 def by_size(a: Any, b: Any) -> np.ndarray:
-    return whole(a, b, False)
+    return in_pieces(a, b, False, 1)
 
 
-@rung("matmul", "cpu", step=8, serves=True, idea="give blocks of c to threads")
+@rung("matmul", "cpu", step=8, serves=True, idea="give blocks of c to threads; a small product takes the shortest way there")
 def threaded(a: Any, b: Any) -> np.ndarray:
-    a, b = np.asarray(a), np.asarray(b)
-    m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
-    if a.ndim == 2 == b.ndim and (2 * m * k * n < 2 * WORTH_A_THREAD or threads() == 1):
-        c = np.empty((m, n), a.dtype)
-        of_matrices(a, b, c, False)
-        return c
-    c, a, b, out = stacked(a, b)
-    share(of_stacks, [(a, b, out, False, *piece) for piece in cut(len(out), m, k, n, threads())])
-    return c
+    if type(a) is type(b) is np.ndarray and a.ndim == b.ndim == 2:
+        (m, k), n = a.shape, b.shape[1]
+        if m * k * n < WORTH_A_THREAD or threads() == 1:
+            c = np.empty((m, n), a.dtype)
+            of_matrices[c.dtype.char](a, b, c, False)
+            return c
+    return in_pieces(a, b, False, threads())
 
 
 def cut(many: int, m: int, k: int, n: int, workers: int) -> list[tuple[tuple[int, int], ...]]:

@@ -19,33 +19,36 @@ from kernels.cpu.vector import INT, Vectors, loop
 
 ROWS = 12 if registers() >= 32 else 6  # with two vectors each: 24 or 12 sums, and registers left for a and b
 FEW = 3  # rows for which a tile is broader instead: so few sums would wait for one another
-BROAD = 8 if registers() >= 32 else 4
+BROAD, LESS_BROAD = (8, 4) if registers() >= 32 else (4, 2)
+LONG = 128  # p from which on it pays to fetch c ahead
+AHEAD = 16  # rows of b to fetch ahead: they may lie so far apart that the machine does not guess the next one
 
 
 @intrinsic(prefer_literal=True)
 def tiles(
-    typing: Any, rows: Any, vecs: Any, like: Any, a: Any, b: Any, c: Any, a_steps: Any, b_p: Any, c_i: Any, sizes: Any, add: Any
+    typing: Any, rows: Any, vecs: Any, parts: Any, like: Any, a: Any, b: Any, c: Any, a_steps: Any, b_p: Any, c_i: Any, sizes: Any, add: Any
 ) -> Any:
     """A strip of c, `vecs` vectors wide, tile by tile downwards.
 
-    rows, vecs  literals: of a tile. What is left of m is a tile of fewer rows
+    rows, vecs  literals: of a tile. What is left of m are tiles of fewer rows
+    parts       a literal: 2 for vectors half as wide, else 1
     like        a number of the type of a, b and c
     a, b, c     addresses of the first elements
     a_steps     bytes from one element of a to the one below it, to the one beside it, and from one tile to the next
     b_p, c_i    bytes from one row to the next
-    sizes       m, k, and how many lanes of the last vector are there; k may be 0
+    sizes       m, k, and how many columns are there: more than the first half of the vectors hold. k may be 0
     add         false: c is written; true: c is added to
     """
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        v = Vectors(builder, context.get_value_type(signature.args[2]))
-        _, _, _, a, b, c, a_steps, b_p, c_i, sizes, add = values
+        v = Vectors(builder, context.get_value_type(signature.args[3]), parts.literal_value)
+        _, _, _, _, a, b, c, a_steps, b_p, c_i, sizes, add = values
         a_i, a_p, a_tile = [builder.extract_value(a_steps, x) for x in range(3)]
-        m, k, last = [builder.extract_value(sizes, x) for x in range(3)]
-        Strip(v, rows.literal_value, vecs.literal_value, a, a_i, a_p, a_tile, b, b_p, c, c_i, k, last, add).downwards(m)
+        m, k, n = [builder.extract_value(sizes, x) for x in range(3)]
+        Strip(v, rows.literal_value, vecs.literal_value, a, a_i, a_p, a_tile, b, b_p, c, c_i, k, n, add).downwards(m)
         return context.get_dummy_value()
 
-    return types.void(rows, vecs, like, a, b, c, a_steps, b_p, c_i, sizes, add), code
+    return types.void(rows, vecs, parts, like, a, b, c, a_steps, b_p, c_i, sizes, add), code
 
 
 class Strip:
@@ -53,9 +56,11 @@ class Strip:
 
     def __init__(self, v: Vectors, rows: int, vecs: int, *values: Any):
         self.v, self.builder, self.rows, self.vecs = v, v.builder, rows, vecs
-        self.a, self.a_i, self.a_p, self.a_tile, self.b, self.b_p, self.c, self.c_i, self.k, last, self.add = values
-        self.mask = v.first(last)
-        self.full = v.builder.icmp_signed("==", last, INT(v.lanes))
+        self.a, self.a_i, self.a_p, self.a_tile, self.b, self.b_p, self.c, self.c_i, self.k, n, self.add = values
+        unsure = range(vecs // 2, vecs)  # which vectors may have lanes that are not there
+        self.masks = {x: v.first(v.builder.sub(n, INT(x * v.lanes))) for x in unsure}
+        self.full = v.builder.icmp_signed("==", n, INT(vecs * v.lanes))
+        self.long = v.builder.icmp_signed(">=", self.k, INT(LONG))
 
     def downwards(self, m: Any) -> None:
         """Tiles of `rows` rows, then what is left in tiles of 8, 4, 2 and 1: to have one for each number of rows takes long to compile."""
@@ -69,12 +74,16 @@ class Strip:
         builder, v = self.builder, self.v
         down = [builder.mul(self.a_i, INT(row)) for row in range(rows)]
         places = [builder.add(c, builder.mul(self.c_i, INT(row))) for row in range(rows)]
-        for place in places:
-            for x in range(self.vecs):
-                v.prefetch(v.plus(place, x * v.bytes))  # c comes while the sums are made
+        with builder.if_then(self.long):
+            for place in places:
+                for x in range(self.vecs):
+                    v.prefetch(v.plus(place, x * v.bytes), writing=True)  # c comes while the sums are made
 
         def product(_: Any, a: Any, b: Any, *sums: Any) -> list[Any]:
             left = [builder.add(a, step) for step in down]
+            ahead = builder.add(b, builder.mul(self.b_p, INT(AHEAD)))
+            for x in range(self.vecs):
+                v.prefetch(v.plus(ahead, x * v.bytes), writing=False)
             return [builder.add(a, self.a_p), builder.add(b, self.b_p), *self.products(left, b, sums)]
 
         _, (_, _, *sums) = loop(builder, self.k, [a, self.b, *[v.zero] * (rows * self.vecs)], product)
@@ -107,7 +116,7 @@ class Strip:
     def right(self, b: Any, x: int) -> Any:
         """Vector x of a row of b."""
         place = self.v.plus(b, x * self.v.bytes)
-        return self.v.load_some(place, self.mask) if x == self.vecs - 1 else self.v.load(place)
+        return self.v.load_some(place, self.masks[x]) if x in self.masks else self.v.load(place)
 
     def write(self, sums: list[Any], places: list[Any], *, masked: bool) -> None:
         with self.builder.if_else(self.add) as (adding, writing):
@@ -121,11 +130,11 @@ class Strip:
         for number, value in enumerate(sums):
             row, x = divmod(number, self.vecs)
             place = v.plus(places[row], x * v.bytes)
-            cut = masked and x == self.vecs - 1
+            cut = masked and x in self.masks
             if adding:
-                value = self.builder.fadd(v.load_some(place, self.mask) if cut else v.load(place), value)
+                value = self.builder.fadd(v.load_some(place, self.masks[x]) if cut else v.load(place), value)
             if cut:
-                v.store_some(value, place, self.mask)
+                v.store_some(value, place, self.masks[x])
             else:
                 v.store(value, place)
 

@@ -23,11 +23,12 @@ BYTE = ir.IntType(8)
 class Vectors:
     """Vectors of the numbers of one type, and the instructions on them."""
 
-    def __init__(self, builder: Any, element: Any):
+    def __init__(self, builder: Any, element: Any, parts: int = 1):
+        """`parts`: 2 for vectors half as wide as they can be."""
         self.builder = builder
         self.element = element
         self.size = 4 if isinstance(element, ir.FloatType) else 8
-        self.lanes = lanes(8 * self.size)
+        self.lanes = max(2, lanes(8 * self.size) // parts)
         self.type = ir.VectorType(element, self.lanes)
         self.bytes = self.size * self.lanes
         self.zero = ir.Constant(self.type, [0.0] * self.lanes)
@@ -91,11 +92,12 @@ class Vectors:
         """Lanes of a and b, counted as if b stood behind a."""
         return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(places)), list(places)))
 
-    def prefetch(self, address: Any) -> None:
-        """Bring the line at an address near: it will be written to."""
+    def prefetch(self, address: Any, *, writing: bool) -> None:
+        """Bring the line at an address near: if it will be written to, to the first-level cache, else to the second."""
         kinds = [BYTE.as_pointer(), *[ir.IntType(32)] * 3]
         run = cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0")
-        self.builder.call(run, [self.pointer(address, BYTE), *[ir.IntType(32)(number) for number in (1, 3, 1)]])
+        how = (1, 3, 1) if writing else (0, 2, 1)
+        self.builder.call(run, [self.pointer(address, BYTE), *[ir.IntType(32)(number) for number in how]])
 
     def _spread(self, number: Any, kind: Any) -> Any:
         one = self.builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.IntType(32)(0))
@@ -137,9 +139,18 @@ def address(typing: Any, array: Any) -> Any:
 
 
 @intrinsic
-def keep(typing: Any, array: Any) -> Any:
-    """Nothing; but an array whose address is in use lives until here."""
-    return types.void(array), lambda context, builder, signature, values: context.get_dummy_value()
+def allocate(typing: Any, size: Any) -> Any:
+    """The address of so many bytes, to be given back to `release`. What np.empty costs is too much for a small product."""
+    return types.int64(size), lambda context, builder, signature, values: builder.ptrtoint(context.nrt.allocate(builder, values[0]), INT)
+
+
+@intrinsic
+def release(typing: Any, room: Any) -> Any:
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        context.nrt.free(builder, builder.inttoptr(values[0], BYTE.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(room), code
 
 
 @intrinsic
