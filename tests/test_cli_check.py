@@ -204,6 +204,8 @@ def test_self_prints_the_score_of_the_tester(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "mutants.score", module)
     assert main(["check", "--self", "--examples", "5", "--seed", "2"]) == 0
     assert capsys.readouterr().out == "family  killed\nall  9/9\n"
-    assert asked["seeds"] == [2] and asked["examples"] == 5
+    assert list(asked["seeds"]) == [2] and asked["examples"] == 5
+    assert main(["check", "--self", "--seeds", "3"]) == 0
+    assert list(asked["seeds"]) == [0, 1, 2]
     asked["rate"] = 0.9
     assert main(["check", "--self", "--examples", "5"]) == 1

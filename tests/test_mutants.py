@@ -16,7 +16,6 @@ from engine.domain import Pick
 from engine.testing import FAIL
 
 DRAWS = 6
-acceptance = pytest.mark.exhaustive  # the tester is being built: two of these bugs survive it, and it blames a right relu beside 1e13
 BY_DEFAULT = [name for name in CATALOGUE if not CATALOGUE[name].beyond]
 ENGINE = [op.name for op in generic.with_rules()]
 
@@ -97,27 +96,23 @@ def test_operators_break_rules(name):
 # The tester.
 
 
-@acceptance
 @pytest.mark.parametrize("name", sample(set(REPORTED) & set(BY_DEFAULT), 24, 1))
 def test_a_reported_bug_is_found(name):
     assert outcome(CATALOGUE[name], 0).verdict == FAIL
 
 
-@acceptance
 @pytest.mark.parametrize("name", sample(RIGHT, 16, 2))
 def test_no_false_alarm(name):
     found = outcome(RIGHT[name], 0)
     assert found.verdict != FAIL, found.text
 
 
-@acceptance
 @pytest.mark.parametrize("name", sample(ENGINE, 6, 3))
 def test_no_false_alarm_on_an_op_of_the_engine(name):
     found = outcome(generic.registry_right(generic.OPS[name]), 0)
     assert found.verdict != FAIL, found.text
 
 
-@acceptance
 @pytest.mark.parametrize("name", sample(ENGINE, 6, 4))
 def test_a_broken_rule_of_the_engine_is_found(name):
     mutants = list(generic.broken(generic.OPS[name]))

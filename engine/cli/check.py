@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -86,10 +85,11 @@ class Interval(click.ParamType[Any]):
 @click.option("--strict", is_flag=True, help="A loss of accuracy in a tail is a FAIL too.")
 @click.option("--json", "file", metavar="FILE", help="Write the report there; - is standard output.")
 @click.option("--self", "itself", is_flag=True, help="Test the tester: how many wrong rules it finds, how many right ones it accuses.")
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="With --self: how many seeds, from --seed on.")
 def command(
     what: str | None, vjp: str | None, jvp: str | None, framework: str | None, signature: str | None,
     domain: Sequence[tuple[str, dict[str, float]]], examples: int, elements: int, orders: tuple[int, ...], seed: int, strict: bool,
-    file: str | None, itself: bool,
+    file: str | None, itself: bool, seeds: int,
 ) -> int:  # fmt: skip
     """Check the gradient of WHAT: module:function, file.py:function, or op:NAME for an op of this engine.
 
@@ -110,7 +110,7 @@ def command(
         from engine.testing.report import EXIT_CODES
 
         if itself:
-            return score(examples, seed)
+            return score(examples, range(seed, seed + seeds))
         if not what:
             raise click.UsageError("what is to be checked? module:function, file.py:function or op:NAME")
         f, known = understood(what)
@@ -167,7 +167,7 @@ def written(text: str, file: str) -> None:
         Path(file).write_text(text + "\n", encoding="utf-8")
 
 
-def score(examples: int, seed: int) -> int:
+def score(examples: int, seeds: Sequence[int]) -> int:
     """Print how many wrong rules of tests/mutants are found and how many right ones accused. 0 if nearly all and none."""
     tests = Path(__file__).resolve().parents[2] / "tests"
     if not (tests / "mutants").is_dir():
@@ -177,14 +177,28 @@ def score(examples: int, seed: int) -> int:
         scored = import_module("mutants.score").score
     finally:
         sys.path.remove(str(tests))
-    found = scored(seeds=[seed], examples=examples, progress=counter())
+    with Outcomes() as bar:
+        found = scored(seeds=seeds, examples=examples, progress=bar)
     click.echo(found.table())
     return int(found.rate < ENOUGH or bool(found.false_alarms))
 
 
-def counter() -> Callable[[Any], None] | None:
-    """Says on a terminal which rule is being judged."""
-    if not sys.stderr.isatty():
-        return None
-    done = itertools.count(1)
-    return lambda outcome: click.echo(f"\r{next(done):>5}  {outcome.name[:60]:<60}", nl=False, err=True)
+class Outcomes:
+    """A bar on a terminal: how many rules have been judged, which one was last, and how many verdicts are not as they should be."""
+
+    def __enter__(self) -> Outcomes:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        columns = (MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        self.bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        self.bar.start()
+        self.task = self.bar.add_task("", total=None)
+        return self
+
+    def __call__(self, outcome: Any, total: int) -> None:
+        self.bar.update(self.task, advance=1, total=total, description=outcome.name[:60])
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from engine.testing import contracts
 from engine.testing.adapters import Adapted, framework_of
+from engine.testing.adapters.pairs import in_parts, taken_apart
 from engine.testing.case import Case
 from engine.testing.contract import Contract
 from engine.testing.diagnose import diagnosis
@@ -35,7 +36,7 @@ def check_gradient(
     f: Callable[..., Any], vjp: Callable[..., Any] | None = None, *, jvp: Callable[..., Any] | None = None, signature: Any = None,
     domain: Any = None, kwargs: Any = None, cases: Any = None, framework: str | None = None, reference: Callable[..., Any] | None = None,
     examples: int = 200, seed: int = 0, orders: Iterable[int] = (1,), max_elements: int = 27, severity: str = WRONG,
-    vary_values: bool = True,
+    vary_values: bool = True, batched: Any = None,
 ) -> Report:  # fmt: skip
     """Is the gradient of f right? Judged on calls that are drawn for the purpose.
 
@@ -52,18 +53,22 @@ def check_gradient(
     orders       (1,), or (1, 2) where the framework can differentiate its gradients
     severity     what fails: "wrong", or "tail" for every loss of accuracy too
     vary_values  with cases: False takes values and layouts as they come
+    batched      f for a stack of calls, such as jax.vmap(f) or torch.vmap(f); or (f, vjp) for stacks. Checked against a loop over f
 
     Raises TypeError if there is nothing to check, ValueError if no shapes are found that f takes.
     """
     if severity not in SEVERITIES:
         raise ValueError(f"severity is one of {', '.join(SEVERITIES)}, given {severity!r}")
     start = time.perf_counter()
+    framework = framework or framework_of(f) or "numpy"
+    f, reference, signature = taken_apart(f, reference, signature)
     subject = subject_of(f, vjp, jvp, framework, reference)
+    stacked = None if batched is None else of_stacks(batched, framework or framework_of(f))
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         contract = understand(subject, signature, domain, kwargs, cases=cases)
         strategy = drawn(contract, cases, max_elements, vary_values)
-        reports = [checked(subject, contract, strategy, examples, seed, severity, order, vary_values) for order in orders]
+        reports = [checked(subject, contract, strategy, examples, seed, severity, order, vary_values, stacked) for order in orders]
     return replace(combined(reports), seconds=time.perf_counter() - start)
 
 
@@ -75,12 +80,18 @@ def subject_of(f: Any, vjp: Any, jvp: Any, framework: str | None, reference: Any
         if vjp is None and jvp is None:
             raise TypeError(f"{name} is a function of NumPy arrays: give its vjp or its jvp, or name the framework that differentiates it")
         return Subject(f, vjp, jvp, reference, name=name)
-    adapted = Adapted(f, framework)
+    adapted, reference = Adapted(f, framework), reference and in_parts(reference)
     if vjp is not None or jvp is not None:
         return Subject(adapted, vjp and adapted.hand_written(vjp), jvp and adapted.hand_written(jvp), reference, name=name)
     if not adapted.differentiates:
         raise TypeError(f"{framework} has no derivatives of its own: give the vjp of {name}")
     return Subject(adapted, adapted.vjp, adapted.jvp, reference, lambda count: gradient_of(adapted, name, count), name)
+
+
+def of_stacks(batched: Any, framework: str | None) -> Subject:
+    """A Subject from what a user gives for stacks of calls: a function of a framework, or a pair (f, vjp)."""
+    f, vjp = batched if isinstance(batched, tuple) else (batched, None)
+    return subject_of(f, vjp, None, framework, None)
 
 
 def gradient_of(adapted: Adapted, name: str, count: int) -> Subject:
@@ -139,12 +150,13 @@ def leaves_the_range(x: Any, lower: Any) -> bool:
 
 
 def checked(
-    subject: Subject, contract: Contract, strategy: Any, examples: int, seed: int, severity: str, order: int, vary_values: bool
-) -> Report:
+    subject: Subject, contract: Contract, strategy: Any, examples: int, seed: int, severity: str, order: int, vary_values: bool,
+    batched: Subject | None = None,
+) -> Report:  # fmt: skip
     """The report on one order of derivative."""
     if order == 2:
         subject, strategy = second_order(subject, len(contract.names), strategy)
-    examiner = Examiner(subject, contract.names, severity)
+    examiner = Examiner(subject, contract.names, severity, contract.alternatives, batched)
     search = Search(examiner, examples, seed)
     search.run(strategy)
     if not search.known:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.testing import contracts
+from engine.shapes import Notation
+from engine.testing import contracts, modes
 from engine.testing.case import Case
 from engine.testing.excuses import EXCUSES
 from engine.testing.finding import RTOL, TAIL, WRONG, Finding, Tally
@@ -18,6 +19,7 @@ from engine.testing.oracles import Place, unit
 from engine.testing.subject import Array, ClaimError, Subject, floating, is_float, outputs
 from engine.testing.verdict import Comparison
 
+TWO_WAYS = 40  # calls that are computed in two ways
 SMALLER = 2.0**-10  # what a cotangent is multiplied with to see whether only it overflows
 
 
@@ -37,8 +39,11 @@ class Judged:
 class Examiner:
     """Judges calls of one subject."""
 
-    def __init__(self, subject: Subject, names: Sequence[str], severity: str):
+    def __init__(
+        self, subject: Subject, names: Sequence[str], severity: str, notations: Sequence[Notation] = (), batched: Subject | None = None
+    ):
         self.subject, self.names, self.severity = subject, list(names), severity
+        self.notations, self.batched = notations, batched
         self.tally = self.counted = Tally()
         self.tails: list[Finding] = []
         self.comparison: Comparison | None = None
@@ -102,6 +107,22 @@ class Examiner:
             yield from contracts.again(subject, g, args, y, options, claims, kept)
             if subject.jvp:
                 yield from self.pushes(case, y, g, kept)
+            yield from self.two_ways(case, y, g, kept)
+
+    def two_ways(self, case: Case, y: Any, g: Any, claims: Sequence[Any]) -> Iterator[Finding]:
+        """A batch and its entries, a Hessian and its transpose; where the function is smooth and nothing leaves the range."""
+        c, args, options = self.comparison, case.args, case.kwargs
+        if c is None or c.kinked or not c.sound or c.far_out or self.tally.counts["two ways"] >= TWO_WAYS:
+            return
+        self.tally.counts["two ways"] += 1
+        if self.subject.derived:
+            yield from modes.symmetric(self.subject, args, y, options, len(self.names))
+            return
+        fitting = next((n for n in self.notations if modes.lead(n, args)), None)
+        if fitting is not None:
+            yield from modes.slices(self.subject, fitting, g, args, y, options, claims, self.named(args))
+        if self.batched is not None and any(modes.fits(n, self.names, args, options) for n in self.notations):
+            yield from modes.against_loop(self.subject, self.batched, args, options, self.named(args))
 
     def raises_nearby(self, g: Any, args: Sequence[Any], options: dict[str, Any]) -> bool:
         """Does the vjp raise where no matrix is singular, too?"""
@@ -151,6 +172,9 @@ class Examiner:
         trouble = disagreement(values, place, dtype)
         if trouble:
             self.tally.skip(trouble)
+            return
+        if np.any(np.isfinite(values) & ~place.finite & (flat(g) != 0)):
+            self.tally.skip("the function is not finite in float64")
             return
         if values.size and not (place.finite & np.isfinite(values)).any():
             self.tally.skip("the value is not finite")

@@ -46,17 +46,19 @@ def outcome(record: Mutant | Right, seed: int, **settings: Any) -> Outcome:
     return Outcome(record.name, record.family, seed, report.verdict, seconds, size, checked, text)
 
 
-Progress = Callable[[Outcome], None]
+Progress = Callable[[Outcome, int], None]  # with how many there will be
 
 
-def outcomes(records: Iterable[Mutant | Right], seeds: Sequence[int], progress: Progress | None = None, **settings: Any) -> list[Outcome]:
+def outcomes(
+    records: Sequence[Mutant | Right], seeds: Sequence[int], progress: Progress | None = None, total: int = 0, **settings: Any
+) -> list[Outcome]:
     """One run for each record and seed."""
     found = []
     for record in records:
         for seed in seeds:
             found.append(outcome(record, seed, **settings))
             if progress:
-                progress(found[-1])
+                progress(found[-1], total)
     return found
 
 
@@ -138,4 +140,5 @@ def score(
     wanted = set(families) if families is not None else None
     chosen = [m for m in (CATALOGUE.values() if catalogue is None else catalogue) if wanted is None or m.family in wanted]
     beside = [r for r in (RIGHT.values() if rights is None else rights) if wanted is None or r.family in wanted]
-    return Score(outcomes(chosen, seeds, progress, **settings), outcomes(beside, seeds, progress, **settings))
+    total = (len(chosen) + len(beside)) * len(seeds)
+    return Score(outcomes(chosen, seeds, progress, total, **settings), outcomes(beside, seeds, progress, total, **settings))

@@ -9,7 +9,7 @@ A framework is a module beside this one, of at most 30 lines, with these functio
 
 f takes floating-point arrays of the framework and returns a tuple of such; vjp may be called on a function that calls vjp.
 A framework without derivatives of its own has no vjp and no jvp; one whose functions need a context has scope(), which makes it.
-None is imported before it is asked for.
+None is imported before it is asked for. Complex numbers are pairs of real ones (pairs.py).
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from types import CodeType
 from typing import Any
 
 import numpy as np
+
+from engine.testing.adapters.pairs import is_complex, real_parts
 
 Function = Callable[..., Any]
 
@@ -64,6 +66,8 @@ def _homes(thing: Any) -> Iterator[str]:
     for owner in (type(thing), thing, getattr(thing, "__objclass__", None), *_named_in(thing)):
         module = owner.__name__ if type(owner) is type(np) else getattr(owner, "__module__", None)
         yield (module or "").partition(".")[0]
+        if isinstance(owner, type):  # a class of one's own belongs to whom it inherits from
+            yield from (base.__module__.partition(".")[0] for base in owner.__mro__[1:])
 
 
 def _named_in(f: Any) -> list[Any]:
@@ -124,7 +128,8 @@ class Adapted:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The outputs, as NumPy arrays."""
         with self._scope():
-            return self._out(outputs(self.function(*self._in(_arrays(args)), **self._in(kwargs))))
+            ys = outputs(self.function(*self._in(_arrays(args)), **self._in(kwargs)))
+            return self._out(ys if any(map(is_complex, args)) else real_parts(ys))
 
     def vjp(self, g: Any, args: tuple[Any, ...], y: Any, **kwargs: Any) -> tuple[Any, ...]:
         """The gradient that reverse mode gives for each floating-point argument; `g` in the nesting of the outputs."""
@@ -206,7 +211,7 @@ def _floats_of(f: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tu
 
     def of_floats(*xs: Any) -> tuple[Any, ...]:
         found = dict(zip(places, xs, strict=True))
-        ys = outputs(f(*(found.get(i, a) for i, a in enumerate(args)), **kwargs))
+        ys = real_parts(outputs(f(*(found.get(i, a) for i, a in enumerate(args)), **kwargs)))
         return tuple(y for y in (ys if isinstance(ys, tuple) else (ys,)) if floating(y))
 
     return of_floats, tuple(args[i] for i in places)
