@@ -8,7 +8,8 @@ from typing import Any
 import mpmath
 import numpy as np
 
-from engine.testing.precise import Number, Work, lifted
+from engine.testing.precise import Number, lifted
+from engine.testing.scalars import Work
 
 Function = Callable[..., Any]
 

@@ -14,7 +14,8 @@ import mpmath
 import numpy as np
 from scipy import special
 
-from engine.testing.precise import Number, lifted, safely
+from engine.testing.precise import Number, lifted
+from engine.testing.scalars import safely
 
 Function = Callable[..., Any]
 
@@ -25,7 +26,9 @@ def in_both(plain: Function, precise: Function) -> Function:
     def f(x: Any) -> Any:
         if np.asarray(x).dtype != object:
             return plain(x)
-        return np.asarray(np.frompyfunc(lambda v: Number(safely(precise, lifted(v), cost=200.0)), 1, 1)(x.view(np.ndarray)), object).view(type(x))
+        return np.asarray(np.frompyfunc(lambda v: Number(safely(precise, lifted(v), cost=200.0)), 1, 1)(x.view(np.ndarray)), object).view(
+            type(x)
+        )
 
     return f
 

@@ -32,7 +32,8 @@ from engine.testing.claims import ACCURATE, MANY_ELEMENTS, Claims
 from engine.testing.excuses import EXCUSES, cheap_excuse, excuse_of
 from engine.testing.finding import TAIL, WRONG, Finding
 from engine.testing.oracles import EPS, STEP, Exact, Place, PrecisePlace, Slope, Unavailable, as_float
-from engine.testing.precise import Work, lifted
+from engine.testing.precise import lifted
+from engine.testing.scalars import Work
 from engine.testing.subject import Array
 
 SURE = 24  # elements that the arbiter looks at for digits that differences do not show
