@@ -250,6 +250,63 @@ def test_a_gradient_in_bfloat16_is_judged_against_float64_on_the_same_numbers(ha
     assert all(a.dtype.name == "bfloat16" for a in wrong.counterexample.args)
 
 
+# Complex numbers
+
+
+@pytest.fixture(params=["torch", "jax"])
+def numbers(request):
+    """A framework's functions by the names that both have."""
+    if not find_spec(request.param):
+        tally.not_run(f"{request.param} is not installed")
+        return None
+    return __import__("jax.numpy", fromlist=["numpy"]) if request.param == "jax" else __import__("torch")
+
+
+Z = np.array([1 + 2j, 0.5 - 1j, -2 + 0.25j])
+
+
+def test_a_complex_output_is_judged_as_its_two_parts(numbers):
+    if numbers is None:
+        return
+    report = check_gradient(numbers.fft.rfft, signature=Z.real, reference=np.fft.rfft, examples=30)
+    assert report.verdict == "PASS" and report.counts["elements"] > 30, report.explain()
+
+
+def test_a_complex_argument_is_judged_as_its_two_parts(numbers):
+    if numbers is None:
+        return
+    framework = numbers.__name__.partition(".")[0]
+    settings = {"signature": (Z, Z.real), "framework": framework, "examples": 30}
+    report = check_gradient(lambda z, x: numbers.exp(numbers.conj(z) * x), reference=lambda z, x: np.exp(np.conj(z) * x), **settings)
+    assert report.verdict == "PASS" and report.counts["elements"] > 30, report.explain()
+
+
+def test_a_forgotten_conjugate_is_found():
+    if not find_spec("torch"):
+        tally.not_run("torch is not installed")
+        return
+    import torch
+
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, a, b):
+            ctx.save_for_backward(a, b)
+            return a * b
+
+        @staticmethod
+        def backward(ctx, g):
+            a, b = ctx.saved_tensors
+            return g * b.conj(), g * a
+
+    def product(a, b):
+        return Product.apply(a, b)
+
+    report = check_gradient(product, signature=(Z, Z), reference=lambda a, b: a * b, examples=30)
+    assert report.verdict == "FAIL" and report.counterexample.finding.check == "value", report.explain()
+    assert report.counterexample.element[0].startswith("b_")
+    assert report.counts["no forward mode"] > 0
+
+
 # Stand-ins that speak the calls of TensorFlow and CuPy: a number with a slope is all that is needed.
 
 

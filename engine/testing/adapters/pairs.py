@@ -55,7 +55,8 @@ def of_pairs(f: Function, places: Sequence[int], known: Sequence[str]) -> Functi
     """A function with two real arguments in the place of each complex one."""
 
     def pairs(*reals: Any, **kwargs: Any) -> Any:
-        left, args = list(reals), []
+        left = list(reals)
+        args: list[Any] = []
         while left:
             x = left.pop(0)
             args.append(x + 1j * left.pop(0) if len(args) in places else x)
