@@ -150,6 +150,25 @@ def test_a_kink_nearby_shortens_the_step():
     assert found.verdict == PASS and found.worst < 1e-6
 
 
+@pytest.mark.parametrize("above, verdict", [(2.0, PASS), (2.1, FAIL)])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_kink_that_an_op_does_not_declare_is_not_blamed_on_its_rule(seed, above, verdict, scratch_ops):
+    @op("... -> ...")
+    def bent(x):
+        r"""$y = 2x \text{ above } 1/2, \text{ else } x + 1/2$"""
+        return np.where(np.asarray(x, float) > 0.5, 2 * x, x + 0.5)  # no complex step goes through here
+
+    @bent.slope("x")
+    def _(x):
+        r"""dy/dx = 2 \text{ or } 1"""
+        return ops.where(np.asarray(x > 0.5), above, 1.0)
+
+    rng = np.random.default_rng(seed)
+    x = 0.5 + rng.choice([-1, 1], 8) * 10.0 ** -rng.uniform(0, 4, 8)
+    x[0] = 0.9
+    assert judge(lambda p: ops.sum(ops.square(bent(p["x"]))), {"x": x}, seed=seed, coordinates=8).verdict == verdict
+
+
 def test_pools_with_equal_values_pass():
     x = np.zeros((2, 1, 6, 6))
     x[:, :, 2:5, 1:4] = np.random.default_rng(0).normal(size=(2, 1, 3, 3))
