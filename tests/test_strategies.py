@@ -584,6 +584,32 @@ def test_an_argument_without_a_gradient_holds_integers():
         assert [bool(a.integers) for a in understand(Subject(product, vjp)).arguments] == [False, True]
 
 
+def test_a_row_and_a_column():
+    found = understand(lambda x, i, j: x[i, j])
+    assert [n.text for n in found.alternatives] == ["m n, k, k -> ..."]
+    for case in drawn(strategies.cases(found), 50):
+        case.args[0][case.args[1], case.args[2]]
+
+
+def test_a_mask_of_truth_values():
+    found = understand(lambda x, m: x[np.logical_not(m)] if m.dtype == bool else x[None, None, None, m, "integers are no masks"])
+    assert all(case.args[1].dtype == bool for case in drawn(strategies.cases(found), 50))
+
+
+def test_a_window_longer_than_most_axes_are():
+    found = understand(lambda x: np.lib.stride_tricks.sliding_window_view(x, 7).mean(-1))
+    assert [set(least.values()) for least in found.smallest] == [{7}]
+    sizes = {case.args[0].size for case in drawn(strategies.cases(found), 50)}
+    assert min(sizes) == 7 and len(sizes) > 1
+
+
+def test_no_elements_where_one_gives_nothing_yet():
+    """np.diff gives n - 1 numbers, and for none it gives none."""
+    assert understand(lambda x: np.diff(x), "n").smallest == ({"n": 1},)
+    assert understand(lambda x: np.array([x[i : i + 4].sum() for i in range(len(x) - 3)]), "n").smallest == ({"n": 3},)
+    assert understand(lambda x: x.sum(-1), "m n").smallest == ({"m": 0, "n": 0},)
+
+
 def test_numbers_alone_test_nothing():
     summed = Subject(lambda x: x * x, lambda g, a, y: (float(np.sum(2 * a[0] * g)),))
     assert [n.text for n in understand(summed).alternatives] == ["... -> ..."]
@@ -790,7 +816,7 @@ def test_a_call_shrinks_inside_its_domain():
     found = shrunk(Case((np.array([5.5, 6.25]),), {}, Cotangent(), ("C",)), lambda c: True, contract=contract)
     assert found.args[0].size == 0
     found = shrunk(Case((np.array([5.5, 6.25]),), {}, Cotangent(), ("C",)), lambda c: c.size > 0, contract=contract)
-    assert found.code() == ["np.array(6.0)"]
+    assert found.code() == ["np.array([6.0])"]
 
 
 def test_the_same_object_stays_the_same_while_it_matters():

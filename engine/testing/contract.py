@@ -19,10 +19,11 @@ Dependent = Callable[[dict[str, Shape]], Any]
 
 @dataclass(frozen=True)
 class Integers:
-    """Integers from `low` to below `high`, which is a number or a function of the shapes, a dict by argument."""
+    """Integers from `low` to below `high`, which is a number or a function of the shapes, a dict by argument; or truth values."""
 
     low: int = 0
     high: int | Callable[[dict[str, Shape]], int] = 2
+    logical: bool = False
 
     def bounds(self, shapes: dict[str, Shape]) -> tuple[int, int]:
         return self.low, self.high(shapes) if callable(self.high) else self.high
@@ -46,6 +47,17 @@ class Argument:
     dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float64))
     integers: Integers | None = None
     rounded: np.dtype[Any] | None = None
+
+
+def fits(notation: Notation, names: Sequence[str], shapes: Sequence[Shape], options: Mapping[str, Any]) -> bool:
+    """Does the notation speak of these shapes, the output's shape included?"""
+    try:
+        notation.infer(names, shapes, options)
+    except ShapeError:
+        return False
+    except (NameError, TypeError, ZeroDivisionError):  # the text speaks of options that are not here: only the inputs are judged
+        return True
+    return True
 
 
 @dataclass(frozen=True)
@@ -87,13 +99,20 @@ class Contract:
 
     def fits(self, notation: Notation, shapes: Sequence[Shape], options: Mapping[str, Any]) -> bool:
         """Do these shapes fit the notation, the output's shape included?"""
-        try:
-            notation.infer(self.names, shapes, options)
-        except ShapeError:
-            return False
-        except (NameError, TypeError, ZeroDivisionError):  # the text speaks of options that are not here: only the inputs are judged
-            return True
-        return True
+        return fits(notation, self.names, shapes, options)
+
+    def takes(self, args: Sequence[Any], options: Mapping[str, Any]) -> bool:
+        """Are these shapes ones that the contract speaks of? Without notations: as many axes as in the calls of its user."""
+        shapes = [np.shape(a) for a in args]
+        if self.alternatives:
+            return any(self.fits(n, shapes, options) and self._large_enough(n, shapes) for n in self.alternatives)
+        ranks = {tuple(np.ndim(a) for a in given) for given, _ in self.examples}
+        return not ranks or tuple(map(len, shapes)) in ranks
+
+    def _large_enough(self, notation: Notation, shapes: Sequence[Shape]) -> bool:
+        sizes, rest = notation.bind(self.names, shapes)
+        least = self.least(notation)
+        return all(n >= least.get(name, 0) for name, n in sizes.items()) and all(n >= least.get("...", 0) for n in rest)
 
     def about(self, args: Sequence[Any]) -> Contract:
         """The contract for these very arguments: as many, of their dtypes."""

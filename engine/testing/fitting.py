@@ -25,6 +25,7 @@ CALLS = 3000  # of the function, for all ranks together
 EACH = 100  # of them for each way to give ranks
 SILENT = 3  # changes that no complaint asked for
 HIGHEST = {1: 4, 2: 4, 3: 3, 4: 2, 5: 2, 6: 2}  # rank of an argument, by how many there are
+MATRICES = 5  # arguments and more: matrices first, since there will be no time for all
 MANY = 7  # arguments and more: they are tried with equal ranks only
 LETTERS = "nmklobch"
 FIXED = ("3", "2", "4", "6", "8", "1")  # sizes that an axis is tried with where the function says nothing
@@ -53,6 +54,8 @@ def _ranks(count: int) -> list[tuple[int, ...]]:
     if count >= MANY:
         return [(r,) * count for r in range(4)]
     some = itertools.product(range(HIGHEST[count] + 1), repeat=count)
+    if count >= MATRICES:
+        return sorted(some, key=lambda ranks: (-sum(ranks), ranks))
     return sorted(some, key=lambda ranks: (max(ranks), sum(ranks), ranks))
 
 

@@ -43,7 +43,8 @@ def sizes(c: Choices, count: int, least: Sequence[int], room: int = MAX_ELEMENTS
     found: list[int] = []
     for low in least[:count]:
         again = found[-1:] * 4 if found and found[-1] >= low else []
-        found.append(choice(c, (*(n for n in options if n >= low), *again) or (low,)))
+        beyond = (low, low + 1, low + 2) if low > 2 else ()
+        found.append(choice(c, (*beyond, *(n for n in options if n >= low), *again)))
     return found
 
 
@@ -84,10 +85,11 @@ def _shapes_by(c: Choices, notation: Notation, least: Mapping[str, int], max_ele
     parts = [part_of(c, rest) if "..." in side and len(notation.inputs) > 1 else rest for side in notation.inputs]
     while True:
         found = [_shape_of(side, part, size) for side, part in zip(notation.inputs, parts, strict=True)]
-        if max(map(math.prod, found), default=0) <= max_elements or max(size.values(), default=0) <= 1:
+        spare = {name: n - max(least.get(name, 0), 1) for name, n in size.items()}
+        if max(map(math.prod, found), default=0) <= max_elements or max(spare.values(), default=0) <= 0:
             return found
-        largest = max(size, key=lambda name: size[name])
-        size[largest] -= max(1, size[largest] // 8)
+        largest = max(spare, key=lambda name: spare[name])
+        size[largest] -= max(1, spare[largest] // 8)
 
 
 def _shape_of(side: Iterable[str], part: Shape, sizes: Mapping[str, int]) -> Shape:
@@ -284,7 +286,8 @@ def _integers(c: Choices, argument: Argument, shape: Shape, by_name: dict[str, S
     low, high = argument.integers.bounds(by_name)
     if high <= low and _count(shape):
         reject()
-    return np.array([c.integer(low, high - 1) for _ in range(_count(shape))], np.int64).reshape(shape)
+    kind = np.bool_ if argument.integers.logical else np.int64
+    return np.array([c.integer(low, high - 1) for _ in range(_count(shape))], kind).reshape(shape)
 
 
 def _placed(plain: Sequence[Any], names: Sequence[str], shapes: Sequence[Shape]) -> tuple[list[Any], list[str]]:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.shapes import Notation
+from engine.testing.contract import Contract, Integers, below_axis
 from engine.testing.fitting import Guess, fitted, fitting, written
 from engine.testing.judging import Judge, Pull
 
 if TYPE_CHECKING:
-    from engine.testing.contract import Argument, Contract
+    from engine.testing.contract import Argument
 
 Shape = tuple[int, ...]
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -44,6 +45,9 @@ TRIPLES = (
     "m n, m n, ", "l m n, n, n", "b c h w, c, c",
 )  # fmt: skip
 
+LEAST = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16)
+"""Sizes that may be the smallest one of an axis."""
+
 MOST = 6
 """Signatures that are drawn from, at most."""
 
@@ -52,6 +56,9 @@ INDEXED = {
     3: ("n, k, k", "m n, k, k n", "m n, k, k", "n, n, n", "m n, m, m", "m n, m, n", "m n, k n, k", "n, k, "),
 }
 """Signatures of which an argument may be indices, by how many there are."""
+
+MASKED = {2: ("n, n", "m n, m n", "m n, m", "m n, n"), 3: ("n, n, n", "n, n, ", "m n, m, n")}
+"""Signatures of which an argument may be a mask."""
 
 
 # The arguments.
@@ -153,7 +160,7 @@ class Probe:
             first, end = argument.integers.bounds(shapes)
             found = rng.integers(first, max(end, first + 1), shape)
             found.flat[:2] = (end - 1, first)[: found.size]
-            return found
+            return found.astype(bool) if argument.integers.logical else found
         low, high = self.BASES[base]
         region = argument.region
         if not (region.low < low and high < region.high):
@@ -173,8 +180,9 @@ class Probe:
             found = _values(self.f, self.arrays(shapes), self.options)
         except Exception as e:  # whatever it raises, it does not take these
             return str(e)
-        fits = any(part.dtype.kind in "fc" for part in found) and sum(part.size for part in found) < HUGE
-        return None if fits else ""
+        if sum(part.size for part in found) > HUGE:
+            return "too many numbers"
+        return None if any(part.dtype.kind in "fc" for part in found) else ""
 
     def pulls(self, shapes: Sequence[Shape], more: Mapping[str, Any] | None = None) -> bool:
         """Does the gradient, too, take these shapes?"""
@@ -293,7 +301,7 @@ def _as_vectors(probe: Probe, notation: Notation) -> Notation:
     """The notation with a vector for what is called a bias, if it has the shape of the output only because nobody summed its gradient."""
     for place, name in enumerate(probe.contract.names):
         side = notation.inputs[place]
-        if len(side) < 2 or not VECTORS.fullmatch(name):
+        if len(notation.inputs) < 3 or len(side) < 2 or not VECTORS.fullmatch(name):
             continue
         sides = [*notation.inputs[:place], side[-1:], *notation.inputs[place + 1 :]]
         other = _inputs(", ".join(" ".join(s) for s in sides))
@@ -347,15 +355,21 @@ def smallest(probe: Probe, notation: Notation) -> dict[str, int]:
 
 
 def _smallest(probe: Probe, notation: Notation, name: str | None) -> int:
-    for n in (0, 1, 2):
-        if _answers(probe, notation, {**PRIMES, name: n} if name else PRIMES, (2, 3) if name else (2, n)):
-            return n
-    return 1
+    found = next((n for n in LEAST if _answers(probe, notation, name, n) is not None), 1)
+    if found == 0 and _answers(probe, notation, name, 0) == 0:
+        # a window of 3 gives nothing for 2 elements, and could not give less for 1 or 0: sizes that nobody means
+        filled = next((n for n in LEAST if _answers(probe, notation, name, n)), 1)
+        return filled - 1
+    return found
 
 
-def _answers(probe: Probe, notation: Notation, size: Mapping[str, int], rest: Shape) -> bool:
-    """Are there finite numbers, if any, from these sizes?"""
-    return finite(probe.f, probe.arrays(sized(notation, size, rest)), probe.options)
+def _answers(probe: Probe, notation: Notation, name: str | None, n: int) -> int | None:
+    """How many numbers come out where the axes called `name` are of size n; None if they are not finite, or the function refuses."""
+    shapes = sized(notation, {**PRIMES, name: n} if name else PRIMES, (2, 3) if name else (2, n))
+    found = called(probe.f, probe.arrays(shapes), probe.options)
+    if found is None or not all(bool(np.all(np.isfinite(part))) for part in found):
+        return None
+    return sum(part.size for part in found)
 
 
 def of_examples(probe: Probe, examples: Sequence[Array]) -> Notation:
@@ -408,22 +422,33 @@ def with_integers(f: Function, contract: Contract, judge: Judge | None, *, pulle
 def _with_integers(contract: Contract) -> Iterator[tuple[Contract, Notation]]:
     """Contracts with one argument made integers, the last one first."""
     count = len(contract.arguments)
+
+    def made(notation: Notation, whole: Mapping[int, Integers]) -> tuple[Contract, Notation]:
+        arguments = [replace(a, integers=whole.get(i)) for i, a in enumerate(contract.arguments)]
+        return replace(contract, arguments=tuple(arguments), alternatives=(notation,)), notation
+
     for place in range(count - 1, -1, -1):
         texts = INDEXED.get(count, ()) if place else ()
         for notation in contract.alternatives or (broadcast(count), *map(_inputs, texts)):
             for integers in _ranges(contract, notation, place):
-                arguments = [replace(a, integers=integers) if i == place else a for i, a in enumerate(contract.arguments)]
-                yield replace(contract, arguments=tuple(arguments), alternatives=(notation,)), notation
+                yield made(notation, {place: integers})
+    for place in range(count - 1, 0, -1):
+        for notation in contract.alternatives or (broadcast(count), *map(_inputs, MASKED.get(count, ()))):
+            yield made(notation, {place: Integers(0, 2, logical=True)})
+    if count == 3:  # a row and a column
+        first = contract.arguments[0].name
+        for notation in contract.alternatives or map(_inputs, ("m n, k, k", "m n, k, l")):
+            if len(notation.inputs[0]) > 1:
+                yield made(notation, {1: below_axis(first, 0), 2: below_axis(first, 1)})
 
 
 def _ranges(contract: Contract, notation: Notation, place: int) -> Iterator[Any]:
     """Indices into an axis of another argument, the longest first; then small integers of either sign."""
-    from engine.testing.contract import Integers, below_axis
-
     shapes = sized(notation, PRIMES)
     axes = [(n, i, axis) for i, s in enumerate(shapes) if i != place and notation.inputs[i] != ["..."] for axis, n in enumerate(s)]
     for _, i, axis in sorted(axes, key=lambda a: -a[0]):
         yield below_axis(contract.arguments[i].name, axis - len(shapes[i]) if "..." in notation.inputs[i] else axis)
+    yield from () if notation.broadcasts else (Integers(0, 3), Integers(0, 2))
     yield Integers(-3, 4)
 
 
