@@ -29,6 +29,8 @@ from kernels.registry import rung
 VECTOR = BITS[tier()] // 8  # bytes
 HALVES = VECTOR == 64  # vectors half as wide are done faster than whole ones: there are more units for them
 K = 512  # a sum is cut into blocks of so many products, on every machine alike: the bits depend on it
+K_LOW = 32  # the same if c has few rows and b is large: b is then read where it lies, and as good as row by row
+LOW, LARGE = 48, 1 << 17  # rows of c, numbers in b
 BLOCK = caches()[2] // 2  # bytes of a in a block: half of the second-level cache
 PANELS = max(1 << 20, caches()[3] // 4)  # bytes of b in a block: the third-level cache belongs to other cores as well
 DOTS = 4  # columns up to which vectors along k are better than vectors along n
@@ -119,23 +121,25 @@ def strips(like, size, a, a_steps, b, b_p, panel, c, c_i, m, k, n, add):
             less_broad(like, a, b + j * size, c + j * size, a_steps, b_p, c_i, (m, k, n - j), add)
             j = n
     while j < n:
-        columns, place = min(2 * lanes, n - j), b + j // (2 * lanes) * panel
-        if columns > lanes:
+        columns, place = min(2 * lanes, n - j), b + j // (2 * lanes) * panel + j % (2 * lanes) * size
+        if columns > lanes and not (HALVES and columns <= lanes + lanes // 2):
             two(like, a, place, c + j * size, a_steps, b_p, c_i, (m, k, columns), add)
+            j += 2 * lanes
         elif HALVES and columns <= lanes // 2:
             half(like, a, place, c + j * size, a_steps, b_p, c_i, (m, k, columns), add)
+            j += lanes
         else:
-            one(like, a, place, c + j * size, a_steps, b_p, c_i, (m, k, columns), add)
-        j += 2 * lanes
+            one(like, a, place, c + j * size, a_steps, b_p, c_i, (m, k, min(lanes, columns)), add)
+            j += lanes
 
 
 @njit(nogil=True, inline="always")
-def multiply(like, size, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b):
+def multiply(like, size, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, block, packs_a, packs_b):
     """c = a b in blocks; whether factors are copied changes no bit."""
     lanes = VECTOR // size
-    deep = min(K, k)
-    broadest = min(n, PANELS // (K * size) // (2 * lanes) * (2 * lanes)) if packs_b else n
-    tallest = min(m, max(1, BLOCK // (K * size * ROWS)) * ROWS) if packs_a else m
+    deep = min(block, k)
+    broadest = min(n, PANELS // (block * size) // (2 * lanes) * (2 * lanes)) if packs_b else n
+    tallest = min(m, max(1, BLOCK // (block * size * ROWS)) * ROWS) if packs_a else m
     bytes_b = (deep + lanes) * (broadest + 2 * lanes) * size if packs_b else 0
     bytes_a = (deep + lanes) * (tallest + ROWS + lanes) * size if packs_a else 0
     room = allocate(bytes_a + bytes_b + 64) if bytes_a + bytes_b > 0 else 0
@@ -143,8 +147,8 @@ def multiply(like, size, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, pac
     block_a = block_b + bytes_b
     for left in range(0, n, broadest):
         columns = min(broadest, n - left)
-        for top in range(0, max(1, k), K):
-            depth = min(K, k - top)
+        for top in range(0, max(1, k), block):
+            depth = min(block, k - top)
             right, right_p, panel = b + top * b_p + left * b_j, b_p, 2 * VECTOR
             if packs_b:
                 pack_b(like, size, right, b_p, b_j, block_b, depth, columns)
@@ -191,9 +195,10 @@ def by_shape(like, size, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, whole, alway
             return inner_columns(like, size, b, b_j, a, a_p, a_i, c, c_j, c_i, n, k, m)
     if n == 1 and m > 1 and a_i == size and c_i == size:  # a column of c lies like a row
         a, a_i, a_p, b, b_p, b_j, m, n = b, b_j, b_p, a, a_p, a_i, n, m
+    block = K_LOW if FEW < whole[0] <= LOW and k * whole[1] > LARGE else K
     packs_a = always or (n > 256 and m * k * size > WORTH_COPYING)
     packs_b = always or b_j != size or (m > 4 * ROWS and n * k * size > WORTH_COPYING)
-    return multiply(like, size, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b)
+    return multiply(like, size, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, block, packs_a, packs_b)
 
 
 def product(a, b, c, always):
