@@ -13,6 +13,7 @@ import numpy as np
 from engine.shapes import Notation
 from engine.testing import contracts, modes
 from engine.testing.case import Case
+from engine.testing.contract import fits
 from engine.testing.excuses import EXCUSES
 from engine.testing.finding import RTOL, TAIL, WRONG, Finding, Tally
 from engine.testing.oracles import Place, unit
@@ -121,7 +122,7 @@ class Examiner:
         fitting = next((n for n in self.notations if modes.lead(n, args)), None)
         if fitting is not None:
             yield from modes.slices(self.subject, fitting, g, args, y, options, claims, self.named(args))
-        if self.batched is not None and any(modes.fits(n, self.names, args, options) for n in self.notations):
+        if self.batched is not None and any(fits(n, self.names, [np.shape(a) for a in args], options) for n in self.notations):
             yield from modes.against_loop(self.subject, self.batched, args, options, self.named(args))
 
     def raises_nearby(self, g: Any, args: Sequence[Any], options: dict[str, Any]) -> bool:

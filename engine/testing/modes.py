@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.shapes import ANY, Notation, ShapeError
+from engine.shapes import ANY, Notation
 from engine.testing.finding import WRONG, Finding
 from engine.testing.oracles import unit
 from engine.testing.subject import ClaimError, Subject, floating, is_float, outputs
@@ -62,17 +62,6 @@ def lead(notation: Notation, args: Sequence[Any]) -> list[int] | None:
         return None
     ranks = [np.ndim(a) - sum(token != ANY for token in side) for a, side in zip(args, notation.inputs, strict=True)]
     return ranks if max(ranks) > 0 and min(ranks) >= 0 else None
-
-
-def fits(notation: Notation, names: Sequence[str], args: Sequence[Any], options: dict[str, Any]) -> bool:
-    """Are these the shapes that the notation speaks of? A smaller call need not be, though the function takes it."""
-    try:
-        notation.infer(names, [np.shape(a) for a in args], options)
-    except ShapeError:
-        return False
-    except (NameError, TypeError, ZeroDivisionError):  # the right side speaks of options that are not here
-        return True
-    return True
 
 
 def slices(

@@ -27,14 +27,14 @@ def shrunk(case: Case, fails: Fails, *, contract: Contract | None = None, tries:
     """The smallest call found that still fails.
 
     fails      of a call: does it fail in the same way? False for a call that the function does not take
-    contract   keeps the numbers in their domains
+    contract   keeps the numbers in their domains, and the shapes those that its user speaks of
     tries      calls of `fails`, at most
     """
     left = [tries]
 
     def still(candidate: Case) -> bool:
         left[0] -= 1
-        return fails(candidate)
+        return allowed(candidate, contract) and fails(candidate)
 
     before = None
     while before is not case and left[0] > 0:
@@ -42,6 +42,11 @@ def shrunk(case: Case, fails: Fails, *, contract: Contract | None = None, tries:
         for moves in (_shorter, _without_an_axis, lambda c: _simpler(c, contract), _integers, _plainer):
             case = _followed(case, moves, still, left)
     return case
+
+
+def allowed(case: Case, contract: Contract | None) -> bool:
+    """Does the contract speak of such shapes? Cotangents may stand before the arguments."""
+    return contract is None or contract.takes(case.args[len(case.args) - len(contract.arguments) :], case.kwargs)
 
 
 def _followed(case: Case, moves: Callable[[Case], Iterator[Case]], still: Fails, left: list[int]) -> Case:
