@@ -116,6 +116,13 @@ table.add(
 )
 table.add(
     "elementwise",
+    "m n, n, m n",
+    {
+        "clamp_of_alike": (torch.clamp, lambda x, a, b: np.minimum(np.maximum(x, a), b)),
+    },
+)
+table.add(
+    "elementwise",
     "..., ...",
     {
         "ldexp": (torch.ldexp, np.ldexp),
@@ -737,8 +744,9 @@ table.add(
     "fourier",
     "n",
     {
-        "rfft_abs2": lambda x: torch.view_as_real(torch.fft.rfft(x)),
-        "irfft": lambda x: torch.fft.irfft(torch.complex(x, x * 2)) if len(x) > 1 else x.sum(),
-        "hfft": lambda x: torch.fft.hfft(torch.complex(x, x)) if len(x) > 1 else x.sum(),
+        "rfft": (torch.fft.rfft, np.fft.rfft),
+        "fft_abs2": (lambda x: torch.fft.fft(x).abs() ** 2, lambda x: np.abs(np.fft.fft(x)) ** 2),
+        "irfft": (lambda x: torch.fft.irfft(x + 2j * x), lambda x: np.fft.irfft(x + 2j * x)),
+        "hfft": (lambda x: torch.fft.hfft(x + 1j * x), lambda x: np.fft.hfft(x + 1j * x)),
     },
 )
