@@ -116,14 +116,14 @@ class Claims:
     def rounding(self, i: int | None = None) -> float:
         """The rounding of the terms that a rule may sum up: of the outputs, and of the Jacobian here and at moderate arguments.
 
-        A rule that uses y may divide it by what it was multiplied by: by element i, or by the largest; or it sums y as it is.
+        A rule that uses y divides it by what it was multiplied by: by element i, or by the largest.
         """
         if not self.coupled and len(self.place.places) < 2:
             return 0.0
         divisor = max(abs(self.place.x[i]) if i is not None else 0.0, 1e-6 * self.largest) or self.largest
+        by_value = self.terms / divisor if divisor else 0.0
         if not self.coupled:
-            return 8 * self.eps * self.terms / divisor if divisor else 0.0
-        by_value = self.terms / min(divisor, 1.0) if divisor else self.terms
+            return 8 * self.eps * by_value
         return (1024 if self.derived else 16) * self.eps * max(by_value, self.summands)
 
     @cached_property
