@@ -1,9 +1,50 @@
-"""Where what the sweep finds has been reported: by framework and function, a sentence with the thread."""
+"""What is known about a finding of the sweep: by framework and function, a sentence with the thread or with the cause."""
+
+REPEATED = "Documented: where an index comes twice, the result is whichever comes last, and every entry gets the gradient."
 
 KNOWN: dict[str, dict[str, str]] = {
     "torch": {
+        "cosh": "torch.sinh of several numbers in a row is infinite from 709.8 on; cosh is not.",
+        "sinh": "torch.cosh of several numbers in a row is infinite from 709.8 on; sinh is not.",
+        "expm1": "The rule is grad * (result + 1): the digits went with the 1.",
+        "sigmoid": "The rule is y * (1 - y). Known: pytorch/pytorch#195681.",
+        "tanh": "The rule is 1 - y * y, with y rounded to 1.",
+        "sinc": "The rule divides a difference of nearly equal numbers by x.",
+        "erfcx": "The rule is 2 * x * y - 2 / sqrt(pi): nearly equal numbers.",
+        "i0e": "The rule is i1e(x) - sign(x) * y: nearly equal numbers.",
+        "i1e": "The rule subtracts nearly equal numbers.",
+        "exp2": "The product with the cotangent overflows before it is multiplied by log 2.",
+        "xlogy": "Chosen so: the rule is x / y, pytorch/pytorch#82713. The function is 0 at x = 0 for every y.",
+        "clamp_of_alike": "Both bounds move the value together, and neither gets a gradient. Treated in pytorch/pytorch#191142.",
+        "ldexp": "The rule is 2 ** other in integers, which rounds to 0. Known: pytorch/pytorch#187460, #196680.",
+        "hardsigmoid": "1 / 6 is held in single precision, whatever the precision of the input.",
+        "logcumsumexp": "The rule adds 1e-13 to sums that may be smaller. Known: pytorch/pytorch#196705.",
+        "index_copy": REPEATED,
+        "index_put": REPEATED,
+        "scatter": REPEATED,
+        "scatter_reduce_prod": "Forward mode gives 0 always. Known: pytorch/pytorch#196702.",
+        "scatter_reduce_prod_alone": "Forward mode gives 0 always. Known: pytorch/pytorch#196702.",
+        "scatter_reduce_amax_alone": "The entry that is left out counts among the equals. Its neighbour: pytorch/pytorch#168358.",
+        "cdist_inf": "Each of the equal largest differences gets the whole gradient.",
+        "cholesky_inverse": "Two factors change places in the rule. Known: pytorch/pytorch#196682.",
+        "householder_product": "The rule divides by tau * |v|^2 - 1, which is 0 for some.",
+        "eigh_vectors_invariant": "Documented: finite for distinct eigenvalues only. The function here, tanh of a matrix, is smooth.",
         "pdist": "Known: pytorch/pytorch#197099.",
-        "sigmoid": "Known: pytorch/pytorch#195681.",
+        "rfft_as_real": "The cotangent lies at an address that is no multiple of 16, as torch.from_numpy(np.ones(7)[1:]) does.",
+        "binary_cross_entropy": "The logarithm is cut off at -100 in the value, not in the gradient of the target.",
+        "pixel_shuffle": "The backward pass infers another shape for an array without elements.",
+        "pixel_unshuffle": "The backward pass infers another shape for an array without elements.",
+        "group_norm": "A mean over no elements.",
     },
-    "jax": {},
-}
+    "jax": {
+        "expm1": "The rule is y + 1: the digits went with the 1.",
+        "sigmoid": "The rule is y * (1 - y).",
+        "tanh": "The rule is 1 - y * y, with y rounded to 1.",
+        "sinc": "The rule divides a difference of nearly equal numbers by x; the slope at 1e-16 is -3.3e-16.",
+        "i0": "Known: jax-ml/jax#40628, mended in #40640.",
+        "i1e": "The rule subtracts nearly equal numbers.",
+        "i0e": "XLA takes 5e-324 for 0.",
+        "erfcx": "The rule subtracts nearly equal numbers.",
+        "spence": "At 1 the value is a constant of its own, with the slope 0; beyond 1 the gradient is nan: a branch that is not taken.",
+    },
+}  # fmt: skip

@@ -745,6 +745,10 @@ table.add(
     "n",
     {
         "rfft": (torch.fft.rfft, np.fft.rfft),
+        "rfft_as_real": (
+            lambda x: torch.view_as_real(torch.fft.rfft(x)),
+            lambda x: np.fft.rfft(x).view(float).reshape(-1, 2),
+        ),
         "fft_abs2": (lambda x: torch.fft.fft(x).abs() ** 2, lambda x: np.abs(np.fft.fft(x)) ** 2),
         "irfft": (lambda x: torch.fft.irfft(x + 2j * x), lambda x: np.fft.irfft(x + 2j * x)),
         "hfft": (lambda x: torch.fft.hfft(x + 1j * x), lambda x: np.fft.hfft(x + 1j * x)),

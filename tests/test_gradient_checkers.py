@@ -9,6 +9,7 @@ import pytest
 import tally
 
 from benchmarks.gradient_checkers import CHECKERS, accepts, call, catalogue, typical
+from benchmarks.known_threads import KNOWN
 
 
 def product(a, b, i):
@@ -151,3 +152,12 @@ def test_most_functions_have_a_reference(framework):
     entries = import_module(f"benchmarks.{framework}_ops").table.entries
     bare = [e.name for e in entries if e.reference is None and e.group not in ("layout", "fourier")]
     assert len(bare) < 25, bare
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_what_is_known_is_known_of_functions_in_the_table(framework):
+    if not find_spec(framework):
+        tally.not_run(f"{framework} is not installed")
+        return
+    names = {e.name for e in import_module(f"benchmarks.{framework}_ops").table.entries}
+    assert set(KNOWN[framework]) <= names
