@@ -154,6 +154,12 @@ LARGE = {
         matrices(33, 40, 31, left=(3, 5), right=(3, 5)),
         matrices(9, 20, 70, left=(4, 1), right=(3, 1, 5)),
         matrices(40, 50, 60, left=(12,)),
+        matrices(300, 520, 700),  # worth copying to where it is read in line, and longer than a block of sums
+        matrices(8, 300, 600),  # low, with a large right factor
+        matrices(3, 200, 301),
+        matrices(70, 200, 3),  # narrow
+        matrices(2, 3, 200, left=(3, 1), right=(4,)),
+        matrices(65, 66, 74),  # a few columns are left over
     ],
     **{
         op: [
@@ -340,6 +346,121 @@ def test_compiled_kernels_go_where_numba_is_told(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.rglob("update.sgd_one_pass*.nbc"))
+
+
+# Products.
+
+
+def products():
+    return {r.name: r.run for r in kernels.ladder("matmul", "cpu")}
+
+
+@pytest.mark.parametrize("m, k, n", [(67, 600, 541), (300, 520, 700), (8, 300, 600), (13, 17, 19), (130, 1100, 65)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_copy_no_layout_and_no_tile_changes_a_bit_of_a_product(m, k, n, dtype):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(m, k)).astype(dtype), rng.normal(size=(k, n)).astype(dtype)
+    want = products()["by_size"](a, b)
+    for name in ("register_tile", "by_size", "threaded"):
+        for x in (a, np.asfortranarray(a), laid_out(a, "stepped")):
+            for y in (b, np.asfortranarray(b), laid_out(b, "reversed")):
+                assert products()[name](x, y).tobytes() == want.tobytes(), name
+    if k <= 512 and (m, k, n) != (8, 300, 600):  # one block of sums: then the place in c does not count either
+        assert products()["by_size"](a[1:-1], b[:, 3:-1]).tobytes() == want[1:-1, 3:-1].tobytes()
+
+
+@pytest.mark.parametrize("m, k, n", [(5, 3, 7), (14, 20, 33), (1, 40, 150), (3, 40, 1), (40, 70, 2), (30, 600, 18)])
+@pytest.mark.parametrize("layout", ["C", "F", "stepped"])
+def test_what_is_not_finite_stays_in_its_row_and_column(m, k, n, layout):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(m, k)), rng.normal(size=(k, n))
+    a[m // 2, k // 2], b[k - 1, n - 1], a[0, 0] = np.inf, np.nan, -np.inf
+    with np.errstate(invalid="ignore"):
+        want = a @ b
+    for name in ("register_tile", "by_size", "threaded"):
+        got = products()[name](laid_out(a, layout), laid_out(b, layout))
+        np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+        np.testing.assert_array_equal(got[np.isinf(want)], want[np.isinf(want)])
+
+
+def test_a_product_of_arrays_that_lie_askew_in_memory():
+    rng = np.random.default_rng(0)
+    room = np.zeros(5 * 7 * 8 + 1, np.uint8)
+    askew = room[1:].view(np.float64).reshape(5, 7)
+    askew[...] = rng.normal(size=(5, 7))
+    assert not askew.flags.aligned
+    for name in ("register_tile", "by_size", "threaded"):
+        np.testing.assert_allclose(products()[name](askew, askew.T), np.array(askew) @ np.array(askew).T, rtol=1e-13)
+
+
+def test_compiled_code_is_too_old_when_any_file_that_it_is_made_of_has_changed():
+    """Numba has no public word for this; if it changes, this fails, and `kernels/cpu/cache.py` is where to look."""
+    from numba import njit
+
+    from kernels.cpu.cache import stamped
+
+    stamp = stamped(njit(cache=True)(products))._cache._cache_file._source_stamp
+    assert {"features.py", "gemm.py", "tile.py", "vector.py"} <= {name for name, _, _ in stamp}
+
+
+# Tiers of the CPU.
+
+
+def available_tiers():
+    from kernels.cpu.features import available
+
+    return available()
+
+
+@pytest.mark.parametrize("tier", ["generic", "avx2", "avx512", "amx"])
+def test_each_tier_that_this_machine_has_multiplies_right(tier):
+    if tier not in available_tiers():
+        tally.not_run(f"the machine does not have {tier}")
+        pytest.skip(f"the machine does not have {tier}")
+    done = run_alone(
+        """
+        import numpy as np
+        import kernels
+        from kernels.cpu import features
+        rng = np.random.default_rng(0)
+        product = kernels.serving("matmul", "cpu")
+        for m, k, n in [(1, 1, 1), (37, 41, 43), (5, 0, 3), (300, 520, 700), (1, 90, 300), (90, 300, 1), (3, 90, 70), (70, 300, 18)]:
+            a, b = rng.normal(size=(m, k)).astype("f4"), rng.normal(size=(k, n)).astype("f4")
+            for x in (a, np.asfortranarray(a), a[:, ::-1]):
+                for y in (b, np.asfortranarray(b), b[::-1]):
+                    error = np.abs(product(x, y) - x.astype("f8") @ y.astype("f8"))
+                    assert np.all(error <= 1e-5 * (np.abs(x).astype("f8") @ np.abs(y).astype("f8"))), (m, k, n)
+        print(features.tier(), features.lanes(32))
+        """,
+        GNOMON_CPU=tier,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [tier, {"generic": "4", "avx2": "8"}.get(tier, "16")]
+
+
+def test_a_tier_that_is_unknown_or_not_there_is_refused_by_name():
+    done = run_alone("import kernels; kernels.ladder('matmul', 'cpu')", GNOMON_CPU="mmx")
+    assert done.returncode != 0
+    assert "GNOMON_CPU=mmx: there is no such tier; the tiers are generic, avx2, avx512, amx" in done.stderr
+    missing = [tier for tier in ("avx2", "avx512", "amx") if tier not in available_tiers()]
+    if missing:
+        done = run_alone("import kernels; kernels.ladder('matmul', 'cpu')", GNOMON_CPU=missing[0])
+        assert f"GNOMON_CPU={missing[0]}: this machine does not have it; it has {', '.join(available_tiers())}" in done.stderr
+
+
+def test_a_lower_tier_is_refused_when_numba_has_already_compiled_for_the_machine():
+    if len(available_tiers()) == 1:
+        pytest.skip("the machine has one tier")
+    done = run_alone(
+        """
+        from numba import njit
+        njit(lambda x: x)(1)
+        import kernels
+        kernels.ladder("matmul", "cpu")
+        """,
+        GNOMON_CPU="generic",
+    )
+    assert "GNOMON_CPU=generic: Numba has compiled for the whole machine already; import the kernels before that" in done.stderr
 
 
 # The texts.
