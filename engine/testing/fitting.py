@@ -66,8 +66,12 @@ def _apart(ranks: Sequence[int]) -> Guess:
 
 
 def _fit(probe: Probe, start: Guess, most: int) -> tuple[Guess | None, int]:
-    """The first guess that the function takes in two sets of sizes, beginning with `start`; and how many calls it took to find it."""
+    """The first guess that the function takes in two sets of sizes, beginning with `start`; and how many calls it took to find it.
+
+    If the function did not say what it wants, one that its gradient takes, too, is better than the first.
+    """
     waiting, seen, calls = [(0, 0, start)], {start}, 0
+    first = None
     while waiting and calls < most:
         silent, _, guess = heapq.heappop(waiting)
         says, row = None, 0
@@ -77,7 +81,9 @@ def _fit(probe: Probe, start: Guess, most: int) -> tuple[Guess | None, int]:
             if says is not None:
                 break
         if says is None:
-            return guess, calls
+            if not silent or probe.pulls(shapes_of(guess, 0)):
+                return guess, calls
+            first, says = first or guess, ""
         if re.search(RANK, says):
             break
         asked = _asked_for(guess, says, row)
@@ -86,7 +92,7 @@ def _fit(probe: Probe, start: Guess, most: int) -> tuple[Guess | None, int]:
             if other not in seen:
                 heapq.heappush(waiting, (silent + (asked is None), len(seen), other))
                 seen.add(other)
-    return None, calls
+    return first, calls
 
 
 def shapes_of(guess: Guess, row: int) -> list[Shape]:

@@ -28,7 +28,25 @@ FALLING = {"p": 9, "q": 8, "r": 7, "s": 6, "t": 5, "u": 4, "v": 3, "x": 2, "y": 
 PRIMES = {"b": 2, "c": 2, "k": 4, "l": 2, "m": 3, "n": 5, "o": 3, "h": 4, "w": 5, **FALLING}
 """A size for each axis name, such that two axes that must be equal are not so by accident."""
 
-OTHERS = {**PRIMES, "m": 4, "n": 7, "k": 3, "h": 6, "w": 3, "p": 8, "q": 9, "r": 6, "s": 7, "t": 4, "u": 3, "v": 2}
+OTHERS = {
+    **PRIMES,
+    "b": 3,
+    "c": 4,
+    "k": 3,
+    "l": 3,
+    "m": 4,
+    "n": 7,
+    "o": 2,
+    "h": 6,
+    "w": 3,
+    "p": 8,
+    "q": 9,
+    "r": 6,
+    "s": 7,
+    "t": 4,
+    "u": 3,
+    "v": 2,
+}
 """Other sizes, so that a signature that fits once by accident does not fit twice."""
 
 RAGGED: tuple[Shape, ...] = ((), (3,), (2, 3), (2, 4, 3), (1, 3))
@@ -231,12 +249,12 @@ def signatures(probe: Probe) -> tuple[list[Notation], list[str]]:
         return [broadcast(count)], []
     named = {1: ALONE, 2: PAIRS, 3: TRIPLES}.get(count, (", ".join(["n"] * count), ", ".join(["m n"] * count)))
     taken = [n for n in map(_inputs, named) if takes_any_size(probe, n)]
-    often = [n for n in taken if any(n.inputs) and probe.pulls(sized(n, PRIMES))]
+    often = [n for n in taken if any(n.inputs) and pulls_any_size(probe, n)]
     if count > 1 or not often:
         fits = _fitting(probe, count)
         taken += [n for n in fits if n not in taken and (not often or any(_narrower(known, n) for known in often))]
-    pulled = [n for n in taken if probe.pulls(sized(n, PRIMES))]
-    if not any(any(n.inputs) for n in pulled) and len(taken) > 1:  # numbers alone test nothing where arrays are taken
+    pulled = [n for n in taken if pulls_any_size(probe, n)]
+    if not any(any(n.inputs) for n in pulled) and any(any(n.inputs) for n in taken):  # numbers alone test nothing where arrays are taken
         pulled = [n for n in (_as_returned(probe, n) for n in taken) if n is not None]
     kept = _first_of(_most_general(pulled) or _most_right(probe, _most_general(taken)))
     kept = [_as_vectors(probe, n) for n in kept]
@@ -283,15 +301,15 @@ def _most_right(probe: Probe, taken: list[Notation]) -> list[Notation]:
 
 def _as_returned(probe: Probe, notation: Notation) -> Notation | None:
     """The notation with an axis of 2 or 3 where the gradient says so: coordinates, of which the function takes more but uses the first."""
-    shapes = sized(notation, PRIMES)
-    given = probe.pulled(shapes).shapes
     sides = [list(side) for side in notation.inputs]
-    for side, wanted, got in zip(sides, shapes, given, strict=False):
-        for axis, (n, m) in enumerate(zip(wanted, got or (), strict=False)):
-            if n != m in (2, 3):
-                sides = [[str(m) if t == side[axis] else t for t in s] for s in sides]
+    for sizes in (PRIMES, OTHERS):
+        shapes = sized(notation, sizes)
+        for side, wanted, got in zip(notation.inputs, shapes, probe.pulled(shapes).shapes, strict=False):
+            for token, n, m in zip(side, wanted, got or (), strict=False):
+                if n != m in (2, 3):
+                    sides = [[str(m) if t == token else t for t in s] for s in sides]
     other = _inputs(", ".join(" ".join(s) for s in sides))
-    return other if other != notation and takes_any_size(probe, other) and probe.pulls(sized(other, PRIMES)) else None
+    return other if sides != notation.inputs and takes_any_size(probe, other) and pulls_any_size(probe, other) else None
 
 
 VECTORS = re.compile(r"(b|bias|beta|gamma|shift|offset)_?\d*")
@@ -331,6 +349,11 @@ def notation(text: str) -> Notation:
 def takes_any_size(probe: Probe, notation: Notation) -> bool:
     """Does the function take two sizes of each axis?"""
     return probe.takes(sized(notation, PRIMES)) and probe.takes(sized(notation, OTHERS, rest=(3,)))
+
+
+def pulls_any_size(probe: Probe, notation: Notation) -> bool:
+    """Does the gradient take them, too?"""
+    return probe.pulls(sized(notation, PRIMES)) and probe.pulls(sized(notation, OTHERS, rest=(3,)))
 
 
 def _most_general(notations: list[Notation]) -> list[Notation]:
@@ -437,9 +460,11 @@ def _with_integers(contract: Contract) -> Iterator[tuple[Contract, Notation]]:
             yield made(notation, {place: Integers(0, 2, logical=True)})
     if count == 3:  # a row and a column
         first = contract.arguments[0].name
-        for notation in contract.alternatives or map(_inputs, ("m n, k, k", "m n, k, l")):
+        for notation in contract.alternatives or map(_inputs, ("m n, k, k", "m n, k, l", "n, k, k")):
             if len(notation.inputs[0]) > 1:
                 yield made(notation, {1: below_axis(first, 0), 2: below_axis(first, 1)})
+            if len(notation.inputs[0]):
+                yield made(notation, {1: below_axis(first, 0), 2: below_axis(first, 0)})
 
 
 def _ranges(contract: Contract, notation: Notation, place: int) -> Iterator[Any]:
