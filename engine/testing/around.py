@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from engine.testing.precise import exactly, precision
 from engine.testing.subject import Array
 
 NEIGHBOURS = 12
+DISTANCE = 2.0**-60  # of a point nearby, on the scale of the elements
 
 
 def jump(c: Claims, i: int, claim: float, reference: float) -> list[float]:
@@ -28,7 +31,7 @@ def jump(c: Claims, i: int, claim: float, reference: float) -> list[float]:
     return []
 
 
-def nearby(c: Claims, i: int, count: int, distance: float = 2.0**-60, along: Array | None = None, *, again: bool = False) -> list[float]:
+def nearby(c: Claims, i: int, count: int, distance: float = DISTANCE, along: Array | None = None, *, again: bool = False) -> list[float]:
     """The derivative in element i, or along a direction, at points around this one.
 
     i lies anywhere among the others there, and their distances are alike or of very different sizes. `again`: by shorter steps.
@@ -41,11 +44,37 @@ def nearby(c: Claims, i: int, count: int, distance: float = 2.0**-60, along: Arr
         if k % 2:
             shift *= 2.0 ** -rng.integers(0, 16, shift.size)
         shift[i] = statistics.NormalDist().inv_cdf((k + 0.5) / count) if k % 4 < 2 else (8.0 if k % 4 == 2 else -8.0)
-        try:
-            found.append(near_exactly(c, direction, shift * np.minimum(c.place.scale, c.precise.finest), distance, again))
-        except Unavailable:
-            found.append(near_in_floats(c, direction, shift * c.place.scale, distance**0.2))
+        found.append(near(c, direction, shift, distance, again))
     return [v for v in found if math.isfinite(v)]
+
+
+def in_order(c: Claims, i: int) -> list[float]:
+    """The derivative in element i where equal elements are told apart by their places: rules take the first of them, or the last."""
+    found = [near(c, c.unit(i), shift, DISTANCE) for shift in orders(c.place.shapes)]
+    return [v for v in found if math.isfinite(v)]
+
+
+def orders(shapes: Sequence[tuple[int, ...]]) -> Iterator[Array]:
+    """Numbers from -1 to 1 for all elements, no two alike, that rise or fall along each axis, by rows or by columns."""
+    total, seen = sum(math.prod(shape) for shape in shapes), set()
+    for by, signs in itertools.product("CF", itertools.product((1, -1), repeat=4)):
+        parts, start = [], 0
+        for shape in shapes:
+            ranks = np.arange(start, start + math.prod(shape)).reshape(shape, order=by)  # type: ignore[call-overload]
+            parts.append(ranks[tuple(slice(None, None, s) for s in signs[: len(shape)][::-1])].ravel())
+            start += ranks.size
+        shift = (2.0 * np.concatenate(parts) - total + 1) / max(total, 1)
+        if shift.tobytes() not in seen:
+            seen.add(shift.tobytes())
+            yield shift
+
+
+def near(c: Claims, direction: Array, shift: Array, distance: float, again: bool = False) -> float:
+    """The derivative along a direction at one point nearby; nan where it has none."""
+    try:
+        return near_exactly(c, direction, shift * np.minimum(c.place.scale, c.precise.finest), distance, again)
+    except Unavailable:
+        return near_in_floats(c, direction, shift * c.place.scale, distance**0.2)
 
 
 def near_exactly(c: Claims, direction: Array, shift: Array, by: float, again: bool = False) -> float:

@@ -27,7 +27,7 @@ from functools import cached_property
 import mpmath
 import numpy as np
 
-from engine.testing.around import NEIGHBOURS, jump, nearby
+from engine.testing.around import NEIGHBOURS, in_order, jump, nearby
 from engine.testing.claims import ACCURATE, MANY_ELEMENTS, Claims
 from engine.testing.excuses import EXCUSES, cheap_excuse, excuse_of
 from engine.testing.finding import TAIL, WRONG, Finding
@@ -300,6 +300,8 @@ class Comparison(Claims):
         for more in (0, NEIGHBOURS, 4 * NEIGHBOURS):
             if more:
                 hull += nearby(self, i, more)
+            if more == NEIGHBOURS:
+                hull += in_order(self, i)
             low, high = min(hull), max(hull)
             slack = self.rtol * max(abs(low), abs(high)) + self.floor
             if looked or (more and high - low > max(slopes) - min(slopes) + slack):
@@ -321,7 +323,7 @@ class Comparison(Claims):
     def unseen(self, i: int, error: float) -> bool:
         """Is an error of the gradient so small that no difference shows it beside the rounding of a function of such numbers?"""
         rounded = max(1.0, float(np.max(np.abs(self.place.y0[self.place.finite]), initial=0.0)), abs(self.place.x[i]))
-        return bool(abs(error) * 2.0**-8 * self.place.scale[i] <= 64 * EPS * rounded * float(np.max(np.abs(self.g))))
+        return bool(abs(error) * 2.0**-8 * self.place.scale[i] <= 64 * EPS * rounded * float(np.max(np.abs(self.g), initial=0.0)))
 
     def only_together(self, i: int) -> bool:
         """Has f among equal elements a slope when they move together, but another one than the sum of their own?

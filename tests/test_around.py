@@ -1,0 +1,59 @@
+"""Points around a kink: a rule that takes the first or the last of equal elements is one of the gradients nearby."""
+
+import numpy as np
+import pytest
+
+from engine.testing import check_gradient
+from engine.testing.around import orders
+
+
+def running_minimum(x):
+    return np.minimum.accumulate(x)
+
+
+def takes_the_last(g, args, y):
+    """The gradient of each running minimum goes to the last element that is as small."""
+    (x,) = args
+    back = np.zeros_like(x)
+    for j in range(len(x)):
+        np.add.at(back, max(k for k in range(j + 1) if x[k] == y[j]), g[j])
+    return (back,)
+
+
+def takes_the_first(g, args, y):
+    (x,) = args
+    back = np.zeros_like(x)
+    for j in range(len(x)):
+        np.add.at(back, min(k for k in range(j + 1) if x[k] == y[j]), g[j])
+    return (back,)
+
+
+@pytest.mark.parametrize("vjp", [takes_the_last, takes_the_first])
+@pytest.mark.parametrize("count", [4, 7])
+def test_the_first_and_the_last_of_many_equal_elements_are_right(vjp, count):
+    report = check_gradient(running_minimum, vjp, signature=np.zeros(count), examples=60)
+    assert report.verdict == "PASS" and report.counts["at a kink"] > 20, report.explain()
+
+
+def test_the_gradient_of_another_element_is_not():
+    def takes_another(g, args, y):
+        (back,) = takes_the_last(g, args, y)
+        return (np.roll(back, 1),)
+
+    assert check_gradient(running_minimum, takes_another, signature=np.zeros(4), examples=60).verdict == "FAIL"
+
+
+def test_orders_rise_and_fall_along_each_axis_by_rows_and_by_columns():
+    found = list(orders([(2, 3)]))
+    assert len(found) == len({f.tobytes() for f in found}) == 8
+    assert all(len(set(f)) == 6 and -1 < f.min() < f.max() < 1 for f in found)
+    for shape in [(), (0,), (1, 1)]:
+        assert len(list(orders([shape]))) == 1
+    assert all(len(f) == 9 for f in orders([(2, 3), (3,)]))
+
+
+def test_a_weight_of_nothing_is_no_crash():
+    def f(x):
+        return x[:0]
+
+    assert check_gradient(f, lambda g, args, y: (np.zeros_like(args[0]),), signature="n", examples=20).verdict != "FAIL"
