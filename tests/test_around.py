@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from engine.testing import check_gradient
 from engine.testing.around import orders
@@ -57,3 +58,24 @@ def test_a_weight_of_nothing_is_no_crash():
         return x[:0]
 
     assert check_gradient(f, lambda g, args, y: (np.zeros_like(args[0]),), signature="n", examples=20).verdict != "FAIL"
+
+
+def test_without_gradients_nearby_nothing_is_said_of_a_kink():
+    """Next to numbers of 10^243 no step is small and yet seen."""
+
+    def windows(x):
+        return np.stack([np.maximum(np.maximum(x[0], x[1]), x[2]), np.maximum(x[1], x[2]), x[3]])
+
+    def to_the_middle(g, args, y):
+        x = args[0]
+        first = 1 if x[1] == y[0] else int(np.argmax(x[:3]))
+        second = 1 if x[1] == y[1] else 2
+        back = np.zeros(4)
+        back[first] += g[0]
+        back[second] += g[1]
+        back[3] += g[2]
+        return (back,)
+
+    x = np.array([8.7e243, 8.7e243, 8.7e243, 3.3e-3])
+    report = check_gradient(windows, to_the_middle, cases=st.just(((x,), {})), vary_values=False, examples=30)
+    assert report.verdict != "FAIL", report.explain()

@@ -239,9 +239,12 @@ class Comparison(Claims):
         """Nothing is wrong before this has said so."""
         self.tally.counts["arbitrated"] += 1
         try:
-            findings = list(self.by_precise(i, self.precise.slopes(self.unit(i))))
+            exact = self.precise.slopes(self.unit(i))
+            findings = list(self.by_precise(i, exact))
             if any(f.severity == WRONG for f in findings):
-                findings = list(self.by_precise(i, self.precise.slopes(self.unit(i), again=True)))
+                finer = self.precise.slopes(self.unit(i), again=True)
+                if not finer.like(exact):
+                    findings = list(self.by_precise(i, finer))
             yield from findings
         except Unavailable:
             yield from self.by_floats(i, left, right)
@@ -313,6 +316,9 @@ class Comparison(Claims):
                 return
             if math.isnan(claim):
                 break
+        if len(hull) == len(slopes) and math.isfinite(claim):
+            self.skip("the gradients nearby are not known")
+            return
         if looked and math.isfinite(claim) and high - low > 1e3 * (abs(slopes[0]) + abs(claim)):
             self.skip("the gradient is not continuous here")
             return
