@@ -227,6 +227,11 @@ class Exact:
             return False
         return bool(abs(self.left - self.right) <= (abs(self.left) + abs(self.right)) * mpmath.mpf(2) ** -40 + 4 * self.error)
 
+    def like(self, other: Exact) -> bool:
+        """The same slopes, to ten digits?"""
+        pairs = ((self.left, other.left), (self.right, other.right))
+        return all(a is not None and b is not None and abs(a - b) <= 1e-10 * abs(a) + 4 * self.error for a, b in pairs)
+
     @property
     def value(self) -> float:
         return as_float((self.left + self.right) / 2)
