@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 from numba import njit, types
+from numpy import empty, ndarray  # the names cost time in a small product
 
 from kernels.cpu.cache import stamped
 from kernels.cpu.features import BITS, caches, tier
 from kernels.cpu.threads import share, threads
 from kernels.cpu.tile import BROAD, FEW, LESS_BROAD, ROWS, copy, dots, gather, tiles, transpose
-from kernels.cpu.vector import address, allocate, apart, release
+from kernels.cpu.vector import address, allocate, apart, fetch, release, size_of
 from kernels.registry import rung
 
 VECTOR = BITS[tier()] // 8  # bytes
@@ -35,6 +36,7 @@ BLOCK = caches()[2] // 2  # bytes of a in a block: half of the second-level cach
 PANELS = max(1 << 20, caches()[3] // 4)  # bytes of b in a block: the third-level cache belongs to other cores as well
 DOTS = 4  # columns up to which vectors along k are better than vectors along n
 
+SMALL = 1 << 15  # bytes of a matrix of a stack that is brought near while the one before it is in work
 WORTH_COPYING = caches()[2] // 2  # bytes of a factor from which on it pays to copy it
 WORTH_A_THREAD = 4_000_000  # flops in a piece: about 40 microseconds, the cost of handing it over
 
@@ -70,10 +72,11 @@ def less_broad(like, a, b, c, a_steps, b_p, c_i, sizes, add):
 
 
 @njit(nogil=True)
-def pack_a(like, size, a, a_i, a_p, to, m, k):
+def pack_a(like, a, a_i, a_p, to, m, k):
     """Tiles of a, one after the other: ROWS numbers for p = 0, then for p = 1, ... A square is written past its rows, so the lower ones
     come first, and what they spill over is written again."""
     apart()
+    size = size_of(like)
     lanes, tall = VECTOR // size, ROWS * size
     for i in range(0, m, ROWS):
         rows = min(ROWS, m - i)
@@ -87,9 +90,10 @@ def pack_a(like, size, a, a_i, a_p, to, m, k):
 
 
 @njit(nogil=True)
-def pack_b(like, size, b, b_p, b_j, to, k, n):
+def pack_b(like, b, b_p, b_j, to, k, n):
     """Panels of b, two vectors wide, one after the other, row after row. Lanes behind the last column hold anything."""
     apart()
+    size = size_of(like)
     lanes, wide = VECTOR // size, 2 * VECTOR
     few = lanes if b_j == size else max(1, k)  # rows of b at a time: few enough that each is read on where it was left
     for top in range(0, k, few):
@@ -109,10 +113,10 @@ def pack_b(like, size, b, b_p, b_j, to, k, n):
 
 
 @njit(nogil=True, inline="always")
-def strips(like, size, a, a_steps, b, b_p, panel, c, c_i, m, k, n, add):
+def strips(like, a, a_steps, b, b_p, panel, c, c_i, m, k, n, add):
     """All of c, strip after strip; the next panel of b begins `panel` bytes behind."""
-    lanes = VECTOR // size
-    j = 0
+    size = size_of(like)
+    lanes, j = VECTOR // size, 0
     if m <= FEW and panel == 2 * VECTOR:  # b lies as it came
         while n - j > LESS_BROAD * lanes:
             broad(like, a, b + j * size, c + j * size, a_steps, b_p, c_i, (m, k, min(BROAD * lanes, n - j)), add)
@@ -134,8 +138,9 @@ def strips(like, size, a, a_steps, b, b_p, panel, c, c_i, m, k, n, add):
 
 
 @njit(nogil=True, inline="always")
-def multiply(like, size, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, block, packs_a, packs_b):
+def multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, block, packs_a, packs_b):
     """c = a b in blocks; whether factors are copied changes no bit."""
+    size = size_of(like)
     lanes = VECTOR // size
     deep = min(block, k)
     broadest = min(n, PANELS // (block * size) // (2 * lanes) * (2 * lanes)) if packs_b else n
@@ -151,23 +156,24 @@ def multiply(like, size, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, block, packs
             depth = min(block, k - top)
             right, right_p, panel = b + top * b_p + left * b_j, b_p, 2 * VECTOR
             if packs_b:
-                pack_b(like, size, right, b_p, b_j, block_b, depth, columns)
+                pack_b(like, right, b_p, b_j, block_b, depth, columns)
                 right, right_p, panel = block_b, 2 * VECTOR, 2 * VECTOR * depth
             for i in range(0, m, tallest):
                 rows, part = min(tallest, m - i), a + i * a_i + top * a_p
                 steps = (a_i, a_p, ROWS * a_i)
                 if packs_a:
-                    pack_a(like, size, part, a_i, a_p, block_a, rows, depth)
+                    pack_a(like, part, a_i, a_p, block_a, rows, depth)
                     part, steps = block_a, (size, ROWS * size, ROWS * size * depth)
-                strips(like, size, part, steps, right, right_p, panel, c + i * c_i + left * size, c_i, rows, depth, columns, top > 0)
+                strips(like, part, steps, right, right_p, panel, c + i * c_i + left * size, c_i, rows, depth, columns, top > 0)
     if room:
         release(room)
 
 
 @njit(nogil=True)
-def inner_columns(like, size, a, a_i, b, b_p, b_j, c, c_i, c_j, m, k, n):
+def inner_columns(like, a, a_i, b, b_p, b_j, c, c_i, c_j, m, k, n):
     """c = a b by inner products along k; a is contiguous along k, and the columns of b are made so."""
     apart()
+    size = size_of(like)
     room = allocate(k * size) if b_p != size else 0
     for j in range(n):
         column = b + j * b_j
@@ -180,9 +186,10 @@ def inner_columns(like, size, a, a_i, b, b_p, b_j, c, c_i, c_j, m, k, n):
 
 
 @njit(nogil=True)
-def by_shape(like, size, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, whole, always):
+def by_shape(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, whole, always):
     """c = a b; `whole`: rows and columns of all of c, of which this may be a part. `always`: both factors are copied in any case."""
     apart()
+    size = size_of(like)
     c_j = size
     if n == 1:
         b_j = size  # an axis of one element may have any step
@@ -190,35 +197,40 @@ def by_shape(like, size, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, whole, alway
         a_p = size
     if not always and k >= 2 * VECTOR // size:  # long enough for vectors along k
         if whole[1] <= DOTS and a_p == size:
-            return inner_columns(like, size, a, a_i, b, b_p, b_j, c, c_i, c_j, m, k, n)
+            return inner_columns(like, a, a_i, b, b_p, b_j, c, c_i, c_j, m, k, n)
         if whole[0] <= DOTS and b_p == size and b_j != size:
-            return inner_columns(like, size, b, b_j, a, a_p, a_i, c, c_j, c_i, n, k, m)
+            return inner_columns(like, b, b_j, a, a_p, a_i, c, c_j, c_i, n, k, m)
     if n == 1 and m > 1 and a_i == size and c_i == size:  # a column of c lies like a row
         a, a_i, a_p, b, b_p, b_j, m, n = b, b_j, b_p, a, a_p, a_i, n, m
     block = K_LOW if FEW < whole[0] <= LOW and k * whole[1] > LARGE else K
     packs_a = always or (n > 256 and m * k * size > WORTH_COPYING)
     packs_b = always or b_j != size or (m > 4 * ROWS and n * k * size > WORTH_COPYING)
-    return multiply(like, size, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, block, packs_a, packs_b)
+    return multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, block, packs_a, packs_b)
 
 
 def product(a, b, c, always):
     """c = a b, for matrices."""
-    (m, k), n, like, size = a.shape, b.shape[1], c.dtype.type(0), c.itemsize
-    left, right, to = (address(a), *a.strides), (address(b), *b.strides), (address(c), n * size)
+    (m, k), n, like = a.shape, b.shape[1], c.dtype.type(0)
+    left, right, to = (address(a), *a.strides), (address(b), *b.strides), (address(c), n * size_of(like))
     if c.size:
-        by_shape(like, size, *left, *right, *to, m, k, n, (m, n), always)
+        by_shape(like, *left, *right, *to, m, k, n, (m, n), always)
 
 
 def products(a, b, c, always, stacks, rows, columns):
     """c = a b, for the matrices, rows and columns of c in the three ranges."""
-    (k, n), like, size, a_i, b_j = b.shape[1:], c.dtype.type(0), c.itemsize, a.strides[1], b.strides[2]
+    (k, n), like, a_i, b_j = b.shape[1:], c.dtype.type(0), a.strides[1], b.strides[2]
+    size = size_of(like)
     i, m, j, w = rows[0], rows[1] - rows[0], columns[0], columns[1] - columns[0]
     for s in range(stacks[0], stacks[1]):
         left = address(a) + s * a.strides[0] + i * a_i
         right = address(b) + s * b.strides[0] + j * b_j
         to = address(c) + ((s * c.shape[1] + i) * n + j) * size
+        if m * k * size == a.strides[0] <= SMALL and s + 1 < stacks[1]:
+            fetch(left + a.strides[0], a.strides[0])
+        if k * w * size == b.strides[0] <= SMALL and s + 1 < stacks[1]:
+            fetch(right + b.strides[0], b.strides[0])
         if m and w:
-            by_shape(like, size, left, a_i, a.strides[2], right, b.strides[1], b_j, to, n * size, m, k, w, c.shape[1:], always)
+            by_shape(like, left, a_i, a.strides[2], right, b.strides[1], b_j, to, n * size, m, k, w, c.shape[1:], always)
 
 
 class Compiled(dict[str, Any]):
@@ -278,11 +290,12 @@ def by_size(a: Any, b: Any) -> np.ndarray:
 
 @rung("matmul", "cpu", step=8, serves=True, idea="give blocks of c to threads; a small product takes the shortest way there")
 def threaded(a: Any, b: Any) -> np.ndarray:
-    if type(a) is type(b) is np.ndarray and a.ndim == b.ndim == 2:
+    if type(a) is type(b) is ndarray and a.ndim == b.ndim == 2:
         (m, k), n = a.shape, b.shape[1]
         if m * k * n < WORTH_A_THREAD or threads() == 1:
-            c = np.empty((m, n), a.dtype)
-            of_matrices[c.dtype.char](a, b, c, False)
+            dtype = a.dtype
+            c = empty((m, n), dtype)
+            of_matrices[dtype.char](a, b, c, False)
             return c
     return in_pieces(a, b, False, threads())
 
