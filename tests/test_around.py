@@ -32,7 +32,8 @@ def takes_the_first(g, args, y):
 @pytest.mark.parametrize("vjp", [takes_the_last, takes_the_first])
 @pytest.mark.parametrize("count", [4, 7])
 def test_the_first_and_the_last_of_many_equal_elements_are_right(vjp, count):
-    report = check_gradient(running_minimum, vjp, signature=np.zeros(count), examples=60)
+    calls = st.just(((np.zeros(count),), {}))
+    report = check_gradient(running_minimum, vjp, cases=calls, vary_values=False, examples=40)
     assert report.verdict == "PASS" and report.counts["at a kink"] > 20, report.explain()
 
 
@@ -41,7 +42,10 @@ def test_the_gradient_of_another_element_is_not():
         (back,) = takes_the_last(g, args, y)
         return (np.roll(back, 1),)
 
-    assert check_gradient(running_minimum, takes_another, signature=np.zeros(4), examples=60).verdict == "FAIL"
+    assert (
+        check_gradient(running_minimum, takes_another, cases=st.just(((np.zeros(4),), {})), vary_values=False, examples=40).verdict
+        == "FAIL"
+    )
 
 
 def test_orders_rise_and_fall_along_each_axis_by_rows_and_by_columns():
@@ -66,10 +70,9 @@ def test_without_gradients_nearby_nothing_is_said_of_a_kink():
     def windows(x):
         return np.stack([np.maximum(np.maximum(x[0], x[1]), x[2]), np.maximum(x[1], x[2]), x[3]])
 
-    def to_the_middle(g, args, y):
+    def to_the_first(g, args, y):
         x = args[0]
-        first = 1 if x[1] == y[0] else int(np.argmax(x[:3]))
-        second = 1 if x[1] == y[1] else 2
+        first, second = int(np.argmax(x[:3])), 1 if x[1] >= x[2] else 2
         back = np.zeros(4)
         back[first] += g[0]
         back[second] += g[1]
@@ -77,5 +80,5 @@ def test_without_gradients_nearby_nothing_is_said_of_a_kink():
         return (back,)
 
     x = np.array([8.7e243, 8.7e243, 8.7e243, 3.3e-3])
-    report = check_gradient(windows, to_the_middle, cases=st.just(((x,), {})), vary_values=False, examples=30)
+    report = check_gradient(windows, to_the_first, cases=st.just(((x,), {})), vary_values=False, examples=30)
     assert report.verdict != "FAIL", report.explain()
