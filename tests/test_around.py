@@ -65,7 +65,7 @@ def test_a_weight_of_nothing_is_no_crash():
 
 
 def test_without_gradients_nearby_nothing_is_said_of_a_kink():
-    """Next to numbers of 10^243 no step is small and yet seen."""
+    """Between 10^-300 and 10^243 no step is small and yet seen."""
 
     def windows(x):
         return np.stack([np.maximum(np.maximum(x[0], x[1]), x[2]), np.maximum(x[1], x[2]), x[3]])
@@ -79,6 +79,6 @@ def test_without_gradients_nearby_nothing_is_said_of_a_kink():
         back[3] += g[2]
         return (back,)
 
-    x = np.array([8.7e243, 8.7e243, 8.7e243, 3.3e-3])
+    x = np.array([8.7e243, 8.7e243, 8.7e243, 1e-300])
     report = check_gradient(windows, to_the_first, cases=st.just(((x,), {})), vary_values=False, examples=30)
     assert report.verdict != "FAIL", report.explain()
