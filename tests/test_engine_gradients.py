@@ -123,6 +123,14 @@ def test_the_gradient_of_cross_entropy_depends_on_the_cotangent_of_log_p_where_t
     np.testing.assert_allclose(found, weights - np.sum(weights * p), rtol=1e-13)
 
 
+@pytest.mark.parametrize("shape", [(0, 1), (1, 2), (2, 1, 3)])
+def test_the_op_behind_qr_refuses_what_its_rules_do_not_take(shape):
+    with pytest.raises(ValueError, match="at least as many rows"):
+        OPS["qr"](np.ones(shape))
+    q, r = ops.qr(np.ones(shape))  # which cuts it into pieces first
+    np.testing.assert_allclose(q @ r, np.ones(shape), atol=1e-15)
+
+
 # The arbiter: the ops in high precision.
 
 

@@ -368,6 +368,8 @@ def qr(a):
     In the rules $X = \dot A R^{-1}$, $W = Q^\top X$, $\Omega$ is the antisymmetric matrix with W's strict lower triangle, and
     C the symmetric matrix with the lower triangle of $R \bar R^\top - \bar Q^\top Q$.
     """
+    if a.shape[-2] < a.shape[-1]:
+        raise ValueError("a matrix with at least as many rows as columns is wanted")
     return tuple(np.linalg.qr(a))
 
 
