@@ -16,7 +16,7 @@ from engine.testing.report import Counterexample
 from engine.testing.subject import outputs
 
 PREAMBLE = {
-    "torch": ["import torch", "from torch.nn import functional as F"],
+    "torch": ["import torch", "from torch.nn import functional as F", "torch.set_printoptions(precision=12)"],
     "jax": ["import jax, jax.numpy as jnp", 'jax.config.update("jax_enable_x64", True)'],
 }
 HOMES = {"torch": "torch", "F": "torch.nn.functional", "jnp": "jax.numpy", "lax": "jax.lax", "nn": "jax.nn", "jsp": "jax.scipy.special",

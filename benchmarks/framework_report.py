@@ -57,6 +57,8 @@ def what(found: Found) -> str:
         if found["check"] == "kink":
             words = f"{found['claimed']:.10g} {found['what']}".replace("at a kink, and ", "at a kink, ")
         return f"{found['check']}{order}: {words}"
+    if found["check"] == "jvp" and math.isfinite(found["claimed"]) and math.isfinite(found["reference"]):
+        return f"{found['check']}{order}: {found['claimed']:.10g} for {found['reference']:.10g}, {found['what']}"
     return f"{found['check']}{order}: {found['what']}"
 
 
