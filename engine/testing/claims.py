@@ -109,9 +109,10 @@ class Claims:
         return False
 
     def _meet(self, place: Place, part: slice, step: float) -> bool:
-        """Do elements of one argument change the same output, or does one of them change none?"""
-        changed = np.array([place.along(k, step) != place.y0 for k in range(part.start, min(part.stop, part.start + 8))])
-        return bool(changed.size and (np.any(changed.sum(0) > 1) or not changed.any()))
+        """Do elements of one argument change the same output, or several; or does one of them change none?"""
+        some = range(part.start, part.stop, max(1, (part.stop - part.start) // 8))
+        changed = np.array([place.along(k, step) != place.y0 for k in some])
+        return bool(changed.size and (np.any(changed.sum(0) > 1) or np.any(changed.sum(1) > 1) or not changed.any()))
 
     def rounding(self, i: int | None = None) -> float:
         """The rounding of the terms that a rule may sum up: of the outputs, and of the Jacobian here and at moderate arguments.

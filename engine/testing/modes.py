@@ -10,7 +10,7 @@ import numpy as np
 
 from engine.shapes import ANY, Notation
 from engine.testing.finding import WRONG, Finding
-from engine.testing.oracles import unit
+from engine.testing.oracles import last_digits_changed, unit
 from engine.testing.subject import ClaimError, Subject, floating, is_float, outputs
 
 SUMS = 2.0**14  # roundings: how far apart two orders of summation may be
@@ -34,10 +34,7 @@ def trembling(subject: Subject, g: Any, args: Sequence[Any], y: Any, options: di
 
     Where terms cancel that is all that two orders of summation have in common.
     """
-    rng = np.random.default_rng(3)
-    moved = [
-        a * (1 + 4 * unit(a.dtype) * rng.choice([-1, 1], a.shape)).astype(a.dtype) if is_float(a) else a for a in map(np.asarray, args)
-    ]
+    moved = last_digits_changed(args, np.random.default_rng(3))
     try:
         z = subject.value(moved, options)
         before, after = (subject.gradients(g, xs, v, options) for xs, v in ((args, y), (moved, z)))

@@ -73,6 +73,11 @@ def smallest(dtype: np.dtype[Any]) -> float:
     return float(np.finfo(dtype if dtype.kind == "f" else np.float32).tiny)  # bfloat16 has the exponents of float32
 
 
+def last_digits_changed(args: Sequence[Any], rng: np.random.Generator) -> list[Any]:
+    """Every floating-point number a few units in the last place larger or smaller."""
+    return [a * (1 + 4 * unit(a.dtype) * rng.choice([-1, 1], a.shape)).astype(a.dtype) if is_float(a) else a for a in map(np.asarray, args)]
+
+
 class Place:
     """A function at a point."""
 
