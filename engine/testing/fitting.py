@@ -29,8 +29,19 @@ MATRICES = 5  # arguments and more: matrices first, since there will be no time 
 MANY = 7  # arguments and more: they are tried with equal ranks only
 LETTERS = "nmklobch"
 FIXED = ("3", "2", "4", "6", "8", "1")  # sizes that an axis is tried with where the function says nothing
-ROWS = ((13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2), (25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3))
-FEW = 4  # axes: these have larger sizes, for a window or an index that somebody took for granted
+SIZES = {
+    (1, 1): ((19,), (22,)),  # large enough for a window or an index that somebody took for granted
+    (4, 2): ((13, 11, 9, 7), (16, 12, 10, 8)),
+    (6, 2): ((13, 11, 9, 8, 7, 5), (16, 12, 10, 9, 6, 4)),
+    (4, 4): ((7, 6, 5, 4), (9, 7, 4, 3)),
+    (8, 4): ((9, 8, 7, 6, 5, 4, 3, 2), (8, 9, 6, 7, 4, 5, 2, 3)),
+    (99, 4): ((13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2), (14, 11, 12, 9, 10, 7, 8, 5, 6, 3, 4, 2)),
+}
+"""Two sets of sizes, by how many of them and how many axes of one array there are at most.
+
+Small numbers are avoided where it can be: they are the sizes of a function's own arrays. So are large arrays: the function may
+multiply all their elements with one another.
+"""
 
 
 def fitting(probe: Probe, count: int) -> Iterator[Guess]:
@@ -75,7 +86,7 @@ def _fit(probe: Probe, start: Guess, most: int) -> tuple[Guess | None, int]:
     while waiting and calls < most:
         silent, _, guess = heapq.heappop(waiting)
         says, row = None, 0
-        for row in range(len(ROWS)):
+        for row in (0, 1):
             calls += 1
             says = probe.complaint(shapes_of(guess, row))
             if says is not None:
@@ -104,7 +115,9 @@ def shapes_of(guess: Guess, row: int) -> list[Shape]:
 def _sizes(guess: Guess, row: int) -> dict[int, int]:
     """A size for each axis, falling from the first argument to the last: windows are smaller than what they slide over."""
     used = sorted({t for side in guess for t in side if isinstance(t, int)})
-    return dict(zip(used, ROWS[row][-max(len(used), 7 if len(used) <= FEW else 0) :], strict=False))
+    rank = max(map(len, guess))
+    rows = next(rows for (most, highest), rows in SIZES.items() if len(used) <= most and rank <= highest)
+    return dict(zip(used, rows[row][-len(used) :], strict=False))
 
 
 # What a complaint asks for.

@@ -49,7 +49,7 @@ OTHERS = {
 }
 """Other sizes, so that a signature that fits once by accident does not fit twice."""
 
-RAGGED: tuple[Shape, ...] = ((), (3,), (2, 3), (2, 4, 3), (1, 3))
+RAGGED: tuple[Shape, ...] = ((), (3,), (2, 3), (2, 3, 4), (1, 5))
 
 ALONE = ("", "n", "m n", "l m n", "b c h w", "n n", "l n n")
 
@@ -256,6 +256,8 @@ def signatures(probe: Probe) -> tuple[list[Notation], list[str]]:
     pulled = [n for n in taken if pulls_any_size(probe, n)]
     if not any(any(n.inputs) for n in pulled) and any(any(n.inputs) for n in taken):  # numbers alone test nothing where arrays are taken
         pulled = [n for n in (_as_returned(probe, n) for n in taken) if n is not None]
+    if any(not any(n.inputs) for n in pulled) and all(_fixed(n) for n in pulled if any(n.inputs)):
+        pulled = [n for n in pulled if not any(n.inputs)]  # of numbers: the fixed sizes are those of arrays of its own
     kept = _first_of(_most_general(pulled) or _most_right(probe, _most_general(taken)))
     kept = [_as_vectors(probe, n) for n in kept]
     left_out = [n for n in _most_general(taken) if n not in kept and not any(_narrower(n, other) for other in kept)]
@@ -289,8 +291,15 @@ def _fitting(probe: Probe, count: int) -> list[Notation]:
     """What fits, in letters whose sizes fit, too: those of windows fall from the first argument to the last."""
     found = []
     for guess in fitting(probe, count):
+        if any(sum(isinstance(t, str) for t in side) > 2 for side in guess):
+            continue  # its own arrays may be spread over that, but fewer axes show the same
         found += [n for n in (written(guess), written(guess, tuple(FALLING))) if takes_any_size(probe, n)][:1]
     return found
+
+
+def _fixed(notation: Notation) -> bool:
+    """Has an axis a size that the function asked for?"""
+    return any(token.isdigit() for side in notation.inputs for token in side)
 
 
 def _most_right(probe: Probe, taken: list[Notation]) -> list[Notation]:
