@@ -17,7 +17,7 @@ from engine.testing.claims import Claims
 from engine.testing.contract import fits
 from engine.testing.excuses import EXCUSES
 from engine.testing.finding import RTOL, TAIL, WRONG, Finding, Tally
-from engine.testing.oracles import Place, last_digits_changed
+from engine.testing.oracles import Place, last_digits_changed, unit
 from engine.testing.subject import Array, ClaimError, Subject, floating, is_float, outputs
 from engine.testing.verdict import Comparison
 
@@ -104,7 +104,7 @@ class Examiner:
         kept = [None if c is None else np.array(c) for c in claims]
         yield from self.values(case, y, g, claims)
         if subject.vjp:
-            linear = contracts.Linear(subject, g, args, y, options, kept, self._rtol(args), self._rounding)
+            linear = contracts.Linear(subject, g, args, y, options, kept, self._rtol(args, y), self._rounding)
             yield from linear.findings(
                 np.random.default_rng(1), self.comparison is not None and self.comparison.sound and not self.comparison.far_out
             )
@@ -150,8 +150,9 @@ class Examiner:
     def _rounding(self) -> float:
         return self.comparison.rounding() if self.comparison else math.inf
 
-    def _rtol(self, args: Sequence[Any]) -> float:
-        return max((RTOL.get(np.asarray(args[i]).dtype.itemsize, 1e-8) for i in floating(args)), default=1e-8)
+    def _rtol(self, args: Sequence[Any], y: Any) -> float:
+        floats = [args[i] for i in floating(args)]
+        return RTOL.get(lowest(floats, y).itemsize, 1e-8) if floats else 1e-8
 
     def by_jvp(self, g: Any, args: Sequence[Any], y: Any, options: dict[str, Any]) -> list[Any]:
         """The gradient that a jvp implies: its answer to each unit tangent, weighted."""
@@ -181,7 +182,7 @@ class Examiner:
         if place.y0.size != values.size:
             self.tally.skip("the function has other outputs in float64")
             return
-        dtype = np.result_type(*[np.asarray(case.args[i]).dtype for i in floats])
+        dtype = lowest([case.args[i] for i in floats], y)
         trouble = disagreement(values, place, dtype)
         if trouble:
             self.tally.skip(trouble)
@@ -290,6 +291,12 @@ class Examiner:
         with np.errstate(all="ignore"):
             pull = dot(tuple(claims[i] for i in floating(args)), tuple(tangents))
             return float(np.nan_to_num(max(abs(dot(g, dy) - pushed), abs(pull - pulled))))
+
+
+def lowest(args: Sequence[Any], y: Any) -> np.dtype[Any]:
+    """The dtype that the arguments have together, or that of an output with fewer digits: more are not there."""
+    dtype: np.dtype[Any] = np.result_type(*[np.asarray(a).dtype for a in args])
+    return max([dtype, *(part.dtype for part in outputs(y) if is_float(part))], key=unit)
 
 
 def by_element(args: Sequence[Any], claims: Sequence[Any]) -> Array:

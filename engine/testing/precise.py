@@ -242,8 +242,13 @@ def _nan_to_num(x: Any, copy: bool = True, nan: float = 0.0, posinf: Any = None,
     return np.asarray(np.frompyfunc(one, 1, 1)(bare(x)), object)
 
 
-def _sinc_routine(x: Any) -> Any:
-    return np.asarray(np.frompyfunc(_over("sinc", False), 1, 1)(bare(x)), object)
+def _each(name: str) -> Callable[[Any], Any]:
+    """A scalar function that NumPy has as a routine, not as a ufunc."""
+
+    def routine(x: Any) -> Any:
+        return np.asarray(np.frompyfunc(_over(name, False), 1, 1)(bare(x)), object)
+
+    return routine
 
 
 def _like(value: float) -> Callable[..., Any]:
@@ -344,7 +349,8 @@ def _cholesky(a: Any) -> Any:
 
 
 ROUTINES: dict[str, Callable[..., Any]] = {
-    "where": _where, "nan_to_num": _nan_to_num, "sinc": _sinc_routine, "zeros_like": _zeros_like, "ones_like": _ones_like,
+    "where": _where, "nan_to_num": _nan_to_num, "sinc": _each("sinc"), "i0": _each("i0"),
+    "zeros_like": _zeros_like, "ones_like": _ones_like,
     "empty_like": _zeros_like, "full_like": _like(0.0), "solve": _solve, "inv": _inv, "det": _det, "slogdet": _slogdet,
     "cholesky": _cholesky, "interp": _interp,
 }  # fmt: skip
