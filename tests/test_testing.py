@@ -383,3 +383,15 @@ def test_a_test_that_concludes_nothing_fails_unless_it_may():
     with pytest.raises(GradientError, match="INCONCLUSIVE"):
         gradient_test(slope(np.cos), signature="...")(never)()
     gradient_test(slope(np.cos), inconclusive=True, signature="...")(never)()
+
+
+@pytest.mark.parametrize("signature", ["... m k, ... k -> ... m", "m k, k -> m", None])
+def test_a_rule_that_raises_is_not_taken_for_one_that_wants_integers(signature):
+    """The transpose is forgotten: only square matrices do not raise."""
+
+    def vjp(g, args, y):
+        x, w = args
+        return fitted(g[..., None] * w[..., None, :], x), fitted(np.matmul(x, g[..., None])[..., 0], w)
+
+    report = check_gradient(lambda x, w: np.matmul(x, w[..., None])[..., 0], vjp, signature=signature)
+    assert report.verdict == FAIL

@@ -31,7 +31,7 @@ class Integers:
 
 def below_axis(name: str, axis: int = 0, low: int = 0) -> Integers:
     """Indices into an axis of the argument called `name`."""
-    return Integers(low, lambda shapes: shapes[name][axis])
+    return Integers(low, lambda shapes: shapes[name][axis] if -len(shapes[name]) <= axis < len(shapes[name]) else low + 1)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,12 @@ class Pull:
     """What the gradient made of one call: the shape of what it returned for each argument, None where that was nothing.
 
     too_few   it returned gradients for some of the floating-point arguments only, without a word for which
+    whole     it raised because it wants integers
     """
 
     shapes: tuple[Shape | None, ...] = ()
     too_few: bool = False
+    whole: bool = False
 
     def right(self, args: Sequence[Any]) -> int:
         """How many floating-point arguments have a gradient of their own shape."""
@@ -35,8 +37,11 @@ class Pull:
 
     @property
     def refuses(self) -> bool:
-        """Are there arguments that get no gradient, though they hold floating-point numbers?"""
-        return self.too_few or (bool(self.shapes) and None in self.shapes)
+        """Are there arguments that get no gradient, though they hold floating-point numbers?
+
+        A rule that raises for another reason may be wrong: that says nothing about its arguments.
+        """
+        return self.too_few or self.whole or (bool(self.shapes) and None in self.shapes)
 
 
 class Judge:
@@ -62,7 +67,8 @@ class Judge:
                 ones = tuple(np.ones_like(part) for part in outputs(y))
                 found = subject.gradients(ones if isinstance(y, tuple) else ones[0], args, y, options)
         except ClaimError as e:
-            return Pull(too_few=" gradients for " in str(e))
+            wanted = isinstance(e.__cause__, (IndexError, TypeError)) and "integer" in str(e)
+            return Pull(too_few=" gradients for " in str(e), whole=wanted)
         except Exception:  # whatever the function raises, it does not take these
             return Pull()
         return Pull(tuple(None if c is None else np.shape(c) for c in found))

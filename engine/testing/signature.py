@@ -153,9 +153,8 @@ def _with_shapes(f: Callable[..., Any], contract: Contract, examples: Any, judge
 
 
 def _refused(probe: trying.Probe, contract: Contract) -> bool:
-    """Does the gradient say that an argument has none, or raise whatever the shapes are?"""
-    pulls = [probe.pulled(trying.sized(n, trying.PRIMES)) for n in contract.alternatives]
-    return any(pull.refuses for pull in pulls) or not any(pull.shapes for pull in pulls)
+    """Does the gradient say that an argument has none, or that it wants integers?"""
+    return any(probe.pulled(trying.sized(n, trying.PRIMES)).refuses for n in contract.alternatives)
 
 
 def _with_domains(probe: trying.Probe, given: set[str]) -> Contract:
