@@ -584,6 +584,21 @@ def test_an_argument_without_a_gradient_holds_integers():
         assert [bool(a.integers) for a in understand(Subject(product, vjp)).arguments] == [False, True]
 
 
+def test_a_product_of_vectors_is_none_of_square_matrices():
+    def vjp(g, args, y):
+        return g * args[1], g * args[0]
+
+    assert [n.text for n in understand(Subject(lambda u, v: u @ v, vjp)).alternatives] == ["n, n -> ..."]
+
+
+def test_sizes_of_a_functions_own_arrays():
+    """A number may stand for all of them in f; its gradient says that it is not meant."""
+    own = np.array([3.0, 1.0, 4.0, 1.0, 5.0])
+    for vjp, wanted in ((lambda g, a, y: (g * own,), ["5", "n 5"]), (lambda g, a, y: (np.sum(g * own),), [""])):
+        found = understand(Subject(lambda x: x * own, vjp)).alternatives
+        assert [n.text.removesuffix(" -> ...") for n in found] == wanted
+
+
 def test_a_row_and_a_column():
     found = understand(lambda x, i, j: x[i, j])
     assert [n.text for n in found.alternatives] == ["m n, k, k -> ..."]

@@ -254,10 +254,12 @@ def signatures(probe: Probe) -> tuple[list[Notation], list[str]]:
         fits = _fitting(probe, count)
         taken += [n for n in fits if n not in taken and (not often or any(_narrower(known, n) for known in often))]
     pulled = [n for n in taken if pulls_any_size(probe, n)]
-    if not any(any(n.inputs) for n in pulled) and any(any(n.inputs) for n in taken):  # numbers alone test nothing where arrays are taken
+    if not any(any(n.inputs) for n in pulled) and any(any(n.inputs) and not (pulled and _fixed(n)) for n in taken):
+        # numbers alone test nothing where arrays are taken
         pulled = [n for n in (_as_returned(probe, n) for n in taken) if n is not None]
     if any(not any(n.inputs) for n in pulled) and all(_fixed(n) for n in pulled if any(n.inputs)):
         pulled = [n for n in pulled if not any(n.inputs)]  # of numbers: the fixed sizes are those of arrays of its own
+    pulled = [n for n in pulled if not _square(n)] or pulled  # products of square matrices have the shapes of any of them
     kept = _first_of(_most_general(pulled) or _most_right(probe, _most_general(taken)))
     kept = [_as_vectors(probe, n) for n in kept]
     left_out = [n for n in _most_general(taken) if n not in kept and not any(_narrower(n, other) for other in kept)]
@@ -297,6 +299,11 @@ def _fitting(probe: Probe, count: int) -> list[Notation]:
     return found
 
 
+def _square(notation: Notation) -> bool:
+    """Does an argument have two axes of one size?"""
+    return any(len(set(side)) < len(side) for side in notation.inputs)
+
+
 def _fixed(notation: Notation) -> bool:
     """Has an axis a size that the function asked for?"""
     return any(token.isdigit() for side in notation.inputs for token in side)
@@ -305,7 +312,8 @@ def _fixed(notation: Notation) -> bool:
 def _most_right(probe: Probe, taken: list[Notation]) -> list[Notation]:
     """Those at which the gradient has the right shape for the most arguments; it has it for all of them at none."""
     right = [probe.pulled(shapes).right(probe.arrays(shapes)) for shapes in (sized(n, PRIMES) for n in taken)]
-    return [n for n, some in zip(taken, right, strict=True) if some == max(right) and (any(n.inputs) or len(taken) == 1)]
+    best = [n for n, some in zip(taken, right, strict=True) if some == max(right)]
+    return [n for n in best if any(n.inputs)] or [n for n in taken if any(n.inputs)] or taken
 
 
 def _as_returned(probe: Probe, notation: Notation) -> Notation | None:
