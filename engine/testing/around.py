@@ -49,8 +49,16 @@ def nearby(c: Claims, i: int, count: int, distance: float = DISTANCE, along: Arr
 
 
 def in_order(c: Claims, i: int) -> list[float]:
-    """The derivative in element i where equal elements are told apart by their places: rules take the first of them, or the last."""
+    """The derivative in element i where equal elements are told apart by their places: rules take the first of them, or the last.
+
+    With one other of them above or below all: it wins some of the windows that both lie in.
+    """
     found = [near(c, c.unit(i), shift, DISTANCE) for shift in orders(c.place.shapes)]
+    others = np.flatnonzero((c.place.x == c.place.x[i]) & (np.arange(c.place.x.size) != i))[:NEIGHBOURS]
+    for j, (first, second) in itertools.product(others, ((8.0, 4.0), (-8.0, -4.0))):
+        shift = np.random.default_rng(int(j)).uniform(-1, 1, c.place.x.size)
+        shift[j], shift[i] = first, second
+        found.append(near(c, c.unit(i), shift, DISTANCE))
     return [v for v in found if math.isfinite(v)]
 
 

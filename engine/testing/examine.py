@@ -88,9 +88,7 @@ class Examiner:
         except ClaimError as e:
             if not all(np.isfinite(part).all() for part in outputs(y) if is_float(part)):
                 self.tally.skip("the function is not finite")
-            elif isinstance(e.__cause__, np.linalg.LinAlgError) and not (
-                self.raises_nearby(g, args, options) or self.has_slopes(case, y, g)
-            ):
+            elif isinstance(e.__cause__, np.linalg.LinAlgError) and self.may_refuse(case, y, g):
                 self.tally.skip("a singular matrix")
             else:
                 yield Finding("raised", str(e))
@@ -128,12 +126,20 @@ class Examiner:
         if self.batched is not None and any(fits(n, self.names, [np.shape(a) for a in args], options) for n in self.notations):
             yield from modes.against_loop(self.subject, self.batched, args, options, self.named(args))
 
-    def raises_nearby(self, g: Any, args: Sequence[Any], options: dict[str, Any]) -> bool:
-        """Does the vjp raise where no matrix is singular, too?"""
-        rng = np.random.default_rng(0)
-        moved = [(a + 0.1 * rng.standard_normal(np.shape(a))).astype(a.dtype) if is_float(a) else a for a in map(np.asarray, args)]
+    def may_refuse(self, case: Case, y: Any, g: Any) -> bool:
+        """Is a matrix singular, if only to rounding, and not the rule at fault that refuses it?"""
+        if self.refuses(case, g, 0.1, relative=False):
+            return False
+        return self.refuses(case, g, 4 * unit(np.dtype(np.float64)), relative=True) or not self.has_slopes(case, y, g)
+
+    def refuses(self, case: Case, g: Any, distance: float, relative: bool) -> bool:
+        """Does the vjp raise at arguments so far away, too? `relative` to the largest number of each."""
+        rng, moved = np.random.default_rng(0), []
+        for a in map(np.asarray, case.args):
+            size = float(np.max(np.abs(a), initial=0.0)) if relative and is_float(a) else 1.0
+            moved.append((a + distance * size * rng.standard_normal(a.shape)).astype(a.dtype) if is_float(a) else a)
         try:
-            self.subject.gradients(g, moved, self.subject.value(moved, options), options)
+            self.subject.gradients(g, moved, self.subject.value(moved, case.kwargs), case.kwargs)
         except Exception:  # the function may not take these numbers: then nothing excuses the vjp
             return True
         return False
