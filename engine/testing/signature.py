@@ -20,7 +20,7 @@ from hypothesis.strategies import SearchStrategy
 
 from engine.domain import Domain
 from engine.shapes import Notation
-from engine.testing import domains, trying
+from engine.testing import domains, integers, trying
 from engine.testing.contract import Argument, Contract, Dependent, Integers, Shape, below_axis
 from engine.testing.judging import Judge
 from engine.testing.options import axes
@@ -148,7 +148,7 @@ def _with_shapes(f: Callable[..., Any], contract: Contract, examples: Any, judge
         kept, notes = trying.signatures(probe)
         found = replace(contract, alternatives=tuple(kept), notes=tuple(notes)) if kept else None
     if found is None or _refused(probe, found):
-        found = trying.with_integers(f, contract, judge, pulled=found is not None) or found
+        found = integers.with_integers(f, contract, judge, pulled=found is not None) or found
     return found or (contract if contract.alternatives else None)
 
 

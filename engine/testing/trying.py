@@ -7,13 +7,12 @@ import itertools
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from engine.shapes import Notation
-from engine.testing.contract import Contract, Integers, below_axis
+from engine.testing.contract import Contract
 from engine.testing.fitting import Guess, fitted, fitting, written
 from engine.testing.judging import Judge, Pull
 
@@ -68,16 +67,6 @@ LEAST = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16)
 
 MOST = 6
 """Signatures that are drawn from, at most."""
-
-INDEXED = {
-    2: ("n, k", "m n, k", "m n, m", "m n, m k", "m n, k n", "n, n", "l m n, k", "l m n, l m", "n, ", "m n, "),
-    3: ("n, k, k", "m n, k, k n", "m n, k, k", "n, n, n", "m n, m, m", "m n, m, n", "m n, k n, k", "n, k, "),
-}
-"""Signatures of which an argument may be indices, by how many there are."""
-
-MASKED = {2: ("n, n", "m n, m n", "m n, m", "m n, n"), 3: ("n, n, n", "n, n, ", "m n, m, n")}
-"""Signatures of which an argument may be a mask."""
-
 
 # The arguments.
 
@@ -248,7 +237,7 @@ def signatures(probe: Probe) -> tuple[list[Notation], list[str]]:
     if _spreads(probe, count):
         return [broadcast(count)], []
     named = {1: ALONE, 2: PAIRS, 3: TRIPLES}.get(count, (", ".join(["n"] * count), ", ".join(["m n"] * count)))
-    taken = [n for n in map(_inputs, named) if takes_any_size(probe, n)]
+    taken = [n for n in map(inputs, named) if takes_any_size(probe, n)]
     often = [n for n in taken if any(n.inputs) and pulls_any_size(probe, n)]
     if count > 1 or not often:
         fits = _fitting(probe, count)
@@ -325,7 +314,7 @@ def _as_returned(probe: Probe, notation: Notation) -> Notation | None:
             for token, n, m in zip(side, wanted, got or (), strict=False):
                 if n != m in (2, 3):
                     sides = [[str(m) if t == token else t for t in s] for s in sides]
-    other = _inputs(", ".join(" ".join(s) for s in sides))
+    other = inputs(", ".join(" ".join(s) for s in sides))
     return other if sides != notation.inputs and takes_any_size(probe, other) and pulls_any_size(probe, other) else None
 
 
@@ -339,7 +328,7 @@ def _as_vectors(probe: Probe, notation: Notation) -> Notation:
         if len(notation.inputs) < 3 or len(side) < 2 or not VECTORS.fullmatch(name):
             continue
         sides = [*notation.inputs[:place], side[-1:], *notation.inputs[place + 1 :]]
-        other = _inputs(", ".join(" ".join(s) for s in sides))
+        other = inputs(", ".join(" ".join(s) for s in sides))
         if takes_any_size(probe, other):
             full, given = sized(notation, PRIMES), probe.pulled(sized(other, PRIMES)).shapes
             if given and given[place] == full[place]:
@@ -349,10 +338,11 @@ def _as_vectors(probe: Probe, notation: Notation) -> Notation:
 
 def broadcast(count: int) -> Notation:
     """`count` arguments that broadcast against one another."""
-    return _inputs(", ".join(["..."] * count))
+    return inputs(", ".join(["..."] * count))
 
 
-def _inputs(text: str) -> Notation:
+def inputs(text: str) -> Notation:
+    """A notation from its left side."""
     return notation(f"{text} -> ...")
 
 
@@ -422,7 +412,7 @@ def of_examples(probe: Probe, examples: Sequence[Array]) -> Notation:
     names = {n: f"n{n}" for s in shapes for n in s}
 
     def text(named: Mapping[int, str]) -> Notation:
-        return _inputs(", ".join(" ".join(named.get(n, str(n)) for n in s) for s in shapes))
+        return inputs(", ".join(" ".join(named.get(n, str(n)) for n in s) for s in shapes))
 
     sizes = {name: n for n, name in names.items()}
     larger = {n: sized(text(names), {**sizes, name: n + 1}) for n, name in names.items()}
@@ -438,60 +428,7 @@ def _named_by_size(guess: Guess, shapes: Sequence[Shape]) -> Notation | None:
             return None
     taken = list(size.values())
     names = {t: f"n{n}" if taken.count(n) == 1 else f"n{n}_{t}" for t, n in size.items()}
-    return _inputs(", ".join(" ".join(t if isinstance(t, str) else names[t] for t in side) for side in guess))
-
-
-# Integers.
-
-
-def with_integers(f: Function, contract: Contract, judge: Judge | None, *, pulled: bool = False) -> Contract | None:
-    """The contract with one argument made integers, if the function takes that; where it can be, such that the gradient does, too.
-
-    pulled   only if the gradient does
-    """
-    first = None
-    for other, notation in _with_integers(contract):
-        probe = Probe(f, other, judge)
-        if takes_any_size(probe, notation):
-            if probe.pulls(sized(notation, PRIMES)):
-                return other
-            first = first or other
-    return None if pulled else first
-
-
-def _with_integers(contract: Contract) -> Iterator[tuple[Contract, Notation]]:
-    """Contracts with one argument made integers, the last one first."""
-    count = len(contract.arguments)
-
-    def made(notation: Notation, whole: Mapping[int, Integers]) -> tuple[Contract, Notation]:
-        arguments = [replace(a, integers=whole.get(i)) for i, a in enumerate(contract.arguments)]
-        return replace(contract, arguments=tuple(arguments), alternatives=(notation,)), notation
-
-    for place in range(count - 1, -1, -1):
-        texts = INDEXED.get(count, ()) if place else ()
-        for notation in contract.alternatives or (broadcast(count), *map(_inputs, texts)):
-            for integers in _ranges(contract, notation, place):
-                yield made(notation, {place: integers})
-    for place in range(count - 1, 0, -1):
-        for notation in contract.alternatives or (broadcast(count), *map(_inputs, MASKED.get(count, ()))):
-            yield made(notation, {place: Integers(0, 2, logical=True)})
-    if count == 3:  # a row and a column
-        first = contract.arguments[0].name
-        for notation in contract.alternatives or map(_inputs, ("m n, k, k", "m n, k, l", "n, k, k")):
-            if len(notation.inputs[0]) > 1:
-                yield made(notation, {1: below_axis(first, 0), 2: below_axis(first, 1)})
-            if len(notation.inputs[0]):
-                yield made(notation, {1: below_axis(first, 0), 2: below_axis(first, 0)})
-
-
-def _ranges(contract: Contract, notation: Notation, place: int) -> Iterator[Any]:
-    """Indices into an axis of another argument, the longest first; then small integers of either sign."""
-    shapes = sized(notation, PRIMES)
-    axes = [(n, i, axis) for i, s in enumerate(shapes) if i != place and notation.inputs[i] != ["..."] for axis, n in enumerate(s)]
-    for _, i, axis in sorted(axes, key=lambda a: -a[0]):
-        yield below_axis(contract.arguments[i].name, axis - len(shapes[i]) if "..." in notation.inputs[i] else axis)
-    yield from () if notation.broadcasts else (Integers(0, 3), Integers(0, 2))
-    yield Integers(-3, 4)
+    return inputs(", ".join(" ".join(t if isinstance(t, str) else names[t] for t in side) for side in guess))
 
 
 # Options.
