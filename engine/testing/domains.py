@@ -85,7 +85,7 @@ NAN = re.compile(r"nan\w+|isnan|isfinite|fmax|fmin")
 def heeds_nan(f: Function) -> bool:
     """Does a NumPy function that knows of nan stand in the code of `f`?"""
     code = getattr(f, "__code__", None)
-    names = [getattr(f, "__name__", "")] if code is None or getattr(f, "__module__", "").startswith("numpy") else _names(code)
+    names = [getattr(f, "__name__", "")] if code is None or (getattr(f, "__module__", None) or "").startswith("numpy") else _names(code)
     return any(NAN.fullmatch(name) for name in names)
 
 
