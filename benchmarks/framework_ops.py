@@ -61,10 +61,10 @@ def run(options: argparse.Namespace) -> int:
     wanted = [e for e in table.entries if (e.name in options.names if options.names else e.name not in keeper.found)]
     if wanted:
         sweep(wanted, keeper, options)
-    found = [keeper.found[e.name] for e in table.entries if e.name in keeper.found and (not options.names or e.name in options.names)]
-    print(framework_report.findings(found, options.framework))
+    everything = [keeper.found[e.name] for e in table.entries if e.name in keeper.found]
+    print(framework_report.findings([f for f in everything if not options.names or f["name"] in options.names], options.framework))
     if options.update:
-        framework_report.update(HERE / "frameworks.md", options.framework, keeper.about, list(keeper.found.values()))
+        framework_report.update(HERE / "frameworks.md", options.framework, keeper.about, everything)
     return 0
 
 

@@ -19,7 +19,7 @@ KINDS = {
     "digits": "Digits lost by the rule, where the function itself is accurate",
     "forward": "Forward mode",
     "empty": "Empty arrays",
-    "contract": "Contracts",
+    "contract": "Contracts, and the end of the process",
 }
 SMALL = 1e-2  # a relative error below this is a loss of digits
 
@@ -27,10 +27,10 @@ SMALL = 1e-2  # a relative error below this is a loss of digits
 def kind(found: Found) -> str:
     """Which of KINDS a finding is."""
     check, claimed, true = found["check"], found.get("claimed", math.nan), found.get("reference", math.nan)
-    if found.get("size") == 0 or "zeros((" in found.get("program", ""):
-        return "empty"
     if check == "jvp":
         return "forward"
+    if found.get("size") == 0 or "zeros((" in found.get("program", ""):
+        return "empty"
     if check in ("value", "kink") and not math.isfinite(claimed):
         return "special"
     if check in ("kink", "tie"):

@@ -4,8 +4,8 @@ REPEATED = "Documented: where an index comes twice, the result is whichever come
 
 KNOWN: dict[str, dict[str, str]] = {
     "torch": {
-        "cosh": "torch.sinh of several numbers in a row is infinite from 709.8 on; cosh is not.",
-        "sinh": "torch.cosh of several numbers in a row is infinite from 709.8 on; sinh is not.",
+        "cosh": "At 710.47586007394 sinh is infinite and cosh is not; 0 times that is nan.",
+        "sinh": "At 710.47586007394 cosh is infinite and sinh is not; 0 times that is nan.",
         "expm1": "The rule is grad * (result + 1): the digits went with the 1.",
         "sigmoid": "The rule is y * (1 - y). Known: pytorch/pytorch#195681.",
         "tanh": "The rule is 1 - y * y, with y rounded to 1.",
@@ -45,6 +45,15 @@ KNOWN: dict[str, dict[str, str]] = {
         "i1e": "The rule subtracts nearly equal numbers.",
         "i0e": "XLA takes 5e-324 for 0.",
         "erfcx": "The rule subtracts nearly equal numbers.",
+        "elu": "Its expm1 has the rule y + 1: the digits went with the 1.",
+        "selu": "Its expm1 has the rule y + 1: the digits went with the 1.",
+        "celu": "Its expm1 has the rule y + 1: the digits went with the 1.",
+        "power": "At exponent 0 the rule is 0 * infinity.",
+        "float_power": "At exponent 0 the rule is 0 * infinity.",
+        "xlogy": "The rule is x / y. The function is 0 at x = 0 for every y.",
+        "ldexp": "At x = 0 the value is x itself, whatever the exponent: a branch that has a slope of its own.",
+        "lax_clamp": "Where all three are equal none of them gets a gradient, and together they move the value.",
+        "irfft": "Of one number there is nothing left, and the way back divides by its length.",
         "spence": "At 1 the value is a constant of its own, with the slope 0; beyond 1 the gradient is nan: a branch that is not taken.",
     },
 }  # fmt: skip

@@ -627,9 +627,15 @@ table.add(
 )
 table.add(
     "network",
-    "b n, n, n",
+    "b 3, 3, 3",
     {
         "layer_norm": lambda x, w, b: F.layer_norm(x, x.shape[1:], w, b),
+    },
+)
+table.add(
+    "network",
+    "b n, n, n",
+    {
         "batch_norm": lambda x, w, b: F.batch_norm(x, None, None, w, b, True),
     },
 )
@@ -712,7 +718,7 @@ table.add(
 )
 table.add(
     "network",
-    "n d",
+    ["n d", "0 d"],
     {
         "pdist": F.pdist,
         "affine_grid": lambda x: (
