@@ -30,14 +30,13 @@ from kernels.registry import rung
 VECTOR = BITS[tier()] // 8  # bytes
 HALVES = VECTOR == 64  # vectors half as wide are done faster than whole ones: there are more units for them
 K = 512  # a sum is cut into blocks of so many products, on every machine alike: the bits depend on it
-K_LOW = 32  # the same if c has few rows and b is large: b is then read where it lies, and as good as row by row
-LOW, LARGE = 48, 1 << 17  # rows of c, numbers in b
 BLOCK = caches()[2] // 2  # bytes of a in a block: half of the second-level cache
-PANELS = max(1 << 20, caches()[3] // 4)  # bytes of b in a block: the third-level cache belongs to other cores as well
+PANELS = max(1 << 20, caches()[3] // 8)  # bytes of b in a block: the third-level cache belongs to other cores as well
 DOTS = 4  # columns up to which vectors along k are better than vectors along n
 
 SMALL = 1 << 15  # bytes of a matrix of a stack that is brought near while the one before it is in work
-WORTH_COPYING = caches()[2] // 2  # bytes of a factor from which on it pays to copy it
+WORTH_COPYING = caches()[2] // 2  # bytes of a factor from which on it pays to copy it, if the other one has
+MANY = 240  # rows or columns: strips of b that lie far apart are fetched ahead (`tile.py`), which is as good for fewer
 WORTH_A_THREAD = 4_000_000  # flops in a piece: about 40 microseconds, the cost of handing it over
 
 
@@ -138,13 +137,13 @@ def strips(like, a, a_steps, b, b_p, panel, c, c_i, m, k, n, add):
 
 
 @njit(nogil=True, inline="always")
-def multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, block, packs_a, packs_b):
+def multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b):
     """c = a b in blocks; whether factors are copied changes no bit."""
     size = size_of(like)
     lanes = VECTOR // size
-    deep = min(block, k)
-    broadest = min(n, PANELS // (block * size) // (2 * lanes) * (2 * lanes)) if packs_b else n
-    tallest = min(m, max(1, BLOCK // (block * size * ROWS)) * ROWS) if packs_a else m
+    deep = min(K, k)
+    broadest = min(n, PANELS // (K * size) // (2 * lanes) * (2 * lanes))
+    tallest = min(m, max(1, BLOCK // (K * size * ROWS)) * ROWS) if packs_a else m
     bytes_b = (deep + lanes) * (broadest + 2 * lanes) * size if packs_b else 0
     bytes_a = (deep + lanes) * (tallest + ROWS + lanes) * size if packs_a else 0
     room = allocate(bytes_a + bytes_b + 64) if bytes_a + bytes_b > 0 else 0
@@ -152,8 +151,8 @@ def multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, block, packs_a, pa
     block_a = block_b + bytes_b
     for left in range(0, n, broadest):
         columns = min(broadest, n - left)
-        for top in range(0, max(1, k), block):
-            depth = min(block, k - top)
+        for top in range(0, max(1, k), K):
+            depth = min(K, k - top)
             right, right_p, panel = b + top * b_p + left * b_j, b_p, 2 * VECTOR
             if packs_b:
                 pack_b(like, right, b_p, b_j, block_b, depth, columns)
@@ -202,10 +201,9 @@ def by_shape(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, whole, always):
             return inner_columns(like, b, b_j, a, a_p, a_i, c, c_j, c_i, n, k, m)
     if n == 1 and m > 1 and a_i == size and c_i == size:  # a column of c lies like a row
         a, a_i, a_p, b, b_p, b_j, m, n = b, b_j, b_p, a, a_p, a_i, n, m
-    block = K_LOW if FEW < whole[0] <= LOW and k * whole[1] > LARGE else K
-    packs_a = always or (n > 256 and m * k * size > WORTH_COPYING)
-    packs_b = always or b_j != size or (m > 4 * ROWS and n * k * size > WORTH_COPYING)
-    return multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, block, packs_a, packs_b)
+    packs_a = always or (n > MANY and m * k * size > WORTH_COPYING)
+    packs_b = always or b_j != size or (m > MANY and n * k * size > WORTH_COPYING)
+    return multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b)
 
 
 def product(a, b, c, always):

@@ -21,7 +21,7 @@ ROWS = 12 if registers() >= 32 else 6  # with two vectors each: 24 or 12 sums, a
 FEW = 3  # rows for which a tile is broader instead: so few sums would wait for one another
 BROAD, LESS_BROAD = (8, 4) if registers() >= 32 else (4, 2)
 LONG = 128  # p from which on it pays to fetch c ahead
-AHEAD = 16  # rows of b to fetch ahead: they may lie so far apart that the machine does not guess the next one
+AHEAD = 2  # strips of b to fetch ahead: its rows may lie so far apart that the machine does not guess the next place
 
 
 @intrinsic(prefer_literal=True)
@@ -81,7 +81,7 @@ class Strip:
 
         def product(_: Any, a: Any, b: Any, *sums: Any) -> list[Any]:
             left = [builder.add(a, step) for step in down]
-            ahead = builder.add(b, builder.mul(self.b_p, INT(AHEAD)))
+            ahead = v.plus(b, AHEAD * self.vecs * v.bytes)
             for x in range(self.vecs if self.vecs <= 2 else 0):  # a broad tile has its hands full with loading
                 v.prefetch(v.plus(ahead, x * v.bytes), writing=False)
             return [builder.add(a, self.a_p), builder.add(b, self.b_p), *self.products(left, b, sums)]
