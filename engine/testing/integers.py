@@ -29,6 +29,8 @@ def with_integers(f: Function, contract: Contract, judge: Judge | None, *, pulle
     first = None
     for other, notation in _with_integers(contract):
         probe = Probe(f, other, judge)
+        if notation.broadcasts and not contract.alternatives and not probe.elementwise():
+            continue  # it takes two arrays of one shape, but they mean something else
         if takes_any_size(probe, notation):
             if probe.pulls(sized(notation, PRIMES)):
                 return other
