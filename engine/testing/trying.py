@@ -323,6 +323,8 @@ VECTORS = re.compile(r"(b|bias|beta|gamma|shift|offset)_?\d*")
 
 def _as_vectors(probe: Probe, notation: Notation) -> Notation:
     """The notation with a vector for what is called a bias, if it has the shape of the output only because nobody summed its gradient."""
+    if "a" in probe.contract.names:  # then b is the next letter, and no bias
+        return notation
     for place, name in enumerate(probe.contract.names):
         side = notation.inputs[place]
         if len(notation.inputs) < 3 or len(side) < 2 or not VECTORS.fullmatch(name):
@@ -390,7 +392,14 @@ def _smallest(probe: Probe, notation: Notation, name: str | None) -> int:
         # a window of 3 gives nothing for 2 elements, and could not give less for 1 or 0: sizes that nobody means
         filled = next((n for n in LEAST if _answers(probe, notation, name, n)), 1)
         return filled - 1
+    if name and found < 2 and not any(_pulls_at(probe, notation, name, n) for n in (1, 2, 3)):
+        # np.convolve swaps what is shorter than the window; the gradient says from where on it is meant
+        return next((n for n in LEAST[4:] if _pulls_at(probe, notation, name, n)), found)
     return found
+
+
+def _pulls_at(probe: Probe, notation: Notation, name: str, n: int) -> bool:
+    return probe.pulls(sized(notation, {**PRIMES, name: n}))
 
 
 def _answers(probe: Probe, notation: Notation, name: str | None, n: int) -> int | None:

@@ -361,3 +361,18 @@ def _(g, args, y):
     (x,) = args
     won, count = _winners(x, y)
     return (g[:, None] * won * (count == 1),)
+
+
+signed_square = unary("signed_square", lambda x: x * np.abs(x), lambda x, y: 2 * np.abs(x), "kinks")
+
+
+@signed_square.mutant(
+    "2 x",
+    source="written against the tester",
+    fault="the rule of x squared; a complex step through np.abs is wrong too, and must not excuse it",
+    kills="value",
+    at=call([-2.0]),
+)
+@unary_rule
+def _(x, y):
+    return 2 * x

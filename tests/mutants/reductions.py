@@ -371,3 +371,36 @@ def _(g, args, y):
     (x,) = args
     e = np.exp(x)
     return (np.asarray(g)[..., None] * e / e.sum(axis=-1, keepdims=True),)
+
+
+def _rows_apart(pick):
+    """Rows whose values differ: equal ones have no deviation."""
+    m, n = pick.size(1, 3), pick.size(3, 5)
+    return [np.arange(n) * 1.5 + pick.array(m, n) / 4], {}
+
+
+@right("m n", name="standardise")
+def _standardise(x):
+    return (x - x.mean(axis=-1, keepdims=True)) / x.std(axis=-1, keepdims=True)
+
+
+_standardise.sample = _rows_apart
+
+
+@_standardise.vjp
+def _(g, args, y):
+    (x,) = args
+    across = (g * y).mean(axis=-1, keepdims=True)
+    return ((g - g.mean(axis=-1, keepdims=True) - y * across) / x.std(axis=-1, keepdims=True),)
+
+
+@_standardise.mutant(
+    "deviation held",
+    source="written against the tester",
+    fault="the deviation is taken for a constant; a complex step through np.std says so too, and must not excuse it",
+    kills="value",
+    at=call([[0.0, 1.0, 5.0]]),
+)
+def _(g, args, y):
+    (x,) = args
+    return ((g - g.mean(axis=-1, keepdims=True)) / x.std(axis=-1, keepdims=True),)
