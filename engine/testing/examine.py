@@ -118,7 +118,7 @@ class Examiner:
             return
         self.tally.counts["two ways"] += 1
         if self.subject.derived:
-            yield from modes.symmetric(self.subject, args, y, options, len(self.names))
+            yield from modes.symmetric(self.subject, args, y, options, len(self.names), self._rounding())
             return
         fitting = next((n for n in self.notations if modes.lead(n, args)), None)
         if fitting is not None:

@@ -183,11 +183,14 @@ def _varied(x: Any, seed: int) -> Any:
 # Second order.
 
 
-def symmetric(subject: Subject, args: Sequence[Any], y: Any, options: dict[str, Any], count: int) -> Iterator[Finding]:
+def symmetric(
+    subject: Subject, args: Sequence[Any], y: Any, options: dict[str, Any], count: int, rounding: float = 0.0
+) -> Iterator[Finding]:
     """The second derivative of <g, f> is symmetric: u' H v = v' H u, where the function is smooth.
 
     subject   the gradient, a function of (*cotangents, *args) of which `count` are args, with its vjp
     y         the gradients, one for each floating-point argument
+    rounding  of the terms that are summed up in an element of the second derivative
     """
     floats = [i for i in floating(args) if i >= len(args) - count]
     parts = outputs(y)
@@ -204,7 +207,7 @@ def symmetric(subject: Subject, args: Sequence[Any], y: Any, options: dict[str, 
         one, size = _product([hu[i] for i in floats], v)
         other, more = _product([hv[i] for i in floats], u)
     eps = max((unit(np.asarray(args[i]).dtype) for i in floats), default=2.0**-52)
-    bound = SUMS * eps * (size + more)
+    bound = SUMS * eps * (size + more) + 16 * rounding * sum(float(np.abs(w).sum()) for w in (*u, *v))
     if not math.isfinite(bound) or abs(one - other) <= bound:
         return
     noise = sum(sum(trembling(subject, nest(w), args, y, options)[1][i] * np.abs(z).sum() for i, z in zip(floats, x, strict=True))

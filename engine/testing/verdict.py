@@ -150,7 +150,7 @@ class Comparison(Claims):
             else:
                 self.skip("an argument is not finite")
             return
-        if not self.place.finite.all() and not math.isfinite(self.claims[i]):
+        if not (self.place.finite & np.isfinite(self.values)).all() and not math.isfinite(self.claims[i]):
             self.skip("the function is not finite")
             return
         left, right = self.slopes(self.unit(i))
