@@ -8,6 +8,7 @@ van de Geijn (2008), Anatomy of high-performance matrix multiplication, as far a
 
 On every rung each sum runs over p = 0, 1, 2, ... in this order: nothing is reassociated, so a block, a thread or a transposed
 operand changes no bit. From step 4 on products are fused with sums (`fastmath={"contract"}`), which rounds once instead of twice.
+That is as far as plain loops go; the ladder goes on in `gemm.py`.
 """
 
 from __future__ import annotations
