@@ -94,6 +94,8 @@ def lost_by_forward(c: Claims, i: int, size: float) -> float:
     except Unavailable:
         true = c.place.y0[kept]  # in float64: it tells where f was computed in a lower precision
     given = c.values[kept].astype(np.float64)
+    if np.any(np.abs(given - true) > 0.5 * np.maximum(np.abs(given), np.abs(true))):
+        return math.inf  # no digit of f is right
     with np.errstate(all="ignore"):
         jacobian = np.nan_to_num(np.abs(c.jacobian[kept]), posinf=0.0)
         allowed = 8 * c.eps * (jacobian @ np.abs(c.place.x) + np.abs(true)) + c.floor
