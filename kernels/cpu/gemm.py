@@ -17,7 +17,7 @@ from math import ceil, prod
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import config, njit, types
 from numpy import empty, ndarray  # the names cost time in a small product
 
 from kernels.cpu.cache import stamped
@@ -231,6 +231,15 @@ def products(a, b, c, always, stacks, rows, columns):
             by_shape(like, left, a_i, a.strides[2], right, b.strides[1], b_j, to, n * size, m, k, w, c.shape[1:], always)
 
 
+def uncompiled(a, b, c, always, stacks=(), rows=(), columns=()):
+    """What `product` and `products` do, by NumPy."""
+    s, i, j = [slice(*r) if r else slice(None) for r in (stacks, rows, columns)]
+    if c.ndim == 2:
+        np.matmul(a, b, out=c)
+    else:
+        c[s, i, j] = np.matmul(a[s, i], b[s, :, j])
+
+
 class Compiled(dict[str, Any]):
     """A function of arrays a, b and c by the letter of their dtype: compiled when one is first asked for, once for all layouts.
     a and b may be read only."""
@@ -240,6 +249,8 @@ class Compiled(dict[str, Any]):
         self.function, self.ndim, self.others = function, ndim, others
 
     def __missing__(self, letter: str) -> Any:
+        if config.DISABLE_JIT:  # to debug or to measure coverage: instructions exist in compiled code only
+            return uncompiled
         number = {"f": types.float32, "d": types.float64}[letter]
         given = types.Array(number, self.ndim, "A", readonly=True, aligned=False)
         run = stamped(njit(cache=True, nogil=True)(self.function))
