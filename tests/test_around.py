@@ -82,3 +82,21 @@ def test_without_gradients_nearby_nothing_is_said_of_a_kink():
     x = np.array([8.7e243, 8.7e243, 8.7e243, 1e-300])
     report = check_gradient(windows, to_the_first, cases=st.just(((x,), {})), vary_values=False, examples=30)
     assert report.verdict != "FAIL", report.explain()
+
+
+def test_a_share_of_a_tie_of_three_is_right_where_the_slope_alone_is_zero():
+    """Clipped between two equal bounds: the lower one moves nothing by itself, and it moves the value between the other two."""
+
+    def clipped(x, low, high):
+        return np.minimum(np.maximum(x, low), high)
+
+    def shared(g, args, y):
+        x, low, high = args
+        inner = np.maximum(x, low)
+        to_inner = np.where(inner < high, 1.0, np.where(inner == high, 0.5, 0.0))
+        to_x = np.where(x > low, 1.0, np.where(x == low, 0.5, 0.0))
+        return g * to_inner * to_x, g * to_inner * (1 - to_x), g * (1 - to_inner)
+
+    zeros = np.zeros(3)
+    report = check_gradient(clipped, shared, cases=st.just(((zeros, zeros.copy(), zeros.copy()), {})), vary_values=False, examples=40)
+    assert report.verdict == "PASS", report.explain()

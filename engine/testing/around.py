@@ -27,8 +27,14 @@ def jump(c: Claims, i: int, claim: float, reference: float) -> list[float]:
         apart = max(near, default=0.0) - min(near, default=0.0)
         if apart > 1e-6 * (abs(reference) + max(map(abs, near), default=0.0)):
             nearer = nearby(c, i, min(count, NEIGHBOURS), 2.0**-85, again=True)
-            return near if not nearer or max(nearer) - min(nearer) > 0.1 * apart else []
-    return []
+            if not nearer or max(nearer) - min(nearer) > 0.1 * apart:
+                return near
+    if np.count_nonzero(c.place.x == c.place.x[i]) == 1:
+        return []
+    placed, nearer = in_order(c, i), in_order(c, i, 2.0**-85)
+    if not placed or not nearer or max(placed) - min(placed) <= 1e-6 * (abs(reference) + max(map(abs, placed))):
+        return []
+    return placed if max(nearer) - min(nearer) > 0.1 * (max(placed) - min(placed)) else []
 
 
 def nearby(c: Claims, i: int, count: int, distance: float = DISTANCE, along: Array | None = None, *, again: bool = False) -> list[float]:
@@ -48,33 +54,44 @@ def nearby(c: Claims, i: int, count: int, distance: float = DISTANCE, along: Arr
     return [v for v in found if math.isfinite(v)]
 
 
-def in_order(c: Claims, i: int) -> list[float]:
+def in_order(c: Claims, i: int, distance: float = DISTANCE) -> list[float]:
     """The derivative in element i where equal elements are told apart by their places: rules take the first of them, or the last.
 
     With one other of them above or below all: it wins some of the windows that both lie in.
     """
-    found = [near(c, c.unit(i), shift, DISTANCE) for shift in orders(c.place.shapes)]
+    found = [near(c, c.unit(i), shift, distance) for shift in orders(c.place.shapes)]
     others = np.flatnonzero((c.place.x == c.place.x[i]) & (np.arange(c.place.x.size) != i))[:NEIGHBOURS]
     for j, (first, second) in itertools.product(others, ((8.0, 4.0), (-8.0, -4.0))):
         shift = np.random.default_rng(int(j)).uniform(-1, 1, c.place.x.size)
         shift[j], shift[i] = first, second
-        found.append(near(c, c.unit(i), shift, DISTANCE))
+        found.append(near(c, c.unit(i), shift, distance))
     return [v for v in found if math.isfinite(v)]
 
 
 def orders(shapes: Sequence[tuple[int, ...]]) -> Iterator[Array]:
-    """Numbers from -1 to 1 for all elements, no two alike, that rise or fall along each axis, by rows or by columns."""
-    total, seen = sum(math.prod(shape) for shape in shapes), set()
-    for by, signs in itertools.product("CF", itertools.product((1, -1), repeat=4)):
-        parts, start = [], 0
-        for shape in shapes:
-            ranks = np.arange(start, start + math.prod(shape)).reshape(shape, order=by)  # type: ignore[call-overload]
-            parts.append(ranks[tuple(slice(None, None, s) for s in signs[: len(shape)][::-1])].ravel())
-            start += ranks.size
-        shift = (2.0 * np.concatenate(parts) - total + 1) / max(total, 1)
+    """Numbers from -1 to 1 for all elements, no two alike, that rise or fall along each axis, by rows or by columns.
+
+    The arguments lie one above the other in this order, and, with rising numbers, in any other order of up to four.
+    """
+    seen = set()
+    patterns = itertools.product("CF", itertools.product((1, -1), repeat=4))
+    stacked = itertools.permutations(range(len(shapes))) if len(shapes) < 5 else ()
+    for by, signs, above in [*((by, signs, None) for by, signs in patterns), *(("C", (1,) * 4, above) for above in stacked)]:
+        shift = _ranked(shapes, by, signs, above or range(len(shapes)))
         if shift.tobytes() not in seen:
             seen.add(shift.tobytes())
             yield shift
+
+
+def _ranked(shapes: Sequence[tuple[int, ...]], by: str, signs: Sequence[int], above: Sequence[int]) -> Array:
+    """One number for each element. `above`: the arguments from the lowest to the highest."""
+    parts: dict[int, Array] = {}
+    start, total = 0, sum(map(math.prod, shapes))
+    for k in above:
+        ranks = np.arange(start, start + math.prod(shapes[k])).reshape(shapes[k], order=by)  # type: ignore[call-overload]
+        parts[k] = ranks[tuple(slice(None, None, s) for s in signs[: len(shapes[k])][::-1])].ravel()
+        start += ranks.size
+    return np.asarray((2.0 * np.concatenate([parts[k] for k in range(len(shapes))]) - total + 1) / max(total, 1))
 
 
 def near(c: Claims, direction: Array, shift: Array, distance: float, again: bool = False) -> float:
