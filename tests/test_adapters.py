@@ -412,6 +412,9 @@ def test_the_framework_is_seen_from_the_code_of_a_function():
     assert framework_of(of_the_engine) == "engine"
     assert framework_of(functools.partial(of_the_engine)) == "engine"
     assert framework_of(lambda x: [of_the_engine(v) for v in x]) == "engine"
+    import engine as held
+
+    assert framework_of(lambda x: held.ops.tanh(x)) == "engine"
     assert framework_of(plain) is framework_of(np.tanh) is framework_of(X) is framework_of(3.0) is None
 
 

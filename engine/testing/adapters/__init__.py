@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,8 @@ def _named_in(f: Any) -> list[Any]:
         code = getattr(here, "__code__", None)
         if not isinstance(code, CodeType):
             continue
-        captured = [cell.cell_contents for cell in here.__closure__ or () if callable(getattr(cell, "cell_contents", None))]
+        held = [getattr(cell, "cell_contents", None) for cell in here.__closure__ or ()]  # one may be empty
+        captured = [thing for thing in held if callable(thing) or isinstance(thing, ModuleType)]
         named = [here.__globals__[name] for name in _names(code) if name in here.__globals__] + captured
         beside = [n for n in named if getattr(n, "__module__", None) == f.__module__ and id(n) not in seen]
         seen.update(map(id, beside))
