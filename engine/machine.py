@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
-from importlib import metadata, util
+from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 LIBRARIES = ("numpy", "scipy", "numba", "llvmlite", "click", "rich", "safetensors", "matplotlib", "mlxtend", "scikit-learn")
 VARIABLES = (
-    "GNOMON_DATA", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER",
+    "GNOMON_CPU", "GNOMON_DATA", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER",
     "NUMBA_DISABLE_JIT", "NUMBA_CACHE_DIR", "MPLCONFIGDIR",
 )  # fmt: skip
 
@@ -84,13 +84,17 @@ def linear_algebra() -> dict[str, Any]:
 
 
 def kernels() -> dict[str, Any]:
-    """For each backend that can run here, its ops with the rung that serves."""
+    """For each backend that can run here, its ops with the rung that serves; of the CPU the vector instructions in use."""
     from kernels.registry import backends, ladder, ops
 
     found: dict[str, Any] = {"none": "the definitions, always there"}
     for backend in backends():
         ladders = {op: ladder(op, backend) for op in ops(backend)}
         found[backend] = {op: f"{next(r.name for r in rungs if r.serves)} ({len(rungs)} rungs)" for op, rungs in ladders.items()}
+    if "cpu" in found:
+        features = import_module("kernels.cpu.features")
+        tiers = ", ".join(features.available())
+        found["cpu"] = {"tier": f"{features.tier()} (of {tiers}; GNOMON_CPU forces a lower one)", **found["cpu"]}
     return found
 
 

@@ -153,6 +153,7 @@ def test_info(gnomon):
     assert {"versions", "processor", "linear algebra", "kernels", "folders", "environment", "extras"} == set(told)
     assert told["versions"]["python"] == sys.version.split()[0] and told["processor"]["cores"] >= 1
     assert told["versions"]["numpy"] in out
+    assert told["kernels"]["cpu"]["tier"].startswith(("generic", "avx", "amx"))
 
 
 def test_info_says_what_of_an_extra_is_missing(monkeypatch):
