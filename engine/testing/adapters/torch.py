@@ -18,7 +18,7 @@ def unwrap(y: Any) -> Any:
 
 
 def vjp(f: Any, *xs: Any) -> Any:
-    ys = f(*(leaves := [x if x.requires_grad else x.detach().requires_grad_() for x in xs]))  # some do inside of another vjp
+    ys = f(*(leaves := [x if x.requires_grad else x.view_as(x).requires_grad_() for x in xs]))  # as some do in another vjp
     return ys, lambda gs: torch.autograd.grad(**asked(ys, gs, leaves), create_graph=any(x.requires_grad for x in xs))
 
 
