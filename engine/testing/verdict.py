@@ -324,7 +324,8 @@ class Comparison(Claims):
             return
         text = f"at a kink, and not between its slopes {low:.9g} and {high:.9g}"
         self.kinked.add(i)
-        yield Finding("kink", text, WRONG, i, claim, (low + high) / 2, (high - low) / 2, oracle)
+        lost = self.far_out and math.isfinite(claim)
+        yield Finding("kink", text, TAIL if lost else WRONG, i, claim, (low + high) / 2, (high - low) / 2, oracle)
 
     def unseen(self, i: int, error: float) -> bool:
         """Is an error of the gradient so small that no difference shows it beside the rounding of a function of such numbers?"""
@@ -463,7 +464,7 @@ class Comparison(Claims):
             return
         near = nearby(self, int(moved[0]), NEIGHBOURS, along=direction)
         self.tally.counts["tie directions"] += 1
-        bound = self.rtol * max(size, as_float(exact.size)) + self.floor + 4 * as_float(exact.error)
+        bound = self.rtol * max(size, as_float(exact.size)) + self.floor + 4 * as_float(exact.error) + self.rounding()
         if not min([exact.value, *near]) - bound <= claim <= max([exact.value, *near]) + bound:
             some = ", ".join(map(str, moved[:8])) + (", ..." if moved.size > 8 else "")
             text = f"elements {some} are equal; when they move together the function is smooth, but the gradients add up wrongly"
