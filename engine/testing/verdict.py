@@ -464,7 +464,9 @@ class Comparison(Claims):
             return
         near = nearby(self, int(moved[0]), NEIGHBOURS, along=direction)
         self.tally.counts["tie directions"] += 1
-        bound = self.rtol * max(size, as_float(exact.size)) + self.floor + 4 * as_float(exact.error) + self.rounding()
+        bound = self.rtol * max(size, as_float(exact.size)) + self.floor + 4 * as_float(exact.error)
+        if self.rtol < 0.01:  # in half precision the rounding of a sum would hide a wrong count
+            bound += self.rounding()
         if not min([exact.value, *near]) - bound <= claim <= max([exact.value, *near]) + bound:
             some = ", ".join(map(str, moved[:8])) + (", ..." if moved.size > 8 else "")
             text = f"elements {some} are equal; when they move together the function is smooth, but the gradients add up wrongly"
