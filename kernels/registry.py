@@ -1,6 +1,6 @@
 """Which function runs an op, on which backend: names to functions, nothing else.
 
-`engine` and `kernels` meet here and only here. The engine asks `running_kernels()` for a dict from op name to callable and
+`engine` and `kernels` meet here and only here. The engine asks `running_kernels()` for a dict from op name to rung and
 falls back on the op's own definition; a kernel file registers its rungs with `@rung`. Nothing in this module
 imports NumPy or Numba, so `import engine` stays light: `use("cpu")` is what loads the kernels.
 """
@@ -12,8 +12,7 @@ import importlib.util
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 from typing import Any
 
 Function = Callable[..., Any]
@@ -21,6 +20,14 @@ Function = Callable[..., Any]
 
 class MissingKernel(LookupError):
     """Asked for a backend or an op that no kernel serves."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What an op's kernels want of their arrays: the axes of each, as `kernels.door` reads them, and what else must hold."""
+
+    wants: str
+    check: Function | None = None
 
 
 @dataclass(frozen=True)
@@ -35,31 +42,43 @@ class Rung:
     rtol: dict[str, float]
     integers: tuple[int, ...]
     run: Function
+    known: dict[tuple[Any, ...], bool] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def name(self) -> str:
         return self.run.__name__
 
+    @property
+    def contract(self) -> Contract:
+        return _CONTRACTS[self.op]
+
     def takes(self, arrays: Iterable[Any]) -> bool:
-        """Do all these, but for the ones that hold integers, have one dtype for which `rtol` gives a bound?"""
-        found = {a.dtype for i, a in enumerate(arrays) if i not in self.integers}
-        return len(found) == 1 and _name(found.pop()) in self.rtol
+        """Does `rtol` give a bound for arrays of these dtypes?"""
+        dtypes = tuple([a.dtype for a in arrays])
+        known = self.known.get(dtypes)
+        return self._fits(dtypes) if known is None else known
+
+    def _fits(self, dtypes: tuple[Any, ...]) -> bool:
+        names = [str(d.name) if d.isnative else "" for d in dtypes]  # "": in another byte order than this machine's
+        floats = {name for i, name in enumerate(names) if i not in self.integers}
+        whole = all(dtypes[i].kind in "iu" for i in self.integers)
+        fits = " ".join(names) in self.rtol or (whole and len(floats) == 1 and floats.pop() in self.rtol)
+        return self.known.setdefault(dtypes, fits)
 
     def __call__(self, *arrays: Any, **params: Any) -> Any:
-        """Run on arrays that this rung takes. Raises TypeError for others: only the engine can fall back on a definition."""
-        if not self.takes(arrays):
-            given = ", ".join(str(a.dtype) for a in arrays)
-            raise TypeError(f"{self.op} on {self.backend}: all arrays in one of {', '.join(self.rtol)} are wanted, given {given}")
-        return self.run(*arrays, **params)
+        """Run on anybody's arrays: NumPy's, PyTorch's, any that speak DLPack or the array interface. None is copied to come in.
 
+        Raises TypeError for dtypes that this rung does not take, ValueError for shapes that clash: each names the op, what it
+        wants and what it was given.
+        """
+        from kernels.door import enter
 
-@lru_cache(maxsize=64)
-def _name(dtype: Any) -> str:
-    """The name of a dtype in this machine's byte order; "" in another."""
-    return str(dtype.name) if dtype.isnative else ""
+        given, options = enter(self, arrays, params)
+        return self.run(*given, **options)
 
 
 _LADDERS: dict[tuple[str, str], list[Rung]] = {}
+_CONTRACTS: dict[str, Contract] = {}
 _DEFINITIONS: dict[str, Rung] = {}
 _running: ContextVar[dict[str, Rung]] = ContextVar("kernels", default=_DEFINITIONS)
 
@@ -73,6 +92,8 @@ def rung(
     serves: bool = False,
     rtol: dict[str, float] | None = None,
     integers: Iterable[int] = (),
+    wants: str | None = None,
+    check: Function | None = None,
 ) -> Callable[[Function], Function]:
     """Register the decorated function as one step of the ladder of `op` on `backend`.
 
@@ -81,14 +102,19 @@ def rung(
     serves    True for exactly one rung a ladder: the one that `use(backend)` puts to work
     rtol      largest error against the definition in float64, relative to the definition applied to
               absolute values, by dtype name. The default is a few roundings of a sum of a thousand terms.
-              The dtypes named here are those that the rung takes; all arrays of a call have the same one
-    integers  places of arguments that hold integers instead: indices
+              The dtypes named here are those that the rung takes: "float32" for all arrays of a call in this one, or one for
+              each array, "uint8 int8"
+    integers  places of arguments that hold integers instead, of any width: indices
+    wants     the axes of each array, "m k, k n", said once an op, by its first rung: see `kernels.door`
+    check     what else must hold, said once an op: check(*arrays, **params) raises ValueError
     """
 
     def register(run: Function) -> Function:
         ladder = _LADDERS.setdefault((op, backend), [])
         if any(r.step == step for r in ladder):
             raise ValueError(f"{op} on {backend}: two rungs claim step {step}")
+        if wants is not None:
+            _CONTRACTS[op] = Contract(wants, check)
         bounds = {"float32": 1e-5, "float64": 1e-13} if rtol is None else rtol
         ladder.append(Rung(op, backend, step, idea, serves, bounds, tuple(integers), run))
         ladder.sort(key=lambda r: r.step)

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS = [
-    {"kernels.registry"},
+    {"kernels.registry", "kernels.door"},
     {"kernels", "kernels.cpu"},
     {"engine.domain", "engine.interpret", "engine.op", "engine.shapes", "engine.traced", "engine.tree"},
     {"engine.ops"},

@@ -1,4 +1,4 @@
-"""How arrays reach jitted code."""
+"""How arrays reach jitted code, and where a result is written."""
 
 from __future__ import annotations
 
@@ -10,3 +10,18 @@ import numpy as np
 def dense(x: Any) -> np.ndarray:
     """`x` in C order, aligned and writable, so that one compiled variant serves; a copy only if it is not so already."""
     return x if x.flags.carray else np.array(x, order="C")
+
+
+def result(shape: tuple[int, ...], dtype: Any, out: np.ndarray | None, *inputs: np.ndarray) -> np.ndarray:
+    """Room for a result: `out` if it is given and fits, else new. What stands in it is not defined.
+
+    Raises ValueError for an `out` of another shape, dtype or layout, or one that shares memory with one of the inputs.
+    """
+    if out is None:
+        return np.empty(shape, dtype)
+    if type(out) is not np.ndarray or out.shape != shape or out.dtype != dtype or not out.flags.carray:
+        given = f"{out.shape} {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise ValueError(f"out is a NumPy array {shape} {np.dtype(dtype)} in C order and writable; given {given}")
+    if any(np.may_share_memory(out, x) for x in inputs):
+        raise ValueError("out shares memory with an argument, which would be written over while it is read")
+    return out

@@ -25,7 +25,7 @@ from numba import njit
 
 from kernels.cpu.arrays import dense
 from kernels.cpu.threads import share
-from kernels.cpu.windows import count, pair, sides
+from kernels.cpu.windows import count, fits, fits_to_w, fits_to_x, pair, sides
 from kernels.registry import rung
 
 BLOCK_BYTES = 4096  # of a row: four rows of the result are half of a common first-level cache
@@ -81,7 +81,7 @@ def weight_grad(run: Callable[..., Any]) -> Callable[..., Any]:
 SEVEN_LOOPS = "the definition: seven loops, and a test whether the window lies inside the picture"
 
 
-@rung("conv2d", "cpu", step=1, idea=SEVEN_LOOPS)
+@rung("conv2d", "cpu", step=1, wants="n c h w, o k i j", check=fits, idea=SEVEN_LOOPS)
 @forward
 @njit(cache=True, nogil=True)
 def seven_loops(x, w, y, stride, corner, dilation, groups):
@@ -98,7 +98,7 @@ def seven_loops(x, w, y, stride, corner, dilation, groups):
                                     y[n, o, p, q] += x[n, first + k, row, column] * w[o, k, i, j]
 
 
-@rung("conv2d_input_grad", "cpu", step=1, idea=SEVEN_LOOPS)
+@rung("conv2d_input_grad", "cpu", step=1, wants="n o p q, o k i j", check=fits_to_x, idea=SEVEN_LOOPS)
 @input_grad
 @njit(cache=True, nogil=True)
 def seven_loops_to_x(x, w, y, stride, corner, dilation, groups):
@@ -115,7 +115,7 @@ def seven_loops_to_x(x, w, y, stride, corner, dilation, groups):
                                     x[n, first + k, row, column] += y[n, o, p, q] * w[o, k, i, j]
 
 
-@rung("conv2d_weight_grad", "cpu", step=1, idea=SEVEN_LOOPS)
+@rung("conv2d_weight_grad", "cpu", step=1, wants="n c h w, n o p q", check=fits_to_w, idea=SEVEN_LOOPS)
 @weight_grad
 @njit(cache=True, nogil=True)
 def seven_loops_to_w(x, w, y, stride, corner, dilation, groups):

@@ -64,7 +64,7 @@ def stack(x: Any, c: np.ndarray) -> np.ndarray:
     return dense(x).reshape(prod(x.shape[:-2]), *x.shape[-2:])
 
 
-@rung("matmul", "cpu", step=1, idea="the definition: one inner product an element")
+@rung("matmul", "cpu", step=1, wants="... m k, ... k n", idea="the definition: one inner product an element")
 @on_stacks
 @njit(cache=True, nogil=True)
 def inner_products(a, b, c):

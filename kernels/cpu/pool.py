@@ -68,7 +68,7 @@ def max_pool(run: Run) -> Run:
     return max_pool2d_with_indices
 
 
-@rung("max_pool2d_with_indices", "cpu", step=1, idea=DEFINITION)
+@rung("max_pool2d_with_indices", "cpu", step=1, wants="n c h w", idea=DEFINITION)
 @max_pool
 @njit(cache=True, nogil=True)
 def largest_by_definition(x, y, indices, kernel, step, corner, first, last):
@@ -140,9 +140,10 @@ def add_where_chosen(gx, gy, indices, first, last):
                 pixels[indices[n, p, q]] += gy[n, p, q]
 
 
-rung("max_pool2d_input_grad", "cpu", step=1, integers=(1,), idea="the definition: add each element where its index points")(
-    scatter(add_where_chosen)
-)
+rung(
+    "max_pool2d_input_grad", "cpu", step=1, integers=(1,), wants="n c p q, n c p q",
+    idea="the definition: add each element where its index points",
+)(scatter(add_where_chosen))  # fmt: skip
 
 
 @rung("max_pool2d_input_grad", "cpu", step=2, integers=(1,), serves=True, idea=THREADS)
@@ -167,7 +168,7 @@ def avg_pool(run: Run) -> Run:
     return avg_pool2d
 
 
-@rung("avg_pool2d", "cpu", step=1, idea=DEFINITION)
+@rung("avg_pool2d", "cpu", step=1, wants="n c h w", idea=DEFINITION)
 @avg_pool
 @njit(cache=True, nogil=True)
 def means_by_definition(x, y, kernel, step, corner, include_pad, first, last):
@@ -231,7 +232,7 @@ def spread(run: Run) -> Run:
     return avg_pool2d_input_grad
 
 
-@rung("avg_pool2d_input_grad", "cpu", step=1, idea=DEFINITION)
+@rung("avg_pool2d_input_grad", "cpu", step=1, wants="n c p q", idea=DEFINITION)
 @spread
 @njit(cache=True, nogil=True)
 def parts_by_definition(gx, gy, kernel, step, corner, include_pad, first, last):

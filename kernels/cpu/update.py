@@ -82,7 +82,7 @@ def with_momentum(run: Run) -> Run:
     return momentum_step
 
 
-@rung("sgd_step", "cpu", step=1, idea=LINES)
+@rung("sgd_step", "cpu", step=1, wants="*s, *s", idea=LINES)
 @sgd
 @lines
 def sgd_lines(p, g, new_p, lr, decay):
@@ -105,7 +105,7 @@ def sgd_threaded(*job: Any) -> None:
     in_threads(sgd_one_pass, 3, *job)
 
 
-@rung("momentum_step", "cpu", step=1, idea=LINES)
+@rung("momentum_step", "cpu", step=1, wants="*s, *s, *s", idea=LINES)
 @with_momentum
 @lines
 def momentum_lines(p, g, m, new_p, new_m, lr, momentum, decay):
@@ -131,7 +131,7 @@ def momentum_threaded(*job: Any) -> None:
     in_threads(momentum_one_pass, 5, *job)
 
 
-@rung("nesterov_step", "cpu", step=1, idea=LINES)
+@rung("nesterov_step", "cpu", step=1, wants="*s, *s, *s", idea=LINES)
 @with_momentum
 @lines
 def nesterov_lines(p, g, m, new_p, new_m, lr, momentum, decay):
@@ -177,7 +177,7 @@ def rmsprop(run: Run) -> Run:
     return rmsprop_step
 
 
-@rung("adagrad_step", "cpu", step=1, idea=LINES)
+@rung("adagrad_step", "cpu", step=1, wants="*s, *s, *s", idea=LINES)
 @adagrad
 @lines
 def adagrad_lines(p, g, v, new_p, new_v, lr, eps, decay):
@@ -204,7 +204,7 @@ def adagrad_threaded(*job: Any) -> None:
     in_threads(adagrad_one_pass, 5, *job)
 
 
-@rung("rmsprop_step", "cpu", step=1, idea=LINES)
+@rung("rmsprop_step", "cpu", step=1, wants="*s, *s, *s", idea=LINES)
 @rmsprop
 @lines
 def rmsprop_lines(p, g, v, new_p, new_v, lr, alpha, rest, eps, decay):
@@ -287,6 +287,6 @@ def adam_threaded(*job: Any) -> None:
 
 
 for _op, _made in (("adam_step", adam), ("adamw_step", adamw)):
-    rung(_op, "cpu", step=1, idea=LINES)(_made(adam_lines))
+    rung(_op, "cpu", step=1, wants="*s, *s, *s, *s", idea=LINES)(_made(adam_lines))
     rung(_op, "cpu", step=2, idea=ONE_PASS)(_made(adam_one_pass))
     rung(_op, "cpu", step=3, serves=True, idea=THREADS)(_made(adam_threaded))
