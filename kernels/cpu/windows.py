@@ -32,9 +32,7 @@ def fits(x: Any, w: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1
     check_windows(x.shape[2:], w.shape[2:], stride, padding, dilation)
 
 
-def fits_to_x(
-    gy: Any, w: Any, *, input_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, **_: Any
-) -> None:
+def fits_to_x(gy: Any, w: Any, *, input_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, **_: Any) -> None:
     check_groups(w.shape[1] * groups, len(w), w.shape[1], groups)
     check_gradient(gy, check_windows(input_size, w.shape[2:], stride, padding, dilation))
 
