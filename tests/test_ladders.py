@@ -170,6 +170,9 @@ LARGE = {
             convolution(op, (40, 3, 5, 5), (7, 3, 5, 5)),  # one window: pictures side by side
             convolution(op, (13, 8, 9, 9), (8, 1, 3, 3), padding=1, groups=8),  # depthwise
             convolution(op, (6, 9, 10, 10), (13, 9, 1, 1), stride=3),
+            convolution(op, (21, 17, 9, 12), (19, 17, 3, 3), padding=1),  # by patches; five pictures are left over
+            convolution(op, (18, 16, 7, 6), (16, 16, 3, 3), padding=((0, 2), (1, 0))),
+            convolution(op, (1, 3, 40, 40), (9, 3, 5, 5), padding=2),  # one picture, rows longer than a vector
         ]
         for op in ("conv2d", "conv2d_input_grad", "conv2d_weight_grad")
     },
@@ -446,6 +449,60 @@ def test_each_tier_that_this_machine_has_multiplies_right(tier):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [tier, {"generic": "4", "avx2": "8"}.get(tier, "16")]
+
+
+@pytest.mark.parametrize("tier", ["generic", "avx2"])  # from avx512 on all are the same here: what runs anyway
+def test_each_tier_that_this_machine_has_convolves_right(tier):
+    if tier not in available_tiers():
+        tally.not_run(f"the machine does not have {tier}")
+        pytest.skip(f"the machine does not have {tier}")
+    done = run_alone(
+        """
+        import numpy as np
+        import engine, kernels
+        from engine.traced import OPS
+        from kernels.cpu import features
+        rng = np.random.default_rng(0)
+        for x, w, geometry in [
+            ((19, 5, 9, 8), (13, 5, 3, 3), {"padding": 1}),  # bundles
+            ((3, 4, 11, 37), (7, 4, 3, 5), {"padding": 2}),  # side by side
+            ((3, 4, 7, 5), (6, 2, 3, 3), {"groups": 2, "stride": 2, "padding": 1}),  # a few pictures
+            ((17, 16, 6, 7), (17, 16, 3, 3), {"padding": 1}),  # patches
+        ]:
+            params = {**OPS["conv2d"].defaults, **geometry}
+            x, w = rng.normal(size=x).astype("f4"), rng.normal(size=w).astype("f4")
+            gy = rng.normal(size=OPS["conv2d"].definition(x, w, **params).shape).astype("f4")
+            for op, args, more in [
+                ("conv2d", (x, w), {}),
+                ("conv2d_input_grad", (gy, w), {"input_size": x.shape[2:]}),
+                ("conv2d_weight_grad", (x, gy), {"kernel_size": w.shape[2:]}),
+            ]:
+                size = OPS[op].definition(*[np.abs(a).astype("f8") for a in args], **params, **more)
+                want = OPS[op].definition(*[a.astype("f8") for a in args], **params, **more)
+                assert np.all(np.abs(kernels.serving(op, "cpu")(*args, **params, **more) - want) <= 1e-5 * size), (op, geometry)
+        print(features.tier())
+        """,
+        GNOMON_CPU=tier,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [tier]
+
+
+def test_patches_round_relative_to_the_patch_and_windows_relative_to_the_window():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(16, 16, 12, 12)).astype("f4")
+    x[..., 5] *= 1e4  # the windows at column 7 do not see it, their patch does
+    w = rng.normal(size=(16, 16, 3, 3)).astype("f4")
+    params = {**OPS["conv2d"].defaults, "padding": 1}
+    doubles, eps = [a.astype("f8") for a in (x, w)], np.finfo("f4").eps
+    want, size = OPS["conv2d"].definition(*doubles, **params), OPS["conv2d"].definition(*map(np.abs, doubles), **params)
+    near = np.pad(np.abs(doubles[0]), ((0, 0), (0, 0), (2, 2), (2, 2)))
+    largest = np.lib.stride_tricks.sliding_window_view(near, (5, 5), axis=(2, 3)).max(axis=(-1, -2))  # of every patch that holds the window
+    patch = np.einsum("nkpq,ok->nopq", largest, np.abs(doubles[1]).max(axis=(2, 3)))
+    windows, patches = [np.abs(r.run(x, w, **params) - want) for r in kernels.ladder("conv2d", "cpu")[-2:]]
+    assert np.all(windows <= 16 * eps * size)
+    assert np.all(patches <= 16 * eps * patch)
+    assert np.any(patches > 16 * eps * size), "the bound of the patch is no weaker: say so, and hold the rung to that of the window"
 
 
 def test_a_tier_that_is_unknown_or_not_there_is_refused_by_name():

@@ -73,6 +73,12 @@ def scatter(like, source, pixels, target, step, pictures):
         deal_out(like, source + x * VECTOR, min(lanes, pixels - x), target + x * size, step, pictures)
 
 
+@small
+def area(rows, pitch):
+    """What a dealt picture takes: an odd number of pixels, else the same pixel of all channels may fall into one set of a cache."""
+    return rows * pitch | 1
+
+
 @njit(nogil=True)
 def lay_vectors(x, n, pictures, channel, channels, deal, first, rows, pitch, corner, flat):
     """Some channels of a bundle into flat[k, a, b, t, u, picture], t from first[0] and u from first[1] on, `rows` and `pitch` of them.
@@ -90,7 +96,7 @@ def lay_vectors(x, n, pictures, channel, channels, deal, first, rows, pitch, cor
         source = address(x) + (((n * x.shape[1] + channel + k) * height + top) * width) * size
         gather(like, source, x.strides[0], pixels, to if as_it_is else address(plane), pictures)
         if as_it_is:
-            to += pixels * VECTOR
+            to += area(rows, pitch) * VECTOR
             continue
         for a in range(deal[0]):
             for b in range(deal[1]):
@@ -106,6 +112,7 @@ def lay_vectors(x, n, pictures, channel, channels, deal, first, rows, pitch, cor
                         move(like, pixel, deal[1] * VECTOR, to + u0 * VECTOR, u1 - u0)
                         clear(like, to + u1 * VECTOR, pitch - u1)
                     to += pitch * VECTOR
+                to += (area(rows, pitch) - rows * pitch) * VECTOR
 
 
 @njit(nogil=True)
@@ -134,6 +141,7 @@ def lay_rows(x, n, pictures, many, channel, channels, deal, first, rows, pitch, 
                         line(like, pixel, deal[1] * size, to + u0 * size, u1 - u0)
                         clear(like, to + u1 * size, (pitch - u1 + lanes - 1) // lanes)
                     to += pitch * many * size
+                to += (area(rows, pitch) - rows * pitch) * many * size
 
 
 def far_of(kernel, dilation, stride):
@@ -163,7 +171,7 @@ def starts_in(channels, kernel, stride, dilation, rows, pitch, pixel):
             for j in range(kernel[1]):
                 t, a = divmod(i * dilation[0], stride[0])
                 u, b = divmod(j * dilation[1], stride[1])
-                table[at] = ((((k * stride[0] + a) * stride[1] + b) * rows + t) * pitch + u) * pixel
+                table[at] = (((k * stride[0] + a) * stride[1] + b) * area(rows, pitch) + t * pitch + u) * pixel
                 at += 1
     repeat_last(table, at)
     return table
@@ -292,7 +300,7 @@ def bundle(left, picture, others, windows, direct, size):
 def lay(x, n, pictures, many, direct, channel, channels, deal, first, rows, pitch, corner, flat):
     """A bundle, in the layout that fits it."""
     if direct:
-        picture = channels * deal[0] * deal[1] * rows * pitch
+        picture = channels * deal[0] * deal[1] * area(rows, pitch)
         for m in range(pictures):
             lay_rows(x, n + m, 1, 1, channel, channels, deal, first, rows, pitch, corner, flat[m * picture :])
     elif many == VECTOR // x.itemsize:
@@ -311,7 +319,7 @@ def to_y(x, panels, y, kernel, stride, corner, dilation, groups, direct, n0, n1,
     far = reach(kernel, dilation, stride)
     band, rows, pitch = p1 - p0, p1 - p0 + far[0], columns + far[1]
     depth, tall = channels * kernel[0] * kernel[1], -(-filters // PANEL) * PANEL
-    picture, most, room = bundle(n1 - n0, channels * stride[0] * stride[1] * rows * pitch, 0, band * pitch, direct, size)
+    picture, most, room = bundle(n1 - n0, channels * stride[0] * stride[1] * area(rows, pitch), 0, band * pitch, direct, size)
     flat = np.empty(picture * most + 2 * lanes * lanes, x.dtype)
     sources, targets = np.empty(room, np.int64), np.empty(room, np.int64)
     c_i = 0 if direct else (band * pitch * most + lanes * lanes) * size
@@ -387,7 +395,7 @@ def starts_out(filters, kernel, stride, dilation, a, b, rows, pitch, pixel, tabl
             for j in range(kernel[1]):
                 if i * dilation[0] % stride[0] == a and j * dilation[1] % stride[1] == b:
                     t, u = far[0] - i * dilation[0] // stride[0], far[1] - j * dilation[1] // stride[1]
-                    table[at] = ((o * rows + t) * pitch + u) * pixel
+                    table[at] = (o * area(rows, pitch) + t * pitch + u) * pixel
                     at += 1
     return at // max(1, positions(kernel[0], dilation[0], stride[0], a, -1, kernel[0] * dilation[0]))
 
@@ -411,7 +419,7 @@ def to_x(gy, panels, gx, kernel, stride, corner, dilation, groups, direct, n0, n
     band, rows, pitch = t1 - t0, t1 - t0 + far[0], u1 - u0 + far[1]
     top, bottom = max(0, t0 * stride[0] - corner[0]), min(height, t1 * stride[0] - corner[0])
     tall = -(-channels // PANEL) * PANEL
-    picture, most, room = bundle(n1 - n0, filters * rows * pitch, 0, band * pitch, direct, size)
+    picture, most, room = bundle(n1 - n0, filters * area(rows, pitch), 0, band * pitch, direct, size)
     flat = np.empty(picture * most + 2 * lanes * lanes, gy.dtype)
     starts = np.empty(filters * kernel[0] * kernel[1], np.int64)
     sources, targets = np.empty(room, np.int64), np.empty(room, np.int64)
@@ -536,7 +544,7 @@ def to_w(x, parts, gy, kernel, stride, corner, dilation, groups, direct, n0, n1,
     band, rows, pitch = p1 - p0, p1 - p0 + far[0], columns + far[1]
     depth = channels * kernel[0] * kernel[1]
     picture, most, room = bundle(
-        n1 - n0, channels * stride[0] * stride[1] * rows * pitch, filters * band * columns, band * pitch, direct, size
+        n1 - n0, channels * stride[0] * stride[1] * area(rows, pitch), filters * band * columns, band * pitch, direct, size
     )
     flat = np.empty(picture * most + 2 * lanes * lanes, x.dtype)
     sources, targets = np.empty(room, np.int64), np.empty(room, np.int64)

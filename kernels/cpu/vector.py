@@ -23,12 +23,12 @@ BYTE = ir.IntType(8)
 class Vectors:
     """Vectors of the numbers of one type, and the instructions on them."""
 
-    def __init__(self, builder: Any, element: Any, parts: int = 1):
-        """`parts`: 2 for vectors half as wide as they can be."""
+    def __init__(self, builder: Any, element: Any, parts: int = 1, wide: int | None = None):
+        """`parts`: 2 for vectors half as wide as they can be; `wide`: so many lanes, in as many registers as it takes."""
         self.builder = builder
         self.element = element
         self.size = 4 if isinstance(element, ir.FloatType) else 8
-        self.lanes = max(2, lanes(8 * self.size) // parts)
+        self.lanes = wide or max(2, lanes(8 * self.size) // parts)
         self.type = ir.VectorType(element, self.lanes)
         self.bytes = self.size * self.lanes
         self.zero = ir.Constant(self.type, [0.0] * self.lanes)

@@ -18,12 +18,25 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from kernels.cpu.conv import forward, input_grad
 from kernels.cpu.features import BITS, caches, tier
-from kernels.cpu.implicit import compiled, cut, implicit, implicit_to_x, lay_vectors, multiply, scatter, worth
+from kernels.cpu.implicit import (
+    area,
+    compiled,
+    cut,
+    implicit,
+    implicit_to_x,
+    lay_vectors,
+    multiply,
+    scatter,
+    weights_for_x,
+    weights_for_y,
+    worth,
+)
 from kernels.cpu.indirect import PANEL, SPARE
 from kernels.cpu.threads import share
 from kernels.cpu.vector import INT, Vectors, address, loop, size_of
@@ -88,25 +101,46 @@ def collect_patches(typing: Any, like: Any, source: Any, step: Any, count: Any, 
     return types.void(like, source, step, count, target, pitch), code
 
 
+@intrinsic
+def spread_weights(typing: Any, like: Any, source: Any, row: Any, column: Any, target: Any, step: Any) -> Any:
+    """G w G' of a panel: from 3 by 3 vectors of its rows, `row` and `column` bytes apart, 4 by 4, `step` apart."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Vectors(builder, context.get_value_type(signature.args[0]), wide=PANEL)
+        _, source, row, column, target, step = values
+        half = ir.Constant(v.type, [0.5] * v.lanes)
+
+        def four(x: list[Any]) -> list[Any]:
+            outer, inner = builder.fmul(half, builder.fadd(x[0], x[2])), builder.fmul(half, x[1])
+            return [x[0], builder.fadd(outer, inner), builder.fsub(outer, inner), x[2]]
+
+        def place(r: int, c: int) -> Any:
+            return builder.add(source, builder.add(builder.mul(row, INT(r)), builder.mul(column, INT(c))))
+
+        across = [four([v.load(place(r, c)) for c in range(3)]) for r in range(3)]
+        for c in range(4):
+            for r, value in enumerate(four([across[r][c] for r in range(3)])):
+                v.store(value, builder.add(target, builder.mul(step, INT(4 * r + c))))
+        return context.get_dummy_value()
+
+    return types.void(like, source, row, column, target, step), code
+
+
 @compiled
 def weights(w, transposed):
     """G w G', place after place, as panels of PANEL rows; `transposed`: of the gradient in x, w turned about and channels for filters."""
+    like = w.dtype.type(0)
     rows, depth = (w.shape[1], w.shape[0]) if transposed else (w.shape[0], w.shape[1])
-    tall = -(-rows // PANEL) * PANEL
-    half = w.dtype.type(0.5)
-    panels = np.zeros((PLACES, tall * depth), w.dtype)
-    g = np.empty((4, 3), w.dtype)
-    for i in range(rows):
+    panel, high = PANEL * size_of(like), -(-rows // PANEL)
+    plain = weights_for_x(w, 1, (1, 1), (1, 1)) if transposed else weights_for_y(w, 1)
+    panels = np.empty((PLACES, high * PANEL * depth), w.dtype)
+    for i in range(high):
         for k in range(depth):
-            x = w[k, i, ::-1, ::-1] if transposed else w[i, k]
-            for c in range(3):
-                plus = half * (x[0, c] + x[2, c])
-                g[0, c], g[1, c], g[2, c], g[3, c] = x[0, c], plus + half * x[1, c], plus - half * x[1, c], x[2, c]
-            at = i // PANEL * depth * PANEL + k * PANEL + i % PANEL
-            for r in range(4):
-                plus = half * (g[r, 0] + g[r, 2])
-                panels[4 * r, at], panels[4 * r + 3, at] = g[r, 0], g[r, 2]
-                panels[4 * r + 1, at], panels[4 * r + 2, at] = plus + half * g[r, 1], plus - half * g[r, 1]
+            first, row, column = i * depth * 9 + k * 9, 3, 1
+            if transposed:  # rows of the kernel come first there; the last of them, and the last column, first
+                first, row, column = i * depth * 9 + (2 * depth + k) * 3 + 2, -3 * depth, -1
+            target = address(panels) + (i * depth + k) * panel
+            spread_weights(like, address(plain) + first * panel, row * panel, column * panel, target, panels.strides[0])
     return panels
 
 
@@ -119,9 +153,10 @@ def by_patches(x, panels, y, corner, n0, n1, t0, t1):
     channels, filters, windows, columns = x.shape[1], y.shape[1], y.shape[2], y.shape[3]
     across = (columns + 1) // 2
     count, pitch, rows = (t1 - t0) * across, 2 * across + 2, 2 * (t1 - t0) + 2
-    flat = np.empty(channels * rows * pitch * lanes + 2 * lanes * lanes, x.dtype)
-    patches = np.empty(PLACES * channels * count * lanes, x.dtype)
-    products = np.empty(PLACES * PANEL * count * lanes, x.dtype)
+    flat = np.empty(channels * area(rows, pitch) * lanes + 2 * lanes * lanes, x.dtype)
+    patch, product = (channels * count | 1) * VECTOR, (PANEL * count | 1) * VECTOR  # from one place to the next: odd, as an area is
+    patches = np.empty(PLACES * patch // size, x.dtype)
+    products = np.empty(PLACES * product // size, x.dtype)
     wide = 2 * across * VECTOR
     plane = np.empty((2 * (t1 - t0) * 2 * across + lanes) * lanes, x.dtype)
     starts, places = np.arange(channels) * (count * VECTOR), np.arange(count + SPARE) * VECTOR
@@ -132,19 +167,19 @@ def by_patches(x, panels, y, corner, n0, n1, t0, t1):
         lay_vectors(x, n, pictures, 0, channels, (1, 1), (p0, 0), rows, pitch, corner, flat)
         for k in range(channels):
             for t in range(t1 - t0):
-                source = address(flat) + (k * rows + 2 * t) * pitch * VECTOR
+                source = address(flat) + (k * area(rows, pitch) + 2 * t * pitch) * VECTOR
                 target = address(patches) + (k * count + t * across) * VECTOR
-                spread_patches(like, source, pitch * VECTOR, across, target, channels * count * VECTOR)
+                spread_patches(like, source, pitch * VECTOR, across, target, patch)
         for o in range(0, filters, PANEL):
             block = min(PANEL, filters - o)
             for i in range(PLACES):
-                a, b = address(panels) + i * panels.strides[0] + o * channels * size, address(patches) + i * channels * count * VECTOR
-                c = address(products) + i * PANEL * count * VECTOR
+                a, b = address(panels) + i * panels.strides[0] + o * channels * size, address(patches) + i * patch
+                c = address(products) + i * product
                 multiply(like, a, block, b, address(starts), channels, address(places), address(places), count, c, count * VECTOR)
             for r in range(block):
                 for t in range(t1 - t0):
                     source = address(products) + (r * count + t * across) * VECTOR
-                    collect_patches(like, source, PANEL * count * VECTOR, across, address(plane) + 2 * t * wide, wide)
+                    collect_patches(like, source, product, across, address(plane) + 2 * t * wide, wide)
                 there = address(y) + (((n * filters + o + r) * windows + p0) * columns) * size
                 if 2 * across == columns:
                     scatter(like, address(plane), (p1 - p0) * columns, there, y.strides[0], pictures)
