@@ -182,8 +182,8 @@ def windows_at(sources, targets, pictures, rows, columns, source, picture, pitch
     """Fill in what is read and written for a grid of windows, from the pixels `source` and `target` on. Returns how many vectors they are.
 
     A vector is a window of many pictures; or, `direct`, windows side by side, of which the last ones of a row end where it ends, in picture
-    after picture; or windows side by side of a few pictures, over the ends of rows. In a dealt picture and in the result rows are `pitch` and
-    `down` apart, columns 1 and `across`, pictures `picture` and `there`.
+    after picture; or windows side by side of a few pictures, over the ends of rows. In a dealt picture and in the result rows are `pitch`
+    and `down` apart, columns 1 and `across`, pictures `picture` and `there`.
     """
     lanes = VECTOR // size
     count = 0
@@ -355,7 +355,7 @@ def to_y(x, panels, y, kernel, stride, corner, dilation, groups, direct, n0, n1,
 
 @small
 def positions(kernel, dilation, stride, a, after, last):
-    """How many positions of the kernel, along one axis, fall into the dealt pictures number `a`, behind row `after` and up to row `last` of them."""
+    """How many positions of the kernel, along one axis, fall into the dealt pictures number `a`, behind row `after` and up to `last`."""
     count = 0
     for i in range(kernel):
         if i * dilation % stride == a and after < i * dilation // stride <= last:
@@ -365,7 +365,7 @@ def positions(kernel, dilation, stride, a, after, last):
 
 @compiled
 def weights_for_x(w, groups, stride, dilation):
-    """w as panels of PANEL channels, group after group, dealt picture after dealt picture: the positions of the kernel that fall into it."""
+    """w as panels of PANEL channels, group after group, dealt picture after dealt picture: the positions that fall into it."""
     like = w.dtype.type(0)
     size, filters, channels = size_of(like), len(w) // groups, w.shape[1]
     panels = np.empty(-(-channels // PANEL) * PANEL * w[:, 0].size, w.dtype)
@@ -386,8 +386,10 @@ def weights_for_x(w, groups, stride, dilation):
 
 @small
 def starts_out(filters, kernel, stride, dilation, a, b, rows, pitch, pixel, table):
-    """Where the windows lie that saw the pixels of dealt picture (a, b), in a gy with the reach of the kernel as padding. Rows of the kernel
-    come first, then filters, then columns. Returns how many they are for one row."""
+    """Where the windows lie that saw the pixels of dealt picture (a, b), in a gy with the reach of the kernel as padding.
+
+    Rows of the kernel come first, then filters, then columns. Returns how many they are for one row.
+    """
     far = reach(kernel, dilation, stride)
     at = 0
     for i in range(kernel[0]):
@@ -543,9 +545,8 @@ def to_w(x, parts, gy, kernel, stride, corner, dilation, groups, direct, n0, n1,
     far = reach(kernel, dilation, stride)
     band, rows, pitch = p1 - p0, p1 - p0 + far[0], columns + far[1]
     depth = channels * kernel[0] * kernel[1]
-    picture, most, room = bundle(
-        n1 - n0, channels * stride[0] * stride[1] * area(rows, pitch), filters * band * columns, band * pitch, direct, size
-    )
+    laid, others = channels * stride[0] * stride[1] * area(rows, pitch), filters * band * columns
+    picture, most, room = bundle(n1 - n0, laid, others, band * pitch, direct, size)
     flat = np.empty(picture * most + 2 * lanes * lanes, x.dtype)
     sources, targets = np.empty(room, np.int64), np.empty(room, np.int64)
     for n in range(n0, n1, most):
@@ -589,9 +590,8 @@ def cut(examples: int, rows: tuple[int, int], row_bytes: int, halo: int, bundle:
     """
     bundles, (first, last) = ceil(examples / bundle), rows
     across = ceil(bundles / ceil(bundles / wanted))
-    bands = max(
-        ceil((last - first) / max(1, BLOCK // max(1, row_bytes) - halo)), min(ceil(wanted / across), (last - first) // (2 * halo + 2)), 1
-    )
+    fitting = max(1, BLOCK // max(1, row_bytes) - halo)
+    bands = max(1, ceil((last - first) / fitting), min(ceil(wanted / across), (last - first) // (2 * halo + 2)))
     step, height = ceil(bundles / across) * bundle, ceil((last - first) / bands)
     return [(n, min(examples, n + step), p, min(last, p + height)) for n in range(0, examples, step) for p in range(first, last, height)]
 

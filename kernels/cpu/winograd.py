@@ -5,10 +5,10 @@ r"""Convolution on the CPU, third part of the ladder: kernels of 3 by 3 with 16 
 G w G' is made once a call, B' x B once a patch and channel: sums and differences only. Over the channels the products are 16 matrix products,
 one for each place in a patch, and run in the tiles of `indirect.py`, a vector being one patch of as many pictures.
 
-The price is rounding. Sums and differences of a patch meet before they are multiplied, and what cancels leaves its error behind: an error is
-a few units in the last place of the largest pixel of the patch times the largest weight, summed over channels, where the definition's is
-relative to the products of the window itself. Nothing is lost on pictures and weights of one scale, which is what the bound is for; a window of
-small pixels beside a pixel a thousand times larger loses three digits, and an infinity or nan reaches the windows of its whole patch.
+The price is rounding: sums of pixels meet sums of weights, and what cancels leaves its error behind. An error is some units in the last
+place of any pixel of a window times any weight of the kernel, where that of the other rungs is relative to the products of pixels with
+their own weights. Where both are of one scale that is the same, and there the rung's bound holds; where large pixels meet small weights only, digits
+are lost. An infinity may come out as nan.
 
 Source: Lavin & Gray (2016), Fast algorithms for convolutional neural networks, sec. 4.1, after Winograd (1980).
 """
