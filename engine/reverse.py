@@ -96,11 +96,13 @@ class Gradients:
 
     def take(self, out: range, several: bool) -> Any:
         """The cotangent of an entry's output, removed from here; None if nothing depends on it."""
+        if not several:
+            self.ours.discard(out[0])
+            return self.sums.pop(out[0], None)
         if all(node not in self.sums for node in out):
             return None
-        parts = tuple([self.sums.pop(n) if n in self.sums else self._zeros(n) for n in out])
         self.ours.difference_update(out)
-        return parts if several else parts[0]
+        return tuple([self.sums.pop(n) if n in self.sums else self._nothing(n) for n in out])
 
     def result(self, node: int) -> Any:
         """The gradient of an input, in a buffer of its own."""
@@ -111,6 +113,11 @@ class Gradients:
 
     def _zeros(self, node: int) -> Any:
         return np.zeros(self.tape.shapes[node], self.tape.dtypes[node])[()]
+
+    def _nothing(self, node: int) -> Any:
+        """Zeros to read: one number under every index, so that the indices of a pooling do not cost an array of zeros."""
+        shape, dtype = self.tape.shapes[node], self.tape.dtypes[node]
+        return np.ndarray(shape, dtype, np.zeros(1, dtype), strides=(0,) * len(shape))[()]
 
 
 Watcher = Callable[[Entry, Any, "list[tuple[int, Any, Any]]"], None]
@@ -270,7 +277,7 @@ def value_and_grad(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = 
 
 
 def _places(argnums: Argnums, count: int) -> tuple[int, ...]:
-    given = tuple(argnums) if isinstance(argnums, Iterable) else (argnums,)
+    given = (argnums,) if isinstance(argnums, (int, np.integer)) else tuple(argnums) if isinstance(argnums, Iterable) else (argnums,)
     places = tuple([_place("grad", p, count) for p in given])
     if len(set(places)) < len(places):
         raise TypeError(f"grad: argnums {argnums} names an argument twice")

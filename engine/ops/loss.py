@@ -310,13 +310,19 @@ def _one_hot(z, t, smoothing, ignored):
     if t.dtype.kind not in "iu":
         raise TypeError(f"cross_entropy: labels are integers, these are {t.dtype}; if they are whole numbers write t.astype(int)")
     c = z.shape[-1]
-    counts = np.ones(t.shape, bool) if ignored is None else t != ignored
-    bad = counts & ((t < 0) | (t >= c))
-    if bad.any():
-        cure = "; they seem to start at 1: subtract 1" if counts.any() and t[counts].min() == 1 and t[counts].max() == c else ""
+    hits = t[..., None] == np.arange(c)
+    counts = None if ignored is None else t != ignored
+    if counts is not None:
+        hits &= counts[..., None]
+    count = t.size if counts is None else int(np.count_nonzero(counts))
+    if np.count_nonzero(hits) != count:  # a label that is no class hits none
+        counted = t if counts is None else t[counts]
+        cure = "; they seem to start at 1: subtract 1" if counted.min() == 1 and counted.max() == c else ""
+        outside = (t < 0) | (t >= c)
+        bad = outside if counts is None else outside & counts
         raise ValueError(f"cross_entropy: {_first(t, bad)}, there are {c} classes, 0 to {c - 1}{cure}")
-    dtype = z.dtype if z.dtype.kind == "f" else np.dtype(float)
-    rows = (t[..., None] == np.arange(c)).astype(dtype)
+    rows = hits.astype(z.dtype if z.dtype.kind == "f" else float)
     if smoothing:
         rows = (1 - smoothing) * rows + smoothing / c
-    return (rows if ignored is None else rows * counts[..., None]), int(counts.sum())
+        rows = rows if counts is None else rows * counts[..., None]
+    return rows, count
