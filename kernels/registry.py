@@ -28,6 +28,7 @@ class Contract:
 
     wants: str
     check: Function | None = None
+    dicts: bool = False  # dicts of arrays under the same names do as well, all in one call
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def rung(
     integers: Iterable[int] = (),
     wants: str | None = None,
     check: Function | None = None,
+    dicts: bool = False,
 ) -> Callable[[Function], Function]:
     """Register the decorated function as one step of the ladder of `op` on `backend`.
 
@@ -107,6 +109,7 @@ def rung(
     integers  places of arguments that hold integers instead, of any width: indices
     wants     the axes of each array, "m k, k n", said once an op, by its first rung: see `kernels.door`
     check     what else must hold, said once an op: check(*arrays, **params) raises ValueError
+    dicts     each argument may be a dict of arrays instead, said once an op: one call then does what a call for each name would
     """
 
     def register(run: Function) -> Function:
@@ -114,7 +117,7 @@ def rung(
         if any(r.step == step for r in ladder):
             raise ValueError(f"{op} on {backend}: two rungs claim step {step}")
         if wants is not None:
-            _CONTRACTS[op] = Contract(wants, check)
+            _CONTRACTS[op] = Contract(wants, check, dicts)
         bounds = {"float32": 1e-5, "float64": 1e-13} if rtol is None else rtol
         ladder.append(Rung(op, backend, step, idea, serves, bounds, tuple(integers), run))
         ladder.sort(key=lambda r: r.step)
