@@ -11,6 +11,7 @@ A rule may name   g              the cotangent of the output (vjp)
                   y              the output
                   x              an argument
                   x_shape        only the shape of an argument: the tape then need not keep the array
+                  needed         of which of its arguments the gradient is wanted, a tuple of booleans: it may return None for another (vjp)
                   *, axis        a parameter of the op
 
 `slope` takes neither g nor d: it is dy/dx of an elementwise op and gives both rules.
@@ -37,6 +38,7 @@ from kernels.registry import running_kernels
 Function = Callable[..., Any]
 
 Y = -1  # in Rule.wants: the output
+NEEDED = -2  # in Rule.wants: which of the rule's arguments are traced
 SHAPE = 1 << 16  # in Rule.wants: added to the place of an argument of which only the shape is wanted
 ALL = 1 << 15  # in Rule.wants: the place of `*xs`
 REMEMBERED = 4096  # calls of one op whose shapes were found to fit, so that they are not checked again
@@ -63,9 +65,9 @@ class Rule:
     slope: bool = False
     accumulate: Rule | None = None
 
-    def __call__(self, lead: Any, y: Any, values: Sequence[Any], params: dict[str, Any]) -> Any:
+    def __call__(self, lead: Any, y: Any, values: Sequence[Any], params: dict[str, Any], needed: tuple[bool, ...] | None = None) -> Any:
         """`lead` is the cotangent or the tangent; an element of `values` may be a shape where no more is wanted."""
-        wanted = [y if w == Y else _shape(values, w) if w >= SHAPE else values if w == ALL else values[w] for w in self.wants]
+        wanted = [values[w] if 0 <= w < ALL else self._wanted(w, y, values, needed) for w in self.wants]
         options = {name: params[name] for name in self.params}
         if not self.slope:
             return self.function(lead, *wanted, **options)
@@ -73,6 +75,14 @@ class Rule:
         if type(slope) is int:  # 1 and -1 stand for themselves: no multiplication
             return lead if slope == 1 else -lead if slope == -1 else lead * slope
         return lead * slope
+
+    def _wanted(self, want: int, y: Any, values: Sequence[Any], needed: tuple[bool, ...] | None) -> Any:
+        """What is not just an argument."""
+        if want == Y:
+            return y
+        if want == NEEDED:
+            return needed or (True,) * len(self.args)
+        return values if want == ALL else _shape(values, want)
 
 
 def _shape(values: Sequence[Any], want: int) -> Any:
@@ -268,8 +278,8 @@ class Op:
         return Rule(self.name, args, function, formula, wants, keywords, slope=lead is None)
 
     def _place(self, name: str, where: str) -> int:
-        if name == "y":
-            return Y
+        if name in ("y", "needed"):
+            return Y if name == "y" else NEEDED
         stem = name.removesuffix("_shape") if name not in self.args else name
         if stem not in self.args:
             raise ValueError(f"{where}: {name!r} is neither y nor one of {', '.join(self.args)}")

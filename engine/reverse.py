@@ -147,28 +147,28 @@ def walk(tape: Tape, seeds: Sequence[tuple[int, Any]], *, consume: bool, watcher
                 if total is not None:
                     rule.accumulate(total, g, entry.saved, entry.params)  # g where a rule finds y
                     continue
-            answer = rule(g, entry.y, entry.saved, entry.params)
+            needed = tuple([entry.parents[place] >= 0 for place in places])
+            answer = rule(g, entry.y, entry.saved, entry.params, needed)
             parts = answer if type(answer) is tuple else (answer,)
             if len(parts) != len(places):
                 raise RuleError(f"{entry.op.name}: the rule for {', '.join(rule.args)} returned {len(parts)} gradients for {len(places)}")
-            for place, gx in zip(places, parts, strict=True):
-                node = entry.parents[place]
-                if node < 0:
-                    continue
-                gx = _fitted(tape, entry, place, gx)
-                gradients.add(node, gx, len(parts) == 1 and _fresh(gx, g, entry))
-                if watcher:
-                    shown.append((place, gx, gradients.sums[node]))
+            for i, part in enumerate(parts):
+                if needed[i]:
+                    gx = _fitted(tape, entry, places[i], part)
+                    gradients.add(entry.parents[places[i]], gx, _fresh(gx, parts, g, entry))
+                    if watcher:
+                        shown.append((places[i], gx, gradients.sums[entry.parents[places[i]]]))
         if watcher:
             watcher(entry, g, shown)
     return gradients
 
 
-def _fresh(gx: Any, g: Any, entry: Entry) -> bool:
-    """Was the buffer of `gx` made by the rule, so that no one else can hold it?"""
-    if type(gx) is not np.ndarray or gx.base is not None or gx is g or gx is entry.y:
+def _fresh(gx: Any, parts: tuple[Any, ...], g: Any, entry: Entry) -> bool:
+    """Was the buffer of `gx` made by the rule for this one of its `parts`, so that no one else can hold it?"""
+    if type(gx) is not np.ndarray or gx.base is not None:
         return False
-    return all(gx is not v for v in entry.saved)
+    held = [*(g if type(g) is tuple else (g,)), *(entry.y if type(entry.y) is tuple else (entry.y,)), *entry.saved]
+    return not [v for v in held if v is gx] and len([part for part in parts if part is gx]) <= 1
 
 
 def _fitted(tape: Tape, entry: Entry, place: int, gx: Any) -> Any:
