@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from kernels.cpu.arrays import dense
+from kernels.cpu.arrays import dense, result
 from kernels.cpu.threads import share
 from kernels.cpu.windows import count, fits, fits_to_w, fits_to_x, pair, sides
 from kernels.registry import rung
@@ -36,12 +36,14 @@ PARTS = 16  # at most, into which the examples of a weight gradient are cut: eac
 
 
 def forward(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Make `run(x, w, y, stride, corner, dilation, groups)`, which adds to a y of zeros, into conv2d."""
+    """Make `run(x, w, y, stride, corner, dilation, groups)`, which writes y, into conv2d."""
 
     @wraps(run)
-    def conv2d(x: Any, w: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> np.ndarray:
+    def conv2d(
+        x: Any, w: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: np.ndarray | None = None
+    ) -> np.ndarray:
         stride, dilation, (rows, columns) = pair(stride), pair(dilation), sides(padding)
-        y = np.zeros((len(x), len(w), *count(x.shape[2:], w.shape[2:], stride, padding, dilation)), x.dtype)
+        y = result((len(x), len(w), *count(x.shape[2:], w.shape[2:], stride, padding, dilation)), x.dtype, out, x, w)
         run(dense(x), dense(w), y, stride, (rows[0], columns[0]), dilation, groups)
         return y
 
@@ -49,14 +51,15 @@ def forward(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def input_grad(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Make `run(x, w, y, ...)`, which adds to an x of zeros, into conv2d_input_grad."""
+    """Make `run(gx, w, gy, ...)`, which writes gx, into conv2d_input_grad."""
 
     @wraps(run)
     def conv2d_input_grad(
-        gy: Any, w: Any, *, input_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
-    ) -> np.ndarray:
+        gy: Any, w: Any, *, input_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:  # fmt: skip
         rows, columns = sides(padding)
-        gx = np.zeros((len(gy), w.shape[1] * groups, *input_size), gy.dtype)
+        gx = result((len(gy), w.shape[1] * groups, *input_size), gy.dtype, out, gy, w)
         run(gx, dense(w), dense(gy), pair(stride), (rows[0], columns[0]), pair(dilation), groups)
         return gx
 
@@ -64,14 +67,15 @@ def input_grad(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def weight_grad(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Make `run(x, w, y, ...)`, which adds to a w of zeros, into conv2d_weight_grad."""
+    """Make `run(x, gw, gy, ...)`, which writes gw, into conv2d_weight_grad."""
 
     @wraps(run)
     def conv2d_weight_grad(
-        x: Any, gy: Any, *, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
-    ) -> np.ndarray:
+        x: Any, gy: Any, *, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:  # fmt: skip
         rows, columns = sides(padding)
-        gw = np.zeros((gy.shape[1], x.shape[1] // groups, *kernel_size), x.dtype)
+        gw = result((gy.shape[1], x.shape[1] // groups, *kernel_size), x.dtype, out, x, gy)
         run(dense(x), gw, dense(gy), pair(stride), (rows[0], columns[0]), pair(dilation), groups)
         return gw
 
@@ -85,6 +89,7 @@ SEVEN_LOOPS = "the definition: seven loops, and a test whether the window lies i
 @forward
 @njit(cache=True, nogil=True)
 def seven_loops(x, w, y, stride, corner, dilation, groups):
+    y[...] = 0
     for n in range(y.shape[0]):
         for o in range(y.shape[1]):
             first = o // (y.shape[1] // groups) * w.shape[1]
@@ -102,6 +107,7 @@ def seven_loops(x, w, y, stride, corner, dilation, groups):
 @input_grad
 @njit(cache=True, nogil=True)
 def seven_loops_to_x(x, w, y, stride, corner, dilation, groups):
+    x[...] = 0
     for n in range(y.shape[0]):
         for o in range(y.shape[1]):
             first = o // (y.shape[1] // groups) * w.shape[1]
@@ -119,6 +125,7 @@ def seven_loops_to_x(x, w, y, stride, corner, dilation, groups):
 @weight_grad
 @njit(cache=True, nogil=True)
 def seven_loops_to_w(x, w, y, stride, corner, dilation, groups):
+    w[...] = 0
     for n in range(y.shape[0]):
         for o in range(y.shape[1]):
             first = o // (y.shape[1] // groups) * w.shape[1]
@@ -145,6 +152,7 @@ def inside(size, windows, stride, shift):
 @forward
 @njit(cache=True, nogil=True)
 def rows_innermost(x, w, y, stride, corner, dilation, groups):
+    y[...] = 0
     for n in range(y.shape[0]):
         for o in range(y.shape[1]):
             first = o // (y.shape[1] // groups) * w.shape[1]
@@ -166,6 +174,7 @@ def rows_innermost(x, w, y, stride, corner, dilation, groups):
 @input_grad
 @njit(cache=True, nogil=True)
 def rows_innermost_to_x(x, w, y, stride, corner, dilation, groups):
+    x[...] = 0
     for n in range(y.shape[0]):
         for o in range(y.shape[1]):
             first = o // (y.shape[1] // groups) * w.shape[1]
@@ -187,6 +196,7 @@ def rows_innermost_to_x(x, w, y, stride, corner, dilation, groups):
 @weight_grad
 @njit(cache=True, nogil=True)
 def rows_innermost_to_w(x, w, y, stride, corner, dilation, groups):
+    w[...] = 0
     for n in range(y.shape[0]):
         for o in range(y.shape[1]):
             first = o // (y.shape[1] // groups) * w.shape[1]
@@ -451,18 +461,21 @@ FLAT = "slices of the flat picture, in tiles of 4 by 4 as in matmul; products ar
 @rung("conv2d", "cpu", step=3, idea=FLAT)
 @forward
 def flat_slices(x: Any, w: Any, y: Any, *geometry: Any) -> None:
+    y[...] = 0
     flat_to_y(x, w, y, *geometry, 0, len(x))
 
 
 @rung("conv2d_input_grad", "cpu", step=3, idea=FLAT)
 @input_grad
 def flat_slices_to_x(x: Any, w: Any, y: Any, *geometry: Any) -> None:
+    x[...] = 0
     flat_to_x(x, w, y, *geometry, 0, len(x))
 
 
 @rung("conv2d_weight_grad", "cpu", step=3, idea=FLAT + "; the sums along a row are reassociated")
 @weight_grad
 def flat_slices_to_w(x: Any, w: Any, y: Any, *geometry: Any) -> None:
+    w[...] = 0
     flat_to_w(x, w[None], y, *geometry, 0, len(x), 0)
 
 
@@ -480,12 +493,14 @@ THREADS = "give the pictures to threads"
 @rung("conv2d", "cpu", step=4, serves=True, idea=THREADS)
 @forward
 def threaded(x: Any, w: Any, y: Any, *geometry: Any) -> None:
+    y[...] = 0
     share(flat_to_y, [(x, w, y, *geometry, *piece) for piece in cut(len(x), w, y, len(x))])
 
 
 @rung("conv2d_input_grad", "cpu", step=4, serves=True, idea=THREADS)
 @input_grad
 def threaded_to_x(x: Any, w: Any, y: Any, *geometry: Any) -> None:
+    x[...] = 0
     share(flat_to_x, [(x, w, y, *geometry, *piece) for piece in cut(len(x), w, y, len(x))])
 
 

@@ -1,0 +1,585 @@
+"""Convolution on the CPU, second part of the ladder: the product with the matrix of all windows, which is nowhere written down.
+
+    y[o, window]  =  sum over (k, i, j)  w[o, kij]  *  x[kij, window]
+
+The matrix on the right has a column for each window and a row for each position of the kernel; what stands there is an element of the
+picture, at `starts[kij] + sources[window]`. The tiles of `indirect.py` read it where it lies. Two things remain to be arranged:
+
+- **A window is a vector.** Where rows of windows are long, a vector is so many windows side by side. Where they are short it is one
+  window of as many pictures: a bundle of pictures is transposed, in registers, into a layout with the pictures last. For fewer
+  pictures than that a vector is windows side by side of those that there are; some lie astride two rows and mean nothing.
+- **Padding and strides.** A band of rows is copied with its padding around it. A stride s deals the pixels out to s * s smaller
+  pictures, as cards, which are then read with stride 1.
+
+The gradient in x is the same product, with the weights that fall into each of the s * s dealt pictures, over the windows of gy that saw a
+pixel. The gradient in w multiplies vectors by vectors, and adds up their lanes at the end. Sums run over k, i, j in order (for the
+gradient in x over o, i, j); products are fused with them.
+
+Letters as in `conv.py`; t, u are row and column in a dealt picture, `many` the pictures in a vector, a `band` some rows of windows.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from kernels.cpu.cache import stamped
+from kernels.cpu.conv import forward, input_grad, inside, weight_grad
+from kernels.cpu.features import BITS, caches, tier
+from kernels.cpu.indirect import MEET, PANEL, SPARE, SPREAD, deal_out, meet, spread
+from kernels.cpu.threads import share
+from kernels.cpu.tile import transpose
+from kernels.cpu.vector import address, apart, size_of
+from kernels.registry import rung
+
+VECTOR = BITS[tier()] // 8  # bytes
+BLOCK = caches()[2] // 2  # bytes of a band of pictures: half of the second-level cache
+WORTH_A_THREAD = 4_000_000  # flops in a piece, as in gemm
+PIECES = 16  # at most, into which a job is cut: a weight gradient has a sum for each
+AT_ONCE = 96  # windows over which a block of a weight gradient is summed: their rows stay in the first-level cache
+
+small = njit(nogil=True, inline="always")
+
+
+def compiled(function: Any) -> Any:
+    return stamped(njit(cache=True, nogil=True)(function))
+
+
+# Bands of pictures, and back.
+
+
+@njit(nogil=True)
+def gather(like, source, step, pixels, target, pictures):
+    """Pixel after pixel a vector of pictures, which lie `step` bytes apart. Lanes without a picture repeat the last one."""
+    apart()
+    size = size_of(like)
+    lanes = VECTOR // size
+    for x in range(0, pixels, lanes):
+        transpose(like, source + x * size, step, pictures, min(lanes, pixels - x), target + x * VECTOR, VECTOR)
+
+
+@njit(nogil=True)
+def scatter(like, source, pixels, target, step, pictures):
+    """The reverse of `gather`."""
+    apart()
+    size = size_of(like)
+    lanes = VECTOR // size
+    for x in range(0, pixels, lanes):
+        deal_out(like, source + x * VECTOR, min(lanes, pixels - x), target + x * size, step, pictures)
+
+
+@njit(nogil=True)
+def lay(x, n, pictures, many, channel, channels, deal, first, rows, pitch, corner, flat):
+    """Some channels of a bundle into flat[k, a, b, t, u, picture], t from first[0] and u from first[1] on, `rows` and `pitch` of them.
+
+    Dealt picture (a, b) has the pixels (t * deal[0] + a, u * deal[1] + b) of the picture with its padding, which is zeros.
+    """
+    height, width = x.shape[2], x.shape[3]
+    like = x.dtype.type(0)
+    size = size_of(like)
+    vectors = many > 1 and many == VECTOR // size
+    top, bottom = max(0, first[0] * deal[0] - corner[0]), min(height, (first[0] + rows) * deal[0] - corner[0])
+    pixels = max(0, bottom - top) * width
+    as_it_is = deal == (1, 1) and pixels == rows * width and first[1] == corner[1] and pitch == width
+    plane = np.empty((pixels + many) * many if vectors and not as_it_is else 0, x.dtype)
+    for k in range(channels):
+        if vectors:
+            source = address(x) + (((n * x.shape[1] + channel + k) * height + top) * width) * size
+            target = address(flat) + k * rows * pitch * VECTOR if as_it_is else address(plane)
+            gather(like, source, x.strides[0], pixels, target, pictures)
+            if as_it_is:
+                continue
+        for a in range(deal[0]):
+            for b in range(deal[1]):
+                across = first[1] * deal[1] + b - corner[1]
+                u0, u1 = inside(width, pitch, deal[1], across)
+                for r in range(rows):
+                    row = (first[0] + r) * deal[0] + a - corner[0]
+                    at = (((k * deal[0] + a) * deal[1] + b) * rows + r) * pitch * many
+                    begin, end = (at + u0 * many, at + u1 * many) if 0 <= row < height else (at, at)
+                    flat[at:begin] = 0
+                    flat[end : at + pitch * many] = 0
+                    if vectors:
+                        pixel = ((row - top) * width + u0 * deal[1] + across) * many
+                        copy_vectors(flat, begin, end, plane, pixel, deal[1] * many, many)
+                    elif begin < end:
+                        for m in range(many):
+                            for u in range(u0, u1):
+                                inner = x[n + m, channel + k, row, u * deal[1] + across] if m < pictures else like
+                                flat[at + u * many + m] = inner
+
+
+@small
+def copy_vectors(flat, begin, end, plane, pixel, step, many):
+    if step == many:
+        for i in range(end - begin):
+            flat[begin + i] = plane[pixel + i]
+    else:
+        for i in range(begin, end, many):
+            for m in range(many):
+                flat[i + m] = plane[pixel + m]
+            pixel += step
+
+
+def far_of(kernel, dilation, stride):
+    """How far the last position of the kernel reads behind the first, in rows and columns of dealt pictures."""
+    return (kernel[0] - 1) * dilation[0] // stride[0], (kernel[1] - 1) * dilation[1] // stride[1]
+
+
+reach = small(far_of)
+
+
+# Tables.
+
+
+@small
+def repeat_last(table, count):
+    for i in range(count, len(table)):
+        table[i] = table[max(0, count - 1)]
+
+
+@njit(nogil=True)
+def starts_in(channels, kernel, stride, dilation, rows, pitch, pixel):
+    """Where the slice of each kernel position begins, in bytes; `pixel`: bytes from one pixel to the next."""
+    table = np.empty(channels * kernel[0] * kernel[1] + SPARE, np.int64)
+    at = 0
+    for k in range(channels):
+        for i in range(kernel[0]):
+            for j in range(kernel[1]):
+                t, a = divmod(i * dilation[0], stride[0])
+                u, b = divmod(j * dilation[1], stride[1])
+                table[at] = ((((k * stride[0] + a) * stride[1] + b) * rows + t) * pitch + u) * pixel
+                at += 1
+    repeat_last(table, at)
+    return table
+
+
+@njit(nogil=True)
+def windows_at(sources, targets, rows, columns, source, pitch, target, down, across, many, direct, size):
+    """Fill in what is read and written for a grid of windows, from the pixels `source` and `target` on. Returns how many there are.
+
+    A vector is a window of many pictures; or, `direct`, windows side by side, of which the last ones of a row end where it ends; or
+    windows side by side of a few pictures, over the ends of rows.
+    """
+    lanes = VECTOR // size
+    count = 0
+    if many == lanes:
+        for r in range(rows):
+            for q in range(columns):
+                sources[count] = (source + r * pitch + q) * VECTOR
+                targets[count] = (target + r * down + q * across) * VECTOR
+                count += 1
+    elif direct:
+        for r in range(rows):
+            for q in range(0, columns, lanes):
+                q = min(q, columns - lanes)
+                sources[count] = (source + r * pitch + q) * size
+                targets[count] = (target + r * down + q) * size
+                count += 1
+    else:
+        for t in range(0, ((rows - 1) * pitch + columns) * many, lanes):
+            sources[count] = targets[count] = t * size
+            count += 1
+    repeat_last(sources, count)
+    repeat_last(targets, count)
+    return count
+
+
+# The product.
+
+
+def strip(rows: int, vecs: int) -> Any:
+    @njit(nogil=True)
+    def run(job):
+        apart()
+        like, a, a_p, b, starts, k, sources, targets, count, c, c_i = job
+        spread(rows, vecs, like, a, a_p, b, starts, k, sources, targets, count, c, c_i)
+
+    return run
+
+
+def first_that_fits(options: Any, make: Any) -> Any:
+    """A function that runs the first of the tiles with no more rows than there are, and returns its rows."""
+    (rows, wide), rest = options[0], options[1:]
+    run = make(rows, wide)
+    if not rest:
+
+        @small
+        def last(left, job):
+            run(job)
+            return rows
+
+        return last
+    others = first_that_fits(rest, make)
+
+    @small
+    def choose(left, job):
+        if left >= rows:
+            run(job)
+            return rows
+        return others(left, job)
+
+    return choose
+
+
+strip_of = first_that_fits(SPREAD, strip)
+
+
+@njit(nogil=True)
+def multiply(like, panels, rows, b, starts, k, sources, targets, count, c, c_i):
+    """All rows of c, from weights that lie in panels of PANEL rows."""
+    apart()
+    size = size_of(like)
+    i = 0
+    while i < rows:
+        a = panels + (i // PANEL * k * PANEL + i % PANEL) * size
+        left = min(rows - i, PANEL - i % PANEL)
+        i += strip_of(left, (like, a, PANEL * size, b, starts, k, sources, targets, count, c + i * c_i, c_i))
+
+
+@compiled
+def weights_for_y(w, groups):
+    """w as panels of PANEL filters, group after group: PANEL numbers for the first position of the kernel, then for the next."""
+    filters, depth = len(w) // groups, w[0].size
+    tall = -(-filters // PANEL) * PANEL
+    panels = np.zeros(groups * tall * depth, w.dtype)
+    flat = w.reshape(len(w), depth)
+    for g in range(groups):
+        for o in range(filters):
+            at = g * tall * depth + o // PANEL * depth * PANEL + o % PANEL
+            for p in range(depth):
+                panels[at + p * PANEL] = flat[g * filters + o, p]
+    return panels
+
+
+@small
+def in_a_vector(left, lanes):
+    """How many pictures of those left go into a vector: all lanes, or the power of two that is enough."""
+    many = 1
+    while many < min(left, lanes):
+        many *= 2
+    return many
+
+
+@compiled
+def to_y(x, panels, y, kernel, stride, corner, dilation, groups, direct, n0, n1, p0, p1):
+    """Rows p0 ... p1 of pictures n0 ... n1 of y."""
+    like = x.dtype.type(0)
+    size = size_of(like)
+    lanes = VECTOR // size
+    channels, filters, columns = x.shape[1] // groups, y.shape[1] // groups, y.shape[3]
+    far = reach(kernel, dilation, stride)
+    band, rows, pitch = p1 - p0, p1 - p0 + far[0], columns + far[1]
+    depth, tall = channels * kernel[0] * kernel[1], -(-filters // PANEL) * PANEL
+    most = 1 if direct else in_a_vector(n1 - n0, lanes)
+    flat = np.empty(channels * stride[0] * stride[1] * rows * pitch * most + 2 * lanes * lanes, x.dtype)
+    sources, targets = np.empty(band * pitch + SPARE, np.int64), np.empty(band * pitch + SPARE, np.int64)
+    c_i = 0 if direct else (band * pitch * most + lanes * lanes) * size
+    c = np.empty(PANEL * c_i // size, x.dtype)
+    n = n0
+    while n < n1:
+        many = 1 if direct else in_a_vector(n1 - n, lanes)
+        pictures = min(many, n1 - n)
+        starts = starts_in(channels, kernel, stride, dilation, rows, pitch, many * size)
+        count = windows_at(sources, targets, band, columns, 0, pitch, 0, columns, 1, many, direct, size)
+        for g in range(groups):
+            lay(x, n, pictures, many, g * channels, channels, stride, (p0, 0), rows, pitch, corner, flat)
+            for o in range(0, filters, PANEL):
+                block, a = min(PANEL, filters - o), address(panels) + (g * tall + o) * depth * size
+                first = g * filters + o
+                there = address(y) + (((n * y.shape[1] + first) * y.shape[2] + p0) * columns) * size
+                to, to_i = (there, y.strides[1]) if direct else (address(c), c_i)
+                multiply(like, a, block, address(flat), address(starts), depth, address(sources), address(targets), count, to, to_i)
+                if direct:
+                    continue
+                for i in range(block):
+                    if many == lanes:
+                        scatter(like, address(c) + i * c_i, band * columns, there + i * y.strides[1], y.strides[0], pictures)
+                    else:
+                        for m in range(pictures):
+                            for p in range(band):
+                                for q in range(columns):
+                                    y[n + m, first + i, p0 + p, q] = c[i * (c_i // size) + (p * pitch + q) * many + m]
+        n += pictures
+
+
+# The gradient in x.
+
+
+@small
+def positions(kernel, dilation, stride, a):
+    """How many positions of the kernel, along one axis, fall into the dealt pictures number `a`."""
+    count = 0
+    for i in range(kernel):
+        if i * dilation % stride == a:
+            count += 1
+    return count
+
+
+@compiled
+def weights_for_x(w, groups, stride, dilation):
+    """w as panels of PANEL channels, group after group, dealt picture after dealt picture: the positions of the kernel that fall into it."""
+    filters, channels, tall = len(w) // groups, w.shape[1], -(-w.shape[1] // PANEL) * PANEL
+    panels = np.zeros(tall * w[:, 0].size, w.dtype)
+    before = 0
+    for g in range(groups):
+        for a in range(stride[0]):
+            for b in range(stride[1]):
+                depth = filters * positions(w.shape[2], dilation[0], stride[0], a) * positions(w.shape[3], dilation[1], stride[1], b)
+                p = 0
+                for o in range(filters):
+                    for i in range(w.shape[2]):
+                        for j in range(w.shape[3]):
+                            if i * dilation[0] % stride[0] == a and j * dilation[1] % stride[1] == b:
+                                for k in range(channels):
+                                    at = before + k // PANEL * depth * PANEL + p * PANEL + k % PANEL
+                                    panels[at] = w[g * filters + o, k, i, j]
+                                p += 1
+                before += tall * depth
+    return panels
+
+
+@small
+def starts_out(filters, kernel, stride, dilation, a, b, rows, pitch, pixel, table):
+    """Where the windows lie that saw the pixels of dealt picture (a, b), in a gy with the reach of the kernel as padding. Returns how many."""
+    far = reach(kernel, dilation, stride)
+    at = 0
+    for o in range(filters):
+        for i in range(kernel[0]):
+            for j in range(kernel[1]):
+                if i * dilation[0] % stride[0] == a and j * dilation[1] % stride[1] == b:
+                    t, u = far[0] - i * dilation[0] // stride[0], far[1] - j * dilation[1] // stride[1]
+                    table[at] = ((o * rows + t) * pitch + u) * pixel
+                    at += 1
+    return at
+
+
+@compiled
+def to_x(gy, panels, gx, kernel, stride, corner, dilation, groups, direct, n0, n1, t0, t1):
+    """Rows t0 ... t1 of the dealt pictures, of pictures n0 ... n1 of gx."""
+    like = gy.dtype.type(0)
+    size = size_of(like)
+    lanes = VECTOR // size
+    channels, filters = gx.shape[1] // groups, gy.shape[1] // groups
+    height, width = gx.shape[2], gx.shape[3]
+    far = reach(kernel, dilation, stride)
+    u0, u1 = corner[1] // stride[1], (width - 1 + corner[1]) // stride[1] + 1
+    band, rows, pitch = t1 - t0, t1 - t0 + far[0], u1 - u0 + far[1]
+    top, bottom = max(0, t0 * stride[0] - corner[0]), min(height, t1 * stride[0] - corner[0])
+    tall = -(-channels // PANEL) * PANEL
+    most = 1 if direct else in_a_vector(n1 - n0, lanes)
+    flat = np.empty(filters * rows * pitch * most + 2 * lanes * lanes, gy.dtype)
+    starts = np.empty(filters * kernel[0] * kernel[1], np.int64)
+    sources, targets = np.empty(band * pitch + SPARE, np.int64), np.empty(band * pitch + SPARE, np.int64)
+    c_i = 0 if direct else (max(band * pitch, (bottom - top) * width) * most + lanes * lanes) * size
+    c = np.empty(PANEL * c_i // size, gy.dtype)
+    n = n0
+    while n < n1:
+        many = 1 if direct else in_a_vector(n1 - n, lanes)
+        pictures = min(many, n1 - n)
+        weights = address(panels)
+        for g in range(groups):
+            lay(gy, n, pictures, many, g * filters, filters, (1, 1), (t0 - far[0], u0 - far[1]), rows, pitch, (0, 0), flat)
+            for k in range(0, channels, PANEL):
+                block, first, before = min(PANEL, channels - k), g * channels + k, 0
+                there = address(gx) + (((n * gx.shape[1] + first) * height + top) * width) * size
+                for a in range(stride[0]):
+                    ta, tb = inside(height, t1, stride[0], a - corner[0])
+                    ta = max(t0, ta)
+                    for b in range(stride[1]):
+                        ua, ub = inside(width, u1, stride[1], b - corner[1])
+                        ua = max(u0, ua)
+                        depth = starts_out(filters, kernel, stride, dilation, a, b, rows, pitch, many * size, starts)
+                        part = weights + (before + k * depth) * size
+                        before += tall * depth
+                        if tb <= ta or ub <= ua:
+                            continue
+                        whole = many == lanes or direct
+                        source = (ta - t0) * pitch + ua - u0 if whole else 0
+                        target = (ta * stride[0] + a - corner[0] - top) * width + ua * stride[1] + b - corner[1]
+                        wide = (tb - ta, ub - ua) if whole else (band, u1 - u0)
+                        down, across = stride[0] * width, stride[1]
+                        count = windows_at(sources, targets, *wide, source, pitch, target, down, across, many, direct, size)
+                        to, to_i = (there, gx.strides[1]) if direct else (address(c), c_i)
+                        multiply(
+                            like, part, block, address(flat), address(starts), depth, address(sources), address(targets), count, to, to_i
+                        )
+                        if whole:
+                            continue
+                        for i in range(block):
+                            for m in range(pictures):
+                                for t in range(ta, tb):
+                                    for u in range(ua, ub):
+                                        row, column = t * stride[0] + a - corner[0], u * stride[1] + b - corner[1]
+                                        at = i * (c_i // size) + ((t - t0) * pitch + u - u0) * many + m
+                                        gx[n + m, first + i, row, column] = c[at]
+                if many == lanes and not direct:
+                    for i in range(block):
+                        scatter(like, address(c) + i * c_i, (bottom - top) * width, there + i * gx.strides[1], gx.strides[0], pictures)
+            weights += tall * filters * kernel[0] * kernel[1] * size
+        n += pictures
+
+
+# The gradient in w.
+
+
+@njit(nogil=True)
+def lay_windows(gy, n, pictures, many, o, p0, band, pitch, direct, g, at):
+    """A filter's gradients as vectors, as `windows_at` counts them, into g from `at` on. A lane that means nothing is 0."""
+    like = gy.dtype.type(0)
+    size = size_of(like)
+    lanes, columns = VECTOR // size, gy.shape[3]
+    if many == lanes:
+        source = address(gy) + (((n * gy.shape[1] + o) * gy.shape[2] + p0) * columns) * size
+        gather(like, source, gy.strides[0], band * columns, address(g) + at * size, pictures)
+        for i in range(at, at + band * columns * lanes, lanes):
+            g[i + pictures : i + lanes] = 0
+    elif direct:
+        for p in range(band):
+            for q in range(0, columns, lanes):
+                before = max(0, q - (columns - lanes))
+                for i in range(lanes):
+                    g[at + i] = gy[n, o, p0 + p, q - before + i] if i >= before else like
+                at += lanes
+    else:
+        long = ((band - 1) * pitch + columns) * many
+        g[at : at + long + lanes] = 0
+        for p in range(band):
+            for m in range(pictures):
+                for q in range(columns):
+                    g[at + (p * pitch + q) * many + m] = gy[n + m, o, p0 + p, q]
+
+
+def block(rows: int, columns: int) -> Any:
+    @njit(nogil=True)
+    def run(job):
+        apart()
+        like, g, g_i, b, starts, depth, sources, count, c, c_i = job
+        for p in range(0, depth, columns):
+            meet(rows, columns, like, g, g_i, b, starts + p * 8, sources, count, c + p * size_of(like), c_i)
+
+    return run
+
+
+block_of = first_that_fits(MEET, block)
+
+
+@compiled
+def to_w(x, parts, gy, kernel, stride, corner, dilation, groups, direct, n0, n1, p0, p1, part):
+    """What rows p0 ... p1 of pictures n0 ... n1 of gy add to w, into parts[part], whose rows have room for a whole tile."""
+    like = x.dtype.type(0)
+    size = size_of(like)
+    lanes = VECTOR // size
+    sums = parts[part]
+    channels, filters, columns = x.shape[1] // groups, gy.shape[1] // groups, gy.shape[3]
+    far = reach(kernel, dilation, stride)
+    band, rows, pitch = p1 - p0, p1 - p0 + far[0], columns + far[1]
+    depth = channels * kernel[0] * kernel[1]
+    most = 1 if direct else in_a_vector(n1 - n0, lanes)
+    flat = np.empty(channels * stride[0] * stride[1] * rows * pitch * most + 2 * lanes * lanes, x.dtype)
+    sources, targets = np.empty(band * pitch + SPARE, np.int64), np.empty(band * pitch + SPARE, np.int64)
+    n = n0
+    while n < n1:
+        many = 1 if direct else in_a_vector(n1 - n, lanes)
+        pictures = min(many, n1 - n)
+        starts = starts_in(channels, kernel, stride, dilation, rows, pitch, many * size)
+        count = windows_at(sources, targets, band, columns, 0, pitch, 0, columns, 1, many, direct, size)
+        g_i = (count + lanes) * lanes
+        g = np.empty(filters * g_i, x.dtype)
+        for group in range(groups):
+            lay(x, n, pictures, many, group * channels, channels, stride, (p0, 0), rows, pitch, corner, flat)
+            for o in range(filters):
+                lay_windows(gy, n, pictures, many, group * filters + o, p0, band, pitch, direct, g, o * g_i)
+            for w in range(0, count, AT_ONCE):
+                o = 0
+                while o < filters:
+                    here, there = address(g) + (o * g_i + w * lanes) * size, address(sums) + (group * filters + o) * sums.strides[0]
+                    job = (like, here, g_i * size, address(flat), address(starts), depth, address(sources) + w * 8)
+                    o += block_of(filters - o, (*job, min(AT_ONCE, count - w), there, sums.strides[0]))
+        n += pictures
+
+
+# Pieces.
+
+
+def side_by_side(examples: int, columns: int, depth: int, itemsize: int) -> bool:
+    """Are vectors windows of one row, rather than of several pictures? Then nothing is transposed, which costs about as much as 16 products
+    with a vector; but what the last vector of a row holds twice is computed twice."""
+    lanes = VECTOR // itemsize
+    if columns < lanes:
+        return False
+    twice = -columns % lanes / columns
+    return examples < lanes or depth * twice < 16
+
+
+def cut(examples: int, rows: tuple[int, int], flops: int, row_bytes: int, halo: int, bundle: int) -> list[tuple[int, int, int, int]]:
+    """Ranges of pictures and of rows, by sizes alone.
+
+    row_bytes   what one row of the result has to read in a bundle; `halo` rows more are read by each band
+    bundle      pictures that go into a vector
+    """
+    bundles = ceil(examples / bundle)
+    wanted = max(1, min(PIECES, flops // WORTH_A_THREAD))
+    across = min(bundles, wanted)
+    fitting = max(1, BLOCK // max(1, row_bytes) - halo)
+    first, last = rows
+    bands = max(ceil((last - first) / fitting), min(last - first, wanted // across))
+    step, height = ceil(bundles / across) * bundle, ceil((last - first) / bands)
+    return [(n, min(examples, n + step), p, min(last, p + height)) for n in range(0, examples, step) for p in range(first, last, height)]
+
+
+IMPLICIT = "a tile in registers finds what it multiplies by tables of places; short rows: vectors of pictures, transposed in registers"
+
+
+@rung("conv2d", "cpu", step=5, idea=IMPLICIT)
+@forward
+def implicit(x: Any, w: Any, y: Any, stride: Any, corner: Any, dilation: Any, groups: int) -> None:
+    if y.size:
+        share(to_y, jobs_to_y(x, w, y, stride, corner, dilation, groups))
+
+
+def jobs_to_y(x: Any, w: Any, y: Any, stride: Any, corner: Any, dilation: Any, groups: int) -> list[tuple[Any, ...]]:
+    kernel, depth = w.shape[2:], w[0].size
+    far = far_of(kernel, dilation, stride)
+    direct = side_by_side(len(x), y.shape[3], depth, x.itemsize)
+    bundle = 1 if direct else VECTOR // x.itemsize
+    row = x.shape[1] // groups * stride[0] * stride[1] * (y.shape[3] + far[1]) * min(bundle, len(x)) * x.itemsize
+    pieces = cut(len(x), (0, y.shape[2]), 2 * y.size * depth, row, far[0], bundle)
+    panels = weights_for_y(w, groups)
+    return [(x, panels, y, kernel, stride, corner, dilation, groups, direct, *piece) for piece in pieces]
+
+
+@rung("conv2d_input_grad", "cpu", step=5, idea=IMPLICIT)
+@input_grad
+def implicit_to_x(gx: Any, w: Any, gy: Any, stride: Any, corner: Any, dilation: Any, groups: int) -> None:
+    if not gx.size:
+        return
+    kernel, depth = w.shape[2:], w[:, 0].size // groups
+    far = far_of(kernel, dilation, stride)
+    direct = stride == (1, 1) and side_by_side(len(gx), gx.shape[3], depth, gx.itemsize)
+    bundle = 1 if direct else VECTOR // gx.itemsize
+    row = gy.shape[1] // groups * (gx.shape[3] // stride[1] + 1 + far[1]) * min(bundle, len(gx)) * gx.itemsize
+    band = corner[0] // stride[0], (gx.shape[2] - 1 + corner[0]) // stride[0] + 1
+    pieces = cut(len(gx), band, 2 * gy.size * w[0].size, row, far[0], bundle)
+    panels = weights_for_x(w, groups, stride, dilation)
+    share(to_x, [(gy, panels, gx, kernel, stride, corner, dilation, groups, direct, *piece) for piece in pieces])
+
+
+@rung("conv2d_weight_grad", "cpu", step=5, idea=IMPLICIT + "; the sums along lanes are reassociated")
+@weight_grad
+def implicit_to_w(x: Any, gw: Any, gy: Any, stride: Any, corner: Any, dilation: Any, groups: int) -> None:
+    kernel, depth = gw.shape[2:], gw[:1].size
+    if not x.size or not gy.size or not gw.size:
+        gw[...] = 0
+        return
+    far = far_of(kernel, dilation, stride)
+    direct = side_by_side(len(x), gy.shape[3], depth, x.itemsize)
+    bundle = 1 if direct else VECTOR // x.itemsize
+    row = x.shape[1] // groups * stride[0] * stride[1] * (gy.shape[3] + far[1]) * min(bundle, len(x)) * x.itemsize
+    pieces = cut(len(x), (0, gy.shape[2]), 2 * gy.size * depth, row, far[0], bundle)
+    parts = np.zeros((len(pieces), len(gw), depth + SPARE), gw.dtype)
+    share(to_w, [(x, parts, gy, kernel, stride, corner, dilation, groups, direct, *piece, i) for i, piece in enumerate(pieces)])
+    np.add.reduce(parts[:, :, :depth].reshape(len(pieces), *gw.shape), axis=0, out=gw)

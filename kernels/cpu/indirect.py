@@ -1,0 +1,152 @@
+"""Tiles that find what they multiply by tables of places: products with a matrix that is nowhere written down.
+
+A convolution is such a product. What window w reads at kernel position p lies at `starts[p] + sources[w]`, for every w and p: so the
+matrix of all that all windows read is a sum of two short tables and the picture itself, and no element of it is copied.
+
+    spread      c[i, targets[w]] = sum over p of a[i, p] b[starts[p] + sources[w]]       a number of a times a vector of b
+    meet        c[i, p] += sum over w and lanes of g[i, w] b[starts[p] + sources[w]]     a vector of g times a vector of b
+
+A window is a whole vector: of one window in as many pictures, or of so many windows side by side. Tables hold bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from kernels.cpu.features import registers
+from kernels.cpu.tile import transposed
+from kernels.cpu.vector import INT, Vectors, loop
+
+# rows by vectors: sums that stay in registers, with some left for what is loaded. From the highest down; every number of rows is a sum of these
+SPREAD = ((8, 3), (6, 4), (4, 6), (3, 8), (2, 8), (1, 8)) if registers() >= 32 else ((4, 3), (2, 5), (1, 8))
+MEET = ((6, 4), (4, 6), (2, 10), (1, 12)) if registers() >= 32 else ((3, 3), (1, 8))
+PANEL = SPREAD[0][0]  # rows of a that are packed side by side
+SPARE = 12  # entries that a table has behind its last one, which they repeat: a tile takes as many windows or positions as it holds
+
+
+def entry(v: Vectors, table: Any, i: Any) -> Any:
+    """Number i of a table of int64."""
+    place = v.builder.add(table, v.builder.mul(i, INT(8)))
+    return v.builder.load(v.pointer(place, INT))
+
+
+@intrinsic(prefer_literal=True)
+def spread(
+    typing: Any, rows: Any, vecs: Any, like: Any, a: Any, a_p: Any, b: Any, starts: Any, k: Any, sources: Any, targets: Any, count: Any,
+    c: Any, c_i: Any,
+) -> Any:  # fmt: skip
+    """`rows` rows of c, `vecs` windows at a time, for all `count` windows.
+
+    rows, vecs        literals
+    a, b, c           addresses; the numbers of a for one p stand side by side, for the next one a_p bytes on
+    starts, sources, targets    addresses of tables; starts has k entries
+    c_i               bytes from one row of c to the next
+    """
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Vectors(builder, context.get_value_type(signature.args[2]))
+        _, _, _, a, a_p, b, starts, k, sources, targets, count, c, c_i = values
+        tall, wide = rows.literal_value, vecs.literal_value
+
+        def group(w: Any) -> list[Any]:
+            here = [builder.add(b, entry(v, sources, builder.add(w, INT(x)))) for x in range(wide)]
+
+            def product(p: Any, a: Any, *sums: Any) -> list[Any]:
+                start = entry(v, starts, p)
+                vectors = [v.load(builder.add(place, start)) for place in here]
+                after = list(sums)
+                for i in range(tall):
+                    number = v.broadcast(v.plus(a, i * v.size))
+                    for x, vector in enumerate(vectors):
+                        after[i * wide + x] = v.fused(number, vector, after[i * wide + x])
+                return [builder.add(a, a_p), *after]
+
+            _, (_, *sums) = loop(builder, k, [a, *[v.zero] * (tall * wide)], product)
+            there = [builder.add(c, entry(v, targets, builder.add(w, INT(x)))) for x in range(wide)]
+            for i in range(tall):
+                for x, place in enumerate(there):
+                    v.store(sums[i * wide + x], builder.add(place, builder.mul(c_i, INT(i))))
+            return []
+
+        up = builder.sdiv(builder.add(count, INT(wide - 1)), INT(wide))
+        loop(builder, builder.mul(up, INT(wide)), [], group, step=wide)
+        return context.get_dummy_value()
+
+    return types.void(rows, vecs, like, a, a_p, b, starts, k, sources, targets, count, c, c_i), code
+
+
+@intrinsic(prefer_literal=True)
+def meet(
+    typing: Any, rows: Any, columns: Any, like: Any, g: Any, g_i: Any, b: Any, starts: Any, sources: Any, count: Any, c: Any, c_i: Any
+) -> Any:
+    """Add to a block of c the sums over `count` windows.
+
+    rows, columns     literals: of the block
+    g                 address of a row of vectors, one a window, g_i bytes from one row to the next
+    starts, sources   addresses of tables; `columns` entries of starts
+    c                 address of numbers, c_i bytes from one row to the next
+    """
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Vectors(builder, context.get_value_type(signature.args[2]))
+        _, _, _, g, g_i, b, starts, sources, count, c, c_i = values
+        tall, wide = rows.literal_value, columns.literal_value
+        here = [builder.add(b, entry(v, starts, INT(x))) for x in range(wide)]
+        down = [builder.mul(g_i, INT(i)) for i in range(tall)]
+
+        def window(w: Any, g: Any, *sums: Any) -> list[Any]:
+            source = entry(v, sources, w)
+            left = [v.load(builder.add(g, step)) for step in down]
+            after = list(sums)
+            for x, place in enumerate(here):
+                vector = v.load(builder.add(place, source))
+                for i in range(tall):
+                    after[i * wide + x] = v.fused(left[i], vector, after[i * wide + x])
+            return [v.plus(g, v.bytes), *after]
+
+        _, (_, *sums) = loop(builder, count, [g, *[v.zero] * (tall * wide)], window)
+        for number, total in enumerate(totals(v, sums)):
+            i, x = divmod(number, wide)
+            place = v.pointer(v.plus(builder.add(c, builder.mul(c_i, INT(i))), x * v.size), v.element)
+            before = builder.load(place)
+            before.align = v.size
+            builder.store(builder.fadd(before, total), place).align = v.size
+        return context.get_dummy_value()
+
+    return types.void(rows, columns, like, g, g_i, b, starts, sources, count, c, c_i), code
+
+
+def totals(v: Vectors, vectors: list[Any]) -> list[Any]:
+    """The sum of the lanes of each vector: neighbours are added, of two vectors at a time, until a lane holds all of one."""
+    found = []
+    even, odd = range(0, 2 * v.lanes, 2), range(1, 2 * v.lanes, 2)
+    for first in range(0, len(vectors), v.lanes):
+        level = vectors[first : first + v.lanes]
+        many = len(level)
+        for _ in range(v.lanes.bit_length() - 1):
+            pairs = [(level[i], level[min(i + 1, len(level) - 1)]) for i in range(0, len(level), 2)]
+            level = [v.builder.fadd(v.pick(a, b, even), v.pick(a, b, odd)) for a, b in pairs]
+        found += [v.builder.extract_element(level[0], ir.IntType(32)(i)) for i in range(many)]
+    return found
+
+
+@intrinsic
+def deal_out(typing: Any, like: Any, source: Any, windows: Any, target: Any, step: Any, pictures: Any) -> Any:
+    """A square of vectors, one a window, its lanes pictures: the windows of each picture to where they lie in line, `step` bytes from one
+    picture to the next. Of the source all the vectors are read; what is written is what is there."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Vectors(builder, context.get_value_type(signature.args[0]))
+        _, source, windows, target, step, pictures = values
+        mask = v.first(windows)
+        square = [v.load(v.plus(source, x * v.bytes)) for x in range(v.lanes)]
+        for j, picture in enumerate(transposed(v, square)):
+            with builder.if_then(builder.icmp_signed("<", INT(j), pictures)):
+                v.store_some(picture, builder.add(target, builder.mul(step, INT(j))), mask)
+        return context.get_dummy_value()
+
+    return types.void(like, source, windows, target, step, pictures), code
