@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -137,22 +137,28 @@ class Sides:
             self.there.pop(impl).stop()
             return {"missing": str(e)}
 
+    def keep(self, impls: Sequence[str]) -> None:
+        """Stop the others: rungs of another op, say."""
+        for impl in [i for i in self.there if i not in impls]:
+            self.there.pop(impl).stop()
+
     def stop(self) -> None:
-        for worker in self.there.values():
-            worker.stop()
+        self.keep([])
 
 
-def race(cases: Iterable[Any], impls: Sequence[str], plan: Plan) -> Iterator[list[Result]]:
-    """The results of each case, when it is done; `impls` in the order in which they take turns."""
+def race(cases: Iterable[Any], impls: Sequence[str] | Callable[[Any], Sequence[str]], plan: Plan) -> Iterator[list[Result]]:
+    """The results of each case, when it is done. `impls` take turns in this order: of all cases, or as a function of the case."""
     with ExitStack() as stack:
         sides = Sides(plan, stack)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="references-")))
         for number, case in enumerate(cases):
-            yield one_case(case, impls, plan, sides, str(folder / f"{number}"))
+            taking_part = impls(case) if callable(impls) else impls
+            sides.keep(taking_part)
+            yield one_case(case, taking_part, plan, sides, str(folder / f"{number}"))
 
 
 def one_case(case: Any, impls: Sequence[str], plan: Plan, sides: Any, reference: str) -> list[Result]:
-    """Begin on every side, then rounds of those that are right. `impls` may be names of rungs of this op only."""
+    """Begin on every side, then rounds of those that are right."""
     found: dict[str, Result] = {}
     for impl in impls:
         chosen = case.small() if plan.small else case

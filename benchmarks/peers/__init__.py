@@ -7,7 +7,8 @@ How to plug one in
     available() -> str | None                       why it is not here ("torch is not installed"), None if it is
     prepare(case, args, params) -> callable         of no arguments: what is timed. Raises Missing(reason) if it cannot do this case
     allowed(case) -> float                          optional: the largest error; by default `case.allowed`
-    as_numpy(y) -> array, tuple or dict of arrays   optional: what the callable returned, as NumPy; by default `peers.as_numpy`
+    as_numpy(y) -> array, tuple or dict of arrays   optional: what the callable returned, as NumPy; by default `peers.as_numpy`.
+                                                    None stands for an output that it has no use for
     called(name) -> object with these               optional: where one module answers to several names
 
 `args` are the NumPy arrays of `case.call()`, `params` its keywords. `prepare` turns them into arrays of its own: that is not timed, nor is
@@ -44,7 +45,18 @@ from typing import Any
 import numpy as np
 
 OURS = "gnomon"
-PEERS = ("numpy", "torch", "torch-compile", "jax", "onnxruntime", "scipy", "naive", "f32")
+PEERS = {  # what can be named with --against
+    "numpy": "the definition, in NumPy and its BLAS",
+    "torch": "PyTorch, eager",
+    "torch-compile": "PyTorch through torch.compile",
+    "jax": "JAX, jit-compiled",
+    "onnxruntime": "ONNX Runtime",
+    "scipy": "SciPy's sparse matrices",
+    "dense": "a product with all the zeros, in NumPy's BLAS",
+    "naive": "Numba without an idea: our first rung",
+    "f32": "our own kernel in float32, where another dtype is asked for",
+    "door": "our own kernel, called as anybody calls it",
+}
 
 Call = Callable[[], Any]
 
@@ -75,6 +87,8 @@ def threads() -> int:
 
 def as_numpy(y: Any) -> Any:
     """A result of anybody's as NumPy arrays, in the nesting in which it came."""
+    if y is None:
+        return None
     if isinstance(y, (tuple, list)):
         return tuple(as_numpy(part) for part in y)
     if isinstance(y, dict):

@@ -14,4 +14,11 @@ def available() -> str | None:
 
 def prepare(case: Any, args: list[Any], params: dict[str, Any]) -> peers.Call:
     definition = OPS[case.op].definition
+    if isinstance(args[0], dict):  # a step over all the arrays of a network
+        return lambda: [definition(*[arrays[name] for arrays in args], **params) for name in args[0]]
     return lambda: definition(*args, **params)
+
+
+def as_numpy(y: Any) -> Any:
+    """A list of results, array by array, becomes a tuple of dicts as the others have it."""
+    return tuple({f"p{i}": part for i, part in enumerate(each)} for each in zip(*y, strict=True)) if isinstance(y, list) else y
