@@ -145,6 +145,15 @@ def stepping(what, size):
     return draw
 
 
+def biased(what, shape, **params):
+    def draw(rng):
+        full = {**OPS[what].defaults, **params}
+        x, b = rng.normal(size=shape), rng.normal(size=shape[full["axis"]])
+        return ([x, b] if what == "bias_activation" else [rng.normal(size=shape), OPS["bias_activation"](x, b, **full)]), full
+
+    return draw
+
+
 LARGE = {
     "matmul": [
         matrices(67, 263, 541),  # over every edge: of tiles, of blocks, of what is worth packing
@@ -179,6 +188,15 @@ LARGE = {
             pooling(op, (3, 40, 31, 30), kernel_size=3, stride=2, padding=1),
         ]
         for op in ("max_pool2d_with_indices", "max_pool2d_input_grad", "avg_pool2d", "avg_pool2d_input_grad")
+    },
+    **{
+        op: [
+            biased(op, (37, 7, 29, 28), activation="relu"),
+            biased(op, (3, 5, 9000), activation="tanh"),
+            biased(op, (700, 130), axis=-1, activation="sigmoid"),
+            biased(op, (130, 600), axis=0),
+        ]
+        for op in ("bias_activation", "bias_activation_grad")
     },
     **{op: [stepping(op, (3 * (1 << 16) + 5,)), stepping(op, (7, 11, 13))] for op in OPS if op.endswith("_step")},
 }
