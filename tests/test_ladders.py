@@ -154,6 +154,16 @@ def biased(what, shape, **params):
     return draw
 
 
+def classified(what, *shape):
+    def draw(rng):
+        z, t = 5 * rng.normal(size=shape), rng.multinomial(3, [1 / shape[-1]] * shape[-1], size=shape[:-1]) / 3
+        if what == "cross_entropy":
+            return [z, t], {}
+        return [OPS["cross_entropy"](z, t)[1], t, rng.normal(size=shape[:-1])], {}
+
+    return draw
+
+
 LARGE = {
     "matmul": [
         matrices(67, 263, 541),  # over every edge: of tiles, of blocks, of what is worth packing
@@ -198,6 +208,7 @@ LARGE = {
         ]
         for op in ("bias_activation", "bias_activation_grad")
     },
+    **{op: [classified(op, 300, 10), classified(op, 7, 5, 1003), classified(op, 3000, 37)] for op in ("cross_entropy", "cross_entropy_grad")},
     **{op: [stepping(op, (3 * (1 << 16) + 5,)), stepping(op, (7, 11, 13))] for op in OPS if op.endswith("_step")},
 }
 

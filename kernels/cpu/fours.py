@@ -11,7 +11,6 @@ masked. `like` is a number of the type of the values.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -19,42 +18,21 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from kernels.cpu.vector import INT, Vectors, loop
+from kernels.cpu.lanes import Rows
+from kernels.cpu.vector import INT
 
 SHORT = ir.IntType(32)  # a place within a window, and from one window to the next
 FLAG = ir.IntType(1)
 
 
-class Windows(Vectors):
-    """A vector of windows: `left` and `right` pixels of a row of them, indices, and how many lanes count."""
+class Windows(Rows):
+    """Vectors of windows, with their pixels and indices."""
 
     def __init__(self, builder: Any, element: Any):
         super().__init__(builder, element)
         self.places = ir.VectorType(SHORT, self.lanes)
         self.indices = ir.VectorType(INT, self.lanes)
         self.flags = ir.VectorType(FLAG, self.lanes)
-
-    def row(self, count: Any, body: Any, starts: Sequence[Any] = ()) -> list[Any]:
-        """`values = body(i, left, *values)` over a row of windows, a vector at a time; left is None where all lanes count."""
-        i, values = loop(self.builder, count, starts, lambda i, *values: body(i, None, *values), step=self.lanes)
-        left = self.builder.sub(count, i)
-        before = self.builder.block
-        some, after = self.builder.append_basic_block("some"), self.builder.append_basic_block("row")
-        self.builder.cbranch(self.builder.icmp_signed(">", left, INT(0)), some, after)
-        self.builder.position_at_end(some)
-        ends = body(i, left, *values)
-        last = self.builder.block
-        self.builder.branch(after)
-        self.builder.position_at_end(after)
-        merged = [self.builder.phi(value.type) for value in values]
-        for phi, value, end in zip(merged, values, ends, strict=True):
-            phi.add_incoming(value, before)
-            phi.add_incoming(end, last)
-        return merged
-
-    def at(self, address: Any, i: Any, size: int) -> Any:
-        """The address of element i."""
-        return self.builder.add(address, self.builder.mul(i, INT(size)))
 
     def pixels(self, address: Any, i: Any, left: Any) -> tuple[Any, Any]:
         """The left and the right pixels, of one row, of the windows from i on."""
@@ -80,14 +58,6 @@ class Windows(Vectors):
         pixels = self.builder.mul(left, INT(2))
         return self.first(pixels), self.first(self.builder.sub(pixels, INT(self.lanes)))
 
-    def values(self, address: Any, i: Any, left: Any) -> Any:
-        place = self.at(address, i, self.size)
-        return self.load(place) if left is None else self.load_some(place, self.first(left))
-
-    def put_values(self, value: Any, address: Any, i: Any, left: Any) -> None:
-        place = self.at(address, i, self.size)
-        self.store(value, place) if left is None else self.store_some(value, place, self.first(left))
-
     def numbered(self, address: Any, i: Any, left: Any) -> Any:
         """The indices at an address."""
         place = self.pointer(self.at(address, i, 8), self.indices)
@@ -111,9 +81,6 @@ class Windows(Vectors):
         name = f"llvm.masked.{what}.v{self.lanes}i64.p0"
         return cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(result, kinds), name)
 
-    def spread(self, number: Any, kind: Any) -> Any:
-        return self._spread(number, kind)
-
     def corners(self) -> Any:
         """From the first window of a vector to the left upper pixel of each."""
         return ir.Constant(self.places, [2 * lane for lane in range(self.lanes)])
@@ -122,8 +89,8 @@ class Windows(Vectors):
         """Also a nan, over anything but a nan."""
         return self.builder.and_(self.builder.fcmp_unordered(">", value, best), self.builder.fcmp_ordered("ord", best, best))
 
-    def scaled(self, value: Any, factor: float) -> Any:
-        return self.builder.fmul(value, ir.Constant(self.type, [factor] * self.lanes))
+    def quarter(self, value: Any) -> Any:
+        return self.builder.fmul(value, self.constant(0.25))
 
     def all(self, flags: Any) -> Any:
         run = cgutils.get_or_insert_function(
@@ -139,7 +106,7 @@ def largest(typing: Any, like: Any, top: Any, bottom: Any, y: Any, at: Any, firs
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         v = Windows(builder, values[0].type)
         _, top, bottom, y, at, first, width, count = values
-        below = v.spread(builder.trunc(width, SHORT), v.places)
+        below = v._spread(builder.trunc(width, SHORT), v.places)
         one = ir.Constant(v.places, [1] * v.lanes)
 
         def vector(i: Any, left: Any) -> list[Any]:
@@ -147,7 +114,7 @@ def largest(typing: Any, like: Any, top: Any, bottom: Any, y: Any, at: Any, firs
             lower, where = choose(v.pixels(bottom, i, left), below, builder.add(below, one))
             down = v.larger(lower, best)
             best, place = builder.select(down, lower, best), builder.select(down, where, place)
-            start = v.spread(builder.add(first, builder.mul(i, INT(2))), v.indices)
+            start = v._spread(builder.add(first, builder.mul(i, INT(2))), v.indices)
             v.put_values(best, y, i, left)
             v.put_numbers(builder.add(builder.sext(builder.add(place, v.corners()), v.indices), start), at, i, left)
             return []
@@ -170,14 +137,14 @@ def put_back(typing: Any, like: Any, gy: Any, at: Any, top: Any, bottom: Any, fi
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         v = Windows(builder, values[0].type)
         _, gy, at, top, bottom, first, width, count = values
-        below = v.spread(builder.trunc(width, SHORT), v.places)
+        below = v._spread(builder.trunc(width, SHORT), v.places)
         one = ir.Constant(v.places, [1] * v.lanes)
         offsets = [ir.Constant(v.places, [0] * v.lanes), one, below, builder.add(below, one)]
 
         def vector(i: Any, left: Any, fits: Any) -> list[Any]:
             value = v.values(gy, i, left)
             start = builder.trunc(builder.add(first, builder.mul(i, INT(2))), SHORT)
-            corner = builder.add(v.spread(start, v.places), v.corners())
+            corner = builder.add(v._spread(start, v.places), v.corners())
             place = builder.sub(builder.trunc(v.numbered(at, i, left), v.places), corner)
             chosen = [builder.icmp_signed("==", place, offset) for offset in offsets]
             parts = [builder.select(flag, value, v.zero) for flag in chosen]
@@ -204,7 +171,7 @@ def mean(typing: Any, like: Any, top: Any, bottom: Any, y: Any, count: Any) -> A
 
         def vector(i: Any, left: Any) -> list[Any]:
             (a, b), (c, d) = v.pixels(top, i, left), v.pixels(bottom, i, left)
-            v.put_values(v.scaled(builder.fadd(builder.fadd(a, c), builder.fadd(b, d)), 0.25), y, i, left)
+            v.put_values(v.quarter(builder.fadd(builder.fadd(a, c), builder.fadd(b, d))), y, i, left)
             return []
 
         v.row(count, vector)
@@ -222,7 +189,7 @@ def quarters(typing: Any, like: Any, gy: Any, top: Any, bottom: Any, count: Any)
         _, gy, top, bottom, count = values
 
         def vector(i: Any, left: Any) -> list[Any]:
-            part = v.scaled(v.values(gy, i, left), 0.25)
+            part = v.quarter(v.values(gy, i, left))
             v.put_pixels(part, part, top, i, left)
             v.put_pixels(part, part, bottom, i, left)
             return []
