@@ -145,6 +145,25 @@ def stepping(what, size):
     return draw
 
 
+def biased(what, shape, **params):
+    def draw(rng):
+        full = {**OPS[what].defaults, **params}
+        x, b = rng.normal(size=shape), rng.normal(size=shape[full["axis"]])
+        return ([x, b] if what == "bias_activation" else [rng.normal(size=shape), OPS["bias_activation"](x, b, **full)]), full
+
+    return draw
+
+
+def classified(what, *shape):
+    def draw(rng):
+        z, t = 5 * rng.normal(size=shape), rng.multinomial(3, [1 / shape[-1]] * shape[-1], size=shape[:-1]) / 3
+        if what == "cross_entropy":
+            return [z, t], {}
+        return [OPS["cross_entropy"](z, t)[1], t, rng.normal(size=shape[:-1])], {}
+
+    return draw
+
+
 LARGE = {
     "matmul": [
         matrices(67, 263, 541),  # over every edge: of tiles, of blocks, of what is worth packing
@@ -180,6 +199,16 @@ LARGE = {
         ]
         for op in ("max_pool2d_with_indices", "max_pool2d_input_grad", "avg_pool2d", "avg_pool2d_input_grad")
     },
+    **{
+        op: [
+            biased(op, (37, 7, 29, 28), activation="relu"),
+            biased(op, (3, 5, 9000), activation="tanh"),
+            biased(op, (700, 130), axis=-1, activation="sigmoid"),
+            biased(op, (130, 600), axis=0),
+        ]
+        for op in ("bias_activation", "bias_activation_grad")
+    },
+    **{op: [classified(op, 300, 10), classified(op, 7, 5, 1003), classified(op, 3000, 37)] for op in ("cross_entropy", "cross_entropy_grad")},
     **{op: [stepping(op, (3 * (1 << 16) + 5,)), stepping(op, (7, 11, 13))] for op in OPS if op.endswith("_step")},
 }
 
