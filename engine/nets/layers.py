@@ -14,21 +14,26 @@ import numpy as np
 from engine import ops
 from engine.initialise import Initialiser, glorot_uniform, normal
 from engine.nets.layer import Arrays, Layer, function, layer, nothing, same_shape
+from engine.ops.bias import Activation
 from engine.ops.windows import Pair, pair, window_grid
 from engine.shapes import Shape, ShapeError
 from engine.traced import primal
 
 
-def dense(n: int, *, bias: bool = True, init: Initialiser = glorot_uniform, name: str | None = None) -> Layer:
-    r"""$y = x w + b$ along the last axis: n outputs. Arrays w (inputs, n), b (n)."""
+def dense(
+    n: int, *, bias: bool = True, activation: Activation = "identity", init: Initialiser = glorot_uniform, name: str | None = None
+) -> Layer:
+    r"""$y = \mathrm{act}(x w + b)$ along the last axis: n outputs. Arrays w (inputs, n), b (n).
+
+    activation   "identity", "relu", "tanh" or "sigmoid": in one pass with the bias, where a layer of that name is another pass
+    """
 
     def make(rng: np.random.Generator, shape: Shape, dtype: Any) -> Arrays:
         w = {"w": init(rng, (shape[-1], n), dtype)}
         return {**w, "b": np.zeros(n, dtype)} if bias else w
 
     def apply(params: Mapping[str, Any], x: Any) -> Any:
-        y = ops.matmul(x, params["w"])
-        return y + params["b"] if bias else y
+        return _ended(ops.matmul(x, params["w"]), params.get("b"), -1, activation)
 
     def out(shape: Shape) -> Shape:
         if not shape:
@@ -47,15 +52,17 @@ def conv(
     dilation: int | Pair = 1,
     groups: int = 1,
     bias: bool = True,
+    activation: Activation = "identity",
     init: Initialiser = glorot_uniform,
     name: str | None = None,
 ) -> Layer:
-    r"""$y = x * w + b$: 2-D convolution to so many channels. Arrays w (channels, inputs / groups, rows, columns), b (channels).
+    r"""$y = \mathrm{act}(x * w + b)$: 2-D convolution to so many channels. Arrays w (channels, inputs / groups, rows, columns), b.
 
     padding    an int, (rows, columns), ((top, bottom), (left, right)), "valid" for none, or "same", with which a picture
                keeps its size, divided by the stride and rounded up; where that takes an odd number of pixels, the last
                one goes to the bottom and to the right
     groups     the input's channel count for a depthwise convolution
+    activation as in `dense`
     """
     window = pair(kernel, "kernel", 1)
 
@@ -68,7 +75,7 @@ def conv(
 
     def apply(params: Mapping[str, Any], x: Any) -> Any:
         y = ops.conv2d(x, params["w"], stride=stride, padding=around(x.shape[2:]), dilation=dilation, groups=groups)
-        return y + ops.reshape(params["b"], shape=(channels, 1, 1)) if bias else y
+        return _ended(y, params.get("b"), 1, activation)
 
     def out(shape: Shape) -> Shape:
         as_picture(shape, "conv")
@@ -77,6 +84,13 @@ def conv(
         return (channels, *window_grid((shape[1], shape[2]), window, stride, around(shape[1:]), dilation))
 
     return layer("conv", make, apply, shape=out, name=name)
+
+
+def _ended(y: Any, b: Any, axis: int, activation: Activation) -> Any:
+    """act(y + b), or act(y) where there is no bias."""
+    if b is not None:
+        return ops.bias_activation(y, b, axis=axis, activation=activation)
+    return y if activation == "identity" else getattr(ops, activation)(y)
 
 
 def same_padding(size: Any, kernel: Pair, stride: int | Pair, dilation: int | Pair) -> tuple[Pair, Pair]:

@@ -19,8 +19,6 @@ import numpy as np
 from engine.domain import Pick
 from engine.op import op
 from engine.ops import activations
-from engine.ops.elementwise import where
-from engine.ops.layout import reshape
 from engine.ops.reduce import sum as sum_over
 from engine.shapes import Shape, ShapeError
 
@@ -116,7 +114,7 @@ def _(d, gy, h, *, axis, activation):
 def _scaled(g, y, activation):
     """g times the slope of the activation where its value is y."""
     if activation == "relu":
-        return where(y > 0, g, 0)
+        return np.where(y > 0, g, 0)
     if activation == "tanh":
         return g * (1 - y * y)
     return g * (y * (1 - y)) if activation == "sigmoid" else g
@@ -132,7 +130,7 @@ def _bent(g, y, activation):
 def _along(b: Any, x: Any, axis: int) -> Any:
     """b in the shape that broadcasts along an axis of x."""
     place = _place(x.shape, axis)
-    return reshape(b, shape=(b.shape[0], *[1] * (len(x.shape) - place - 1)))
+    return b.reshape((b.shape[0], *[1] * (len(x.shape) - place - 1)))  # the method: the definition runs on plain arrays
 
 
 def _place(shape: Shape, axis: int) -> int:
