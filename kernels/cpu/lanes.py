@@ -165,3 +165,129 @@ def against_target(typing: Any, like: Any, log_p: Any, t: Any, all_t: Any, g: An
         return context.get_dummy_value()
 
     return types.void(like, log_p, t, all_t, g, gz, count), code
+
+
+# Rows that are brought to mean 0 and variance 1, and back.
+
+
+@intrinsic
+def sums_about(typing: Any, like: Any, x: Any, level: Any, count: Any) -> Any:
+    """The sums of x - level and of its squares."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Rows(builder, values[0].type)
+        _, x, level, count = values
+        level = v.spread(level)
+
+        def vector(i: Any, left: Any, total: Any, squares: Any) -> list[Any]:
+            d = v.counted(builder.fsub(v.values(x, i, left), level), left, v.zero)
+            return [builder.fadd(total, d), v.fused(d, d, squares)]
+
+        return context.make_tuple(builder, signature.return_type, [v.total(s) for s in v.row(count, vector, [v.zero, v.zero])])
+
+    return types.UniTuple(like, 2)(like, x, level, count), code
+
+
+@intrinsic
+def sums_against(typing: Any, like: Any, gy: Any, w: Any, x: Any, level: Any, count: Any) -> Any:
+    """The sums of h and of h (x - level), where h = w gy; h = gy if w is None."""
+    plain = isinstance(w, types.NoneType)
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Rows(builder, values[0].type)
+        _, gy, w, x, level, count = values
+        level = v.spread(level)
+
+        def vector(i: Any, left: Any, total: Any, products: Any) -> list[Any]:
+            h = v.values(gy, i, left)  # 0 in the lanes that do not count
+            if not plain:
+                h = builder.fmul(h, v.values(w, i, left))
+            return [builder.fadd(total, h), v.fused(h, builder.fsub(v.values(x, i, left), level), products)]
+
+        return context.make_tuple(builder, signature.return_type, [v.total(s) for s in v.row(count, vector, [v.zero, v.zero])])
+
+    return types.UniTuple(like, 2)(like, gy, w, x, level, count), code
+
+
+@intrinsic
+def scaled(typing: Any, like: Any, x: Any, level: Any, scale: Any, shift: Any, y: Any, count: Any) -> Any:
+    """y = (x - level) scale + shift"""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Rows(builder, values[0].type)
+        _, x, level, scale, shift, y, count = values
+        level, scale, shift = [v.spread(number) for number in (level, scale, shift)]
+
+        def vector(i: Any, left: Any) -> list[Any]:
+            v.put_values(v.fused(builder.fsub(v.values(x, i, left), level), scale, shift), y, i, left)
+            return []
+
+        v.row(count, vector)
+        return context.get_dummy_value()
+
+    return types.void(like, x, level, scale, shift, y, count), code
+
+
+@intrinsic
+def scaled_each(typing: Any, like: Any, x: Any, level: Any, scale: Any, w: Any, b: Any, y: Any, count: Any) -> Any:
+    """y = (x - level) scale w + b, with a w and a b for each number"""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Rows(builder, values[0].type)
+        _, x, level, scale, w, b, y, count = values
+        level, scale = v.spread(level), v.spread(scale)
+
+        def vector(i: Any, left: Any) -> list[Any]:
+            x_hat = builder.fmul(builder.fsub(v.values(x, i, left), level), scale)
+            v.put_values(v.fused(x_hat, v.values(w, i, left), v.values(b, i, left)), y, i, left)
+            return []
+
+        v.row(count, vector)
+        return context.get_dummy_value()
+
+    return types.void(like, x, level, scale, w, b, y, count), code
+
+
+@intrinsic
+def combined(typing: Any, like: Any, gy: Any, x: Any, level: Any, scale: Any, along: Any, shift: Any, gx: Any, count: Any) -> Any:
+    """gx = gy scale + (x - level) along + shift"""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Rows(builder, values[0].type)
+        _, gy, x, level, scale, along, shift, gx, count = values
+        level, scale, along, shift = [v.spread(number) for number in (level, scale, along, shift)]
+
+        def vector(i: Any, left: Any) -> list[Any]:
+            mean_free = v.fused(builder.fsub(v.values(x, i, left), level), along, shift)
+            v.put_values(v.fused(v.values(gy, i, left), scale, mean_free), gx, i, left)
+            return []
+
+        v.row(count, vector)
+        return context.get_dummy_value()
+
+    return types.void(like, gy, x, level, scale, along, shift, gx, count), code
+
+
+@intrinsic
+def combined_each(
+    typing: Any, like: Any, gy: Any, x: Any, w: Any, level: Any, scale: Any, along: Any, shift: Any, gx: Any, gw: Any, gb: Any, count: Any
+) -> Any:
+    """gx = gy w scale + (x - level) along + shift; gw += gy (x - level) scale; gb += gy"""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Rows(builder, values[0].type)
+        _, gy, x, w, level, scale, along, shift, gx, gw, gb, count = values
+        level, scale, along, shift = [v.spread(number) for number in (level, scale, along, shift)]
+
+        def vector(i: Any, left: Any) -> list[Any]:
+            g, d = v.values(gy, i, left), builder.fsub(v.values(x, i, left), level)
+            scaled = builder.fmul(g, scale)
+            v.put_values(v.fused(scaled, v.values(w, i, left), v.fused(d, along, shift)), gx, i, left)
+            v.put_values(v.fused(scaled, d, v.values(gw, i, left)), gw, i, left)
+            v.put_values(builder.fadd(g, v.values(gb, i, left)), gb, i, left)
+            return []
+
+        v.row(count, vector)
+        return context.get_dummy_value()
+
+    return types.void(like, gy, x, w, level, scale, along, shift, gx, gw, gb, count), code
