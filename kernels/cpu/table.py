@@ -103,17 +103,27 @@ def table_of(
 
 @stamped
 @njit(cache=True)
-def overlap(table, order, size, reads):
+def overlap(table, size, reads):
     """The place of a result that has memory in common with another array than its own argument, the very same; -1 if there is none.
 
-    `order` sorts the addresses: what begins before all that came before it has ended overlaps with some of that.
+    In the order of their addresses: what begins before all that came before it has ended overlaps with some of that.
     """
     lines, slots = table.shape[0], table.shape[1] - 1
+    order = np.arange(lines * slots)
+    gap = len(order) // 2
+    while gap > 0:  # Shell's sort
+        for i in range(gap, len(order)):
+            x, j = order[i], i
+            while j >= gap and start_of(table, order[j - gap]) > start_of(table, x):
+                order[j] = order[j - gap]
+                j -= gap
+            order[j] = x
+        gap //= 2
     end_read = end_written = 0
     last = -1
     for i in order:
-        line, slot = i // slots, i % slots
-        start, end = table[line, 1 + slot], table[line, 1 + slot] + size * table[line, 0]
+        line, slot, start = i // slots, i % slots, start_of(table, i)
+        end = start + size * table[line, 0]
         if start == end or (slot < reads and start == result_of(table, line, slot, reads)):
             continue  # counts as the result that it becomes
         if slot < reads:
@@ -128,6 +138,11 @@ def overlap(table, order, size, reads):
 
 
 @njit(inline="always")
+def start_of(table, i):
+    return table[i // (table.shape[1] - 1), 1 + i % (table.shape[1] - 1)]
+
+
+@njit(inline="always")
 def result_of(table, line, slot, reads):
     """Where the new value of an argument goes. All have one but the second, the gradient."""
     return table[line, 1 + reads + (slot if slot == 0 else slot - 1)] if slot != 1 else -1
@@ -135,7 +150,7 @@ def result_of(table, line, slot, reads):
 
 def no_overlap(table: np.ndarray, size: int, reads: int, told: Callable[[int, int], str]) -> None:
     """Raises ValueError if a result would be written over what is still to be read."""
-    place = overlap(table, np.argsort(table[:, 1:], axis=None), size, reads)
+    place = overlap(table, size, reads)
     if place >= 0:
         raise ValueError(
             f"{told(*divmod(place, len(table)))} has memory in common with another array; it may be its own argument, no other"
