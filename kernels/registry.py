@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 Function = Callable[..., Any]
@@ -72,10 +73,23 @@ class Rung:
         Raises TypeError for dtypes that this rung does not take, ValueError for shapes that clash: each names the op, what it
         wants and what it was given.
         """
-        from kernels.door import enter
+        if self.contract.dicts and isinstance(arrays[0], dict):  # a kernel over dicts sees itself whether they fit
+            try:
+                return self.run(*arrays, **params)
+            except (TypeError, ValueError, KeyError):
+                pass  # it has not begun; the door says what is wrong, or makes arrays of what is none
+        given, options = _door()(self, arrays, params)
+        try:
+            return self.run(*given, **options)
+        except ValueError as e:  # what only the kernel can see: an `out` that does not fit, an array among many
+            raise ValueError(f"{self.op} on {self.backend}: {e}") from e
 
-        given, options = enter(self, arrays, params)
-        return self.run(*given, **options)
+
+@lru_cache(maxsize=1)
+def _door() -> Function:
+    from kernels.door import enter
+
+    return enter
 
 
 _LADDERS: dict[tuple[str, str], list[Rung]] = {}

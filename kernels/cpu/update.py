@@ -21,10 +21,10 @@ out=(p, m, v) says where the results go, and may be the arguments themselves; No
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from math import sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -32,7 +32,7 @@ from numba import njit
 from kernels.cpu.arrays import dense
 from kernels.cpu.cache import stamped
 from kernels.cpu.formula import along
-from kernels.cpu.table import cut, table_of
+from kernels.cpu.table import cut, no_overlap, table_of
 from kernels.cpu.threads import share, threads
 from kernels.cpu.vector import address
 from kernels.registry import rung
@@ -57,37 +57,52 @@ def one_call(run: Run) -> Run:
     return stamped(njit(cache=True, nogil=True)(run))  # type: ignore[no-any-return]
 
 
+class Job(NamedTuple):
+    """All that a step is made of, line by line: what it reads and writes, as arrays and as a table, and the weight decay."""
+
+    arrays: list[np.ndarray]  # those of the first argument, of the second, ..., of the first result, ...
+    table: np.ndarray
+    elements: int
+    decays: list[float]
+    results: list[Any]
+
+    @staticmethod
+    def of(given: Sequence[Any], weight_decay: Any, out: Any) -> Job:
+        """Raises ValueError for a shape, dtype or layout that does not fit, and for an `out` that overlaps with more than its argument."""
+        named = isinstance(given[0], dict)
+        names = [*given[0]] if named else [""]
+        slots = [[*map(x.__getitem__, names)] for x in given] if named else [[x] for x in given]
+        dtype, reads, results = slots[0][0].dtype if names else np.dtype(np.float32), len(slots), []
+        for to in out or (None,) * (reads - 1):
+            if to is None:
+                new = [np.empty(p.shape, dtype) for p in slots[0]]
+                to = dict(zip(names, new, strict=True)) if named else new[0]
+            slots.append([*map(to.__getitem__, names)] if named else [to])
+            results.append(to)
+
+        def told(slot: int, line: int) -> str:
+            array = ("p", "g", "the first moment", "the second moment")[slot] if slot < reads else f"out[{slot - reads}]"
+            return f"{array} of {names[line]!r}" if named else array
+
+        table, elements, arrays = table_of(slots, reads, dtype, told)
+        if out is not None:
+            no_overlap(table, dtype.itemsize, reads, told)
+        decays = [weight_decay[name] for name in names] if isinstance(weight_decay, dict) else [weight_decay] * len(names)
+        return Job(arrays, table, elements, decays, results)
+
+
 def in_turn(run: Run) -> Run:
     """A step that does one array after the other: run(p, g, ..., new_p, ..., ...numbers) on flat ones."""
 
     @wraps(run)
-    def step(arrays: Sequence[Any], numbers: Numbers, weight_decay: Any, out: Any) -> tuple[Any, ...]:
-        out = out or [None] * (len(arrays) - 1)
-        if not isinstance(arrays[0], Mapping):
-            return alone(run, [np.asarray(x) for x in arrays], numbers(weight_decay), out)
-        new: list[dict[str, Any]] = [{} for _ in out]
-        for name in arrays[0]:
-            given = [None if to is None else to[name] for to in out]
-            for where, x in zip(new, step([x[name] for x in arrays], numbers, of(weight_decay, name), given), strict=True):
-                where[name] = x
-        return tuple(new)
+    def step(given: Sequence[Any], numbers: Numbers, weight_decay: Any, out: Any) -> tuple[Any, ...]:
+        job = Job.of(given, weight_decay, out)
+        for line, decay in enumerate(job.decays):
+            flat = [dense(x).reshape(-1) for x in job.arrays[line :: len(job.decays)]]
+            run(*flat, *[flat[0].dtype.type(x) for x in numbers(decay)])
+        return tuple(job.results)
 
     return step
-
-
-def alone(run: Run, arrays: Sequence[np.ndarray], numbers: Sequence[float], out: Sequence[Any]) -> tuple[Any, ...]:
-    shape, dtype = arrays[0].shape, arrays[0].dtype
-    flat = [dense(x).reshape(-1) for x in arrays]
-    new = [np.empty(shape, dtype) if to is None else to for to in out]
-    for to in new:
-        if to.shape != shape or to.dtype != dtype or not to.flags.carray:
-            raise ValueError(f"out is {to.shape} {to.dtype}; wanted is {shape} {dtype}, in C order and writable")
-    run(*flat, *[to.reshape(-1) for to in new], *[dtype.type(x) for x in numbers])
-    return tuple(new)
-
-
-def of(weight_decay: Any, name: str) -> float:
-    return weight_decay[name] if isinstance(weight_decay, Mapping) else weight_decay  # type: ignore[no-any-return]
 
 
 def in_threads(run: Run, arrays: int, *job: Any) -> None:
@@ -105,37 +120,19 @@ def together(run: Run) -> Run:
     """A step that does all arrays at once: run(table, groups, numbers), where line i of the table has the numbers of groups[i]."""
 
     @wraps(run)
-    def step(arrays: Sequence[Any], numbers: Numbers, weight_decay: Any, out: Any) -> tuple[Any, ...]:
-        named = isinstance(arrays[0], Mapping)
-        names = list(arrays[0]) if named else [""]
-        slots = [[x[name] for name in names] for x in arrays] if named else [[x] for x in arrays]
-        if not names:
-            return tuple([{} for _ in slots[1:]])
-        dtype, reads = slots[0][0].dtype, len(slots)
-        for to in out or [None] * (reads - 1):
-            new = [np.empty(p.shape, dtype) for p in slots[0]] if to is None else [to[name] for name in names] if named else [to]
-            slots.append(new)
-
-        def told(slot: int, line: int) -> str:
-            array = "pgmv"[slot] if slot < reads else f"out[{slot - reads}]"
-            return array + (f"[{names[line]!r}]" if named else "")
-
-        decays = [weight_decay[name] for name in names] if isinstance(weight_decay, Mapping) else [weight_decay]
-        different = list(dict.fromkeys(decays))
-        groups = np.array([different.index(x) for x in decays]) if len(different) > 1 else np.zeros(len(names), np.int64)
-        table, kept = table_of(slots, reads, dtype, told)
-        spread(run, table, groups, np.array([numbers(decay) for decay in different], dtype))
-        del kept
-        return tuple([dict(zip(names, new, strict=True)) if named else new[0] for new in slots[reads:]])
+    def step(given: Sequence[Any], numbers: Numbers, weight_decay: Any, out: Any) -> tuple[Any, ...]:
+        job = Job.of(given, weight_decay, out)
+        if job.elements:
+            different = list(dict.fromkeys(job.decays))
+            groups = np.array([*map(different.index, job.decays)])
+            work = job.table, groups, np.array([numbers(decay) for decay in different], job.arrays[0].dtype)
+            if job.elements <= WORTH_A_THREAD or threads() == 1:
+                run(*work)
+            else:
+                share(run, cut(*work, WORTH_A_THREAD))
+        return tuple(job.results)
 
     return step
-
-
-def spread(run: Run, table: np.ndarray, groups: np.ndarray, numbers: np.ndarray) -> None:
-    if threads() == 1 or table[:, 0].sum() <= WORTH_A_THREAD:
-        run(table, groups, numbers)
-    else:
-        share(run, [(*piece, numbers) for piece in cut(table, groups, WORTH_A_THREAD, numbers.itemsize)])
 
 
 # Gradient descent, with and without momentum.
