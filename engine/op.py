@@ -102,7 +102,7 @@ def shape_of(v: Any) -> Shape:
 class Plan:
     """What reverse mode does for a call in which certain arguments are traced."""
 
-    rules: tuple[tuple[Rule, tuple[int, ...]], ...]  # each rule with the places of the arguments it serves
+    rules: tuple[tuple[Rule, tuple[int, ...], tuple[bool, ...]], ...]  # each rule, the places of its arguments, and which are traced
     keep: tuple[int, ...]  # for each argument: 2 keep the value, 1 keep the shape, 0 keep nothing
     keep_y: bool
 
@@ -135,7 +135,7 @@ class Op:
         self.__wrapped__ = self.definition
         self.elementwise = self.notation is not None and self.notation.elementwise
         self.checks_first = self.notation is not None and not self.elementwise
-        self._plans: dict[tuple[int, ...], Plan] = {}
+        self._plans: dict[tuple[bool, ...], Plan] = {}
         self._fitting: set[Any] = set()
 
     def __call__(self, *args: Any, **params: Any) -> Any:
@@ -296,17 +296,17 @@ class Op:
         self.sampler = sampler
         return sampler
 
-    def plan(self, traced: tuple[int, ...], count: int) -> Plan:
-        """What reverse mode keeps and runs when the arguments at places `traced`, out of `count`, are traced."""
-        key = (*traced, -count) if self.variadic else traced
-        plan = self._plans.get(key)
+    def plan(self, traced: tuple[bool, ...]) -> Plan:
+        """What reverse mode keeps and runs, when it is known of each argument whether it is traced."""
+        plan = self._plans.get(traced)
         if plan is None:
-            plan = self._plans[key] = self._make_plan(traced, count)
+            plan = self._plans[traced] = self._make_plan(traced)
         return plan
 
-    def _make_plan(self, traced: tuple[int, ...], count: int) -> Plan:
+    def _make_plan(self, traced: tuple[bool, ...]) -> Plan:
+        count = len(traced)
         rules: dict[int, tuple[Rule, list[int]]] = {}
-        for place in traced:
+        for place in [i for i, is_traced in enumerate(traced) if is_traced]:
             arg = self.argument(place)
             if arg in self.constant:
                 continue
@@ -318,7 +318,8 @@ class Op:
                 rules[id(rule)][1].extend(self.args.index(a) for a in rule.args)
         wants = {w for rule, _ in rules.values() for w in rule.wants}
         keep = tuple(2 if i in wants or ALL in wants else 1 if i + SHAPE in wants or ALL + SHAPE in wants else 0 for i in range(count))
-        return Plan(tuple((rule, tuple(places)) for rule, places in rules.values()), keep, Y in wants)
+        plans = [(rule, tuple(places), tuple([traced[p] for p in places])) for rule, places in rules.values()]
+        return Plan(tuple(plans), keep, Y in wants)
 
     def argument(self, place: int) -> str:
         """The name of the argument at `place`."""

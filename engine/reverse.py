@@ -58,7 +58,7 @@ class Tape(Interpreter):
         parents = [a.slot if type(a) is Traced and a.owner is self else -1 for a in args]
         values = [a.value if p >= 0 else a for a, p in zip(args, parents)]  # noqa: B905
         y = self.below.apply(op, values, params)
-        plan = op.plan(tuple([i for i, p in enumerate(parents) if p >= 0]), len(parents))
+        plan = op.plan(tuple([p >= 0 for p in parents]))
         if not plan.rules:
             return y
         saved = [kept(v) if keep == 2 else shape_of(v) if keep else None for v, keep in zip(values, plan.keep)]  # noqa: B905
@@ -141,13 +141,12 @@ def walk(tape: Tape, seeds: Sequence[tuple[int, Any]], *, consume: bool, watcher
         if g is None:
             continue
         shown: list[tuple[int, Any, Any]] = []
-        for rule, places in entry.plan.rules:
+        for rule, places, needed in entry.plan.rules:
             if rule.accumulate and not watcher:
                 total = gradients.open_to(entry.parents[places[0]], g)
                 if total is not None:
                     rule.accumulate(total, g, entry.saved, entry.params)  # g where a rule finds y
                     continue
-            needed = tuple([entry.parents[place] >= 0 for place in places])
             answer = rule(g, entry.y, entry.saved, entry.params, needed)
             parts = answer if type(answer) is tuple else (answer,)
             if len(parts) != len(places):

@@ -171,9 +171,8 @@ def serving(op: str, backend: str = "cpu") -> Rung:
     return next(r for r in ladder(op, backend) if r.serves)
 
 
-def running_kernels() -> dict[str, Rung]:
-    """What is in force now: op name -> rung. Empty outside `use`."""
-    return _running.get()
+running_kernels: Callable[[], dict[str, Rung]] = _running.get
+"""What is in force now: op name -> rung. Empty outside `use`."""
 
 
 @contextmanager
