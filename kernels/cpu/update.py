@@ -54,7 +54,7 @@ one_pass = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract
 
 
 def one_call(run: Run) -> Run:
-    return stamped(njit(cache=True, nogil=True)(run))  # type: ignore[no-any-return]
+    return stamped(njit(cache=True, nogil=True)(run))
 
 
 class Job(NamedTuple):
@@ -71,6 +71,8 @@ class Job(NamedTuple):
         """Raises ValueError for a shape, dtype or layout that does not fit, and for an `out` that overlaps with more than its argument."""
         named = isinstance(given[0], dict)
         names = [*given[0]] if named else [""]
+        if named and [*map(len, given)] != [len(names)] * len(given):
+            raise ValueError("all arguments are dicts of arrays under the same names")
         slots = [[*map(x.__getitem__, names)] for x in given] if named else [[x] for x in given]
         dtype, reads, results = slots[0][0].dtype if names else np.dtype(np.float32), len(slots), []
         for to in out or (None,) * (reads - 1):
@@ -141,7 +143,7 @@ def together(run: Run) -> Run:
 def sgd(step: Run) -> Run:
     @wraps(step)
     def sgd_step(p: Any, g: Any, *, lr: float, weight_decay: Any = 0.0, out: Any = None) -> tuple[Any, ...]:
-        return step((p, g), lambda decay: (lr, decay), weight_decay, out)  # type: ignore[no-any-return]
+        return step((p, g), lambda decay: (lr, decay), weight_decay, out)
 
     return sgd_step
 
@@ -151,7 +153,7 @@ def with_momentum(step: Run) -> Run:
     def momentum_step(
         p: Any, g: Any, m: Any, *, lr: float, momentum: float = 0.9, weight_decay: Any = 0.0, out: Any = None
     ) -> tuple[Any, ...]:
-        return step((p, g, m), lambda decay: (lr, momentum, decay), weight_decay, out)  # type: ignore[no-any-return]
+        return step((p, g, m), lambda decay: (lr, momentum, decay), weight_decay, out)
 
     return momentum_step
 
@@ -289,7 +291,7 @@ def nesterov_together(table, groups, numbers):
 def adagrad(step: Run) -> Run:
     @wraps(step)
     def adagrad_step(p: Any, g: Any, v: Any, *, lr: float, eps: float = 1e-10, weight_decay: Any = 0.0, out: Any = None) -> tuple[Any, ...]:
-        return step((p, g, v), lambda decay: (lr, eps, decay), weight_decay, out)  # type: ignore[no-any-return]
+        return step((p, g, v), lambda decay: (lr, eps, decay), weight_decay, out)
 
     return adagrad_step
 
@@ -299,7 +301,7 @@ def rmsprop(step: Run) -> Run:
     def rmsprop_step(
         p: Any, g: Any, v: Any, *, lr: float, alpha: float = 0.99, eps: float = 1e-8, weight_decay: Any = 0.0, out: Any = None
     ) -> tuple[Any, ...]:
-        return step((p, g, v), lambda decay: (lr, alpha, 1 - alpha, eps, decay), weight_decay, out)  # type: ignore[no-any-return]
+        return step((p, g, v), lambda decay: (lr, alpha, 1 - alpha, eps, decay), weight_decay, out)
 
     return rmsprop_step
 
@@ -410,7 +412,7 @@ def adam(step: Run) -> Run:
         weight_decay: Any = 0.0, out: Any = None,
     ) -> tuple[Any, ...]:  # fmt: skip
         same = moments(lr, t, beta1, beta2, eps)
-        return step((p, g, m, v), lambda decay: (*same, decay, 1.0), weight_decay, out)  # type: ignore[no-any-return]
+        return step((p, g, m, v), lambda decay: (*same, decay, 1.0), weight_decay, out)
 
     return adam_step
 
@@ -422,7 +424,7 @@ def adamw(step: Run) -> Run:
         weight_decay: Any = 0.01, out: Any = None,
     ) -> tuple[Any, ...]:  # fmt: skip
         same = moments(lr, t, beta1, beta2, eps)
-        return step((p, g, m, v), lambda decay: (*same, 0.0, 1 - lr * decay), weight_decay, out)  # type: ignore[no-any-return]
+        return step((p, g, m, v), lambda decay: (*same, 0.0, 1 - lr * decay), weight_decay, out)
 
     return adamw_step
 
