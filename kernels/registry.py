@@ -76,7 +76,7 @@ class Rung:
         if self.contract.dicts and isinstance(arrays[0], dict):  # a kernel over dicts sees itself whether they fit
             try:
                 return self.run(*arrays, **params)
-            except (TypeError, ValueError, KeyError):
+            except (TypeError, ValueError, LookupError):
                 pass  # it has not begun; the door says what is wrong, or makes arrays of what is none
         given, options = _door()(self, arrays, params)
         try:

@@ -32,7 +32,7 @@ from numba import njit
 from kernels.cpu.arrays import dense
 from kernels.cpu.cache import stamped
 from kernels.cpu.formula import along
-from kernels.cpu.table import cut, no_overlap, table_of
+from kernels.cpu.table import Dicts, cut, no_overlap, table_of
 from kernels.cpu.threads import share, threads
 from kernels.cpu.vector import address
 from kernels.registry import rung
@@ -54,41 +54,49 @@ one_pass = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract
 
 
 def one_call(run: Run) -> Run:
-    return stamped(njit(cache=True, nogil=True)(run))  # type: ignore[no-any-return]
+    return stamped(njit(cache=True, nogil=True)(run))
 
 
 class Job(NamedTuple):
-    """All that a step is made of, line by line: what it reads and writes, as arrays and as a table, and the weight decay."""
+    """All that a step is made of: what it reads and writes, as dicts and as a table, and the weight decays, of which line i has
+    the one at groups[i]."""
 
-    arrays: list[np.ndarray]  # those of the first argument, of the second, ..., of the first result, ...
+    dicts: Dicts  # the arguments, then the results
     table: np.ndarray
+    dtype: np.dtype
     elements: int
     decays: list[float]
-    results: list[Any]
+    groups: np.ndarray
+    results: tuple[Any, ...]
 
     @staticmethod
     def of(given: Sequence[Any], weight_decay: Any, out: Any) -> Job:
         """Raises ValueError for a shape, dtype or layout that does not fit, and for an `out` that overlaps with more than its argument."""
         named = isinstance(given[0], dict)
-        names = [*given[0]] if named else [""]
-        slots = [[*map(x.__getitem__, names)] for x in given] if named else [[x] for x in given]
-        dtype, reads, results = slots[0][0].dtype if names else np.dtype(np.float32), len(slots), []
+        dicts, reads = [dict(x) if named else {"": x} for x in given], len(given)  # nobody takes an array out of our own dicts meanwhile
+        if [*map(len, dicts)] != [len(dicts[0])] * reads:
+            raise ValueError("all arguments are dicts of arrays under the same names")
+        first = dicts[0]
+        dtype = next(iter(first.values())).dtype if first else np.dtype(np.float32)
         for to in out or (None,) * (reads - 1):
             if to is None:
-                new = [np.empty(p.shape, dtype) for p in slots[0]]
-                to = dict(zip(names, new, strict=True)) if named else new[0]
-            slots.append([*map(to.__getitem__, names)] if named else [to])
-            results.append(to)
+                dicts.append({name: np.empty(p.shape, dtype) for name, p in first.items()})
+            else:
+                dicts.append(dict(to) if named else {"": to})
 
-        def told(slot: int, line: int) -> str:
+        def told(slot: int, name: str) -> str:
             array = ("p", "g", "the first moment", "the second moment")[slot] if slot < reads else f"out[{slot - reads}]"
-            return f"{array} of {names[line]!r}" if named else array
+            return f"{array} of {name!r}" if named else array
 
-        table, elements, arrays = table_of(slots, reads, dtype, told)
+        table, elements, dicts = table_of(dicts, reads, dtype, told)
         if out is not None:
-            no_overlap(table, dtype.itemsize, reads, told)
-        decays = [weight_decay[name] for name in names] if isinstance(weight_decay, dict) else [weight_decay] * len(names)
-        return Job(arrays, table, elements, decays, results)
+            no_overlap(table, dtype.itemsize, dicts, reads, told)
+        decays, groups = [weight_decay], np.zeros(len(first), np.int64)
+        if isinstance(weight_decay, dict):
+            decays = list(dict.fromkeys(weight_decay.values()))
+            groups[:] = [decays.index(weight_decay[name]) for name in first]
+        new = dicts[reads:]
+        return Job(dicts, table, dtype, elements, decays, groups, tuple(new if named else [d[""] for d in new]))
 
 
 def in_turn(run: Run) -> Run:
@@ -97,10 +105,10 @@ def in_turn(run: Run) -> Run:
     @wraps(run)
     def step(given: Sequence[Any], numbers: Numbers, weight_decay: Any, out: Any) -> tuple[Any, ...]:
         job = Job.of(given, weight_decay, out)
-        for line, decay in enumerate(job.decays):
-            flat = [dense(x).reshape(-1) for x in job.arrays[line :: len(job.decays)]]
-            run(*flat, *[flat[0].dtype.type(x) for x in numbers(decay)])
-        return tuple(job.results)
+        for name, group in zip(job.dicts[0], job.groups, strict=True):
+            flat = [dense(d[name]).reshape(-1) for d in job.dicts]
+            run(*flat, *[job.dtype.type(x) for x in numbers(job.decays[group])])
+        return job.results
 
     return step
 
@@ -123,14 +131,12 @@ def together(run: Run) -> Run:
     def step(given: Sequence[Any], numbers: Numbers, weight_decay: Any, out: Any) -> tuple[Any, ...]:
         job = Job.of(given, weight_decay, out)
         if job.elements:
-            different = list(dict.fromkeys(job.decays))
-            groups = np.array([*map(different.index, job.decays)])
-            work = job.table, groups, np.array([numbers(decay) for decay in different], job.arrays[0].dtype)
+            work = job.table, job.groups, np.array([numbers(decay) for decay in job.decays], job.dtype)
             if job.elements <= WORTH_A_THREAD or threads() == 1:
                 run(*work)
             else:
                 share(run, cut(*work, WORTH_A_THREAD))
-        return tuple(job.results)
+        return job.results
 
     return step
 
@@ -141,7 +147,7 @@ def together(run: Run) -> Run:
 def sgd(step: Run) -> Run:
     @wraps(step)
     def sgd_step(p: Any, g: Any, *, lr: float, weight_decay: Any = 0.0, out: Any = None) -> tuple[Any, ...]:
-        return step((p, g), lambda decay: (lr, decay), weight_decay, out)  # type: ignore[no-any-return]
+        return step((p, g), lambda decay: (lr, decay), weight_decay, out)
 
     return sgd_step
 
@@ -151,7 +157,7 @@ def with_momentum(step: Run) -> Run:
     def momentum_step(
         p: Any, g: Any, m: Any, *, lr: float, momentum: float = 0.9, weight_decay: Any = 0.0, out: Any = None
     ) -> tuple[Any, ...]:
-        return step((p, g, m), lambda decay: (lr, momentum, decay), weight_decay, out)  # type: ignore[no-any-return]
+        return step((p, g, m), lambda decay: (lr, momentum, decay), weight_decay, out)
 
     return momentum_step
 
@@ -289,7 +295,7 @@ def nesterov_together(table, groups, numbers):
 def adagrad(step: Run) -> Run:
     @wraps(step)
     def adagrad_step(p: Any, g: Any, v: Any, *, lr: float, eps: float = 1e-10, weight_decay: Any = 0.0, out: Any = None) -> tuple[Any, ...]:
-        return step((p, g, v), lambda decay: (lr, eps, decay), weight_decay, out)  # type: ignore[no-any-return]
+        return step((p, g, v), lambda decay: (lr, eps, decay), weight_decay, out)
 
     return adagrad_step
 
@@ -299,7 +305,7 @@ def rmsprop(step: Run) -> Run:
     def rmsprop_step(
         p: Any, g: Any, v: Any, *, lr: float, alpha: float = 0.99, eps: float = 1e-8, weight_decay: Any = 0.0, out: Any = None
     ) -> tuple[Any, ...]:
-        return step((p, g, v), lambda decay: (lr, alpha, 1 - alpha, eps, decay), weight_decay, out)  # type: ignore[no-any-return]
+        return step((p, g, v), lambda decay: (lr, alpha, 1 - alpha, eps, decay), weight_decay, out)
 
     return rmsprop_step
 
@@ -410,7 +416,7 @@ def adam(step: Run) -> Run:
         weight_decay: Any = 0.0, out: Any = None,
     ) -> tuple[Any, ...]:  # fmt: skip
         same = moments(lr, t, beta1, beta2, eps)
-        return step((p, g, m, v), lambda decay: (*same, decay, 1.0), weight_decay, out)  # type: ignore[no-any-return]
+        return step((p, g, m, v), lambda decay: (*same, decay, 1.0), weight_decay, out)
 
     return adam_step
 
@@ -422,7 +428,7 @@ def adamw(step: Run) -> Run:
         weight_decay: Any = 0.01, out: Any = None,
     ) -> tuple[Any, ...]:  # fmt: skip
         same = moments(lr, t, beta1, beta2, eps)
-        return step((p, g, m, v), lambda decay: (*same, 0.0, 1 - lr * decay), weight_decay, out)  # type: ignore[no-any-return]
+        return step((p, g, m, v), lambda decay: (*same, 0.0, 1 - lr * decay), weight_decay, out)
 
     return adamw_step
 
