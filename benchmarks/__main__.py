@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: `op-cost`, `framework-ops FRAMEWORK`, `gradient-checkers`; anything else is `gnomon bench`. See benchmarks/README.md."""
+"""`python -m benchmarks`: `op-cost`, `framework-ops FRAMEWORK`, `gradient-checkers`; anything else is `gnomon bench`."""
 
 from __future__ import annotations
 

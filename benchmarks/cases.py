@@ -200,7 +200,7 @@ def narrow(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tupl
 
 def pruned(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """A matrix with zeros at random, in the form that the op wants, and a dense one."""
-    (m, k), (_, n) = case.shapes
+    (m, k), (_, _n) = case.shapes
     density, b = dict(case.about)["density"], rng.normal(size=case.shapes[1])
     if case.op == "matmul_2to4":
         kept = np.sort(np.argsort(rng.random((m, k // 4, 4)), axis=2)[:, :, :2], axis=2)

@@ -23,7 +23,6 @@ class Job:
     """Suites to be run.
 
     against  peers by name; None for those of each suite
-    yours    functions of the user's, as module:function
     all      race every rung, not only the one that serves
     quick    every third case
     """
@@ -32,7 +31,6 @@ class Job:
     plan: Plan
     book: Book
     against: Sequence[str] | None = None
-    yours: Sequence[str] = ()
     all: bool = False
     quick: bool = False
     only: str = ""
@@ -44,7 +42,9 @@ class Job:
         for suite in self.suites:
             there = [case for case in suite.cases if case.there and self.only in str(case)]
             for case in there[:: EVERY if self.quick else 1]:
-                impls = self._impls.setdefault(case, [*self.yours, *self.ours(case)])
+                impls = self._impls.setdefault(case, self.ours(case))
+                if ":" in suite.name and suite.name not in impls:  # the user's function
+                    impls.insert(0, suite.name)
                 impls += [peer for peer in (self.against if self.against is not None else suite.against) if peer not in impls]
         return list(self._impls)
 

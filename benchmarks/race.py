@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import IO, Any
 
-from benchmarks.clock import Times, times
+from benchmarks.clock import LONG_ENOUGH, Times, times
 
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "NPROC")  # the last one is XLA's
@@ -79,7 +79,7 @@ class Worker:
 
     def __init__(self, impl: str, environment: dict[str, str]):
         self.impl = impl
-        self.words: IO[bytes] = tempfile.TemporaryFile()
+        self.words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (it is closed when the process is stopped)
         command = [sys.executable, "-m", "benchmarks.side", impl]
         path = os.pathsep.join([str(ROOT), os.getcwd(), *filter(None, [environment.get("PYTHONPATH")])])
         self.process = subprocess.Popen(
@@ -167,8 +167,8 @@ def one_case(case: Any, impls: Sequence[str], plan: Plan, sides: Any, reference:
     Path(reference).unlink(missing_ok=True)
     racing = [impl for impl, r in found.items() if not r.missing and not r.wrong]
     seconds: dict[str, list[list[float]]] = {impl: [] for impl in racing}
-    left = plan.rounds
-    while left and racing:
+    turn, turns = 0, plan.rounds
+    while turn < turns and racing:
         for impl in list(racing):
             answer = sides.ask(impl, round=TIMINGS)
             if "missing" in answer:
@@ -176,12 +176,18 @@ def one_case(case: Any, impls: Sequence[str], plan: Plan, sides: Any, reference:
                 found[impl] = replace(found[impl], missing=answer["missing"])
             else:
                 seconds[impl].append(answer["seconds"])
-        if left == plan.rounds:
-            left = min(left, max(FEWEST, int(plan.limit / sum(map(cost, (s[0] for s in seconds.values() if s)), 1e-9))))
-        left -= 1
-    return [replace(r, rounds=tuple(map(median, seconds[i])), best=min(map(min, seconds[i]))) if i in racing else r for i, r in found.items()]
+        turn += 1
+        if turn == 1:
+            once = sum(cost(seconds[impl][0]) for impl in racing)
+            turns = min(turns, max(FEWEST, int(plan.limit / max(once, 1e-9))))
+    return [timed(r, seconds[impl]) if impl in racing else r for impl, r in found.items()]
+
+
+def timed(result: Result, rounds: Sequence[Sequence[float]]) -> Result:
+    """With the median of each round, and the best of all."""
+    return replace(result, rounds=tuple(median(taken) for taken in rounds), best=min(min(taken) for taken in rounds))
 
 
 def cost(timings: Sequence[float]) -> float:
-    """About how long a round took: its calls, or what it takes for a timing to be long enough."""
-    return sum(max(t, 0.02) for t in timings) + timings[0]
+    """About how long a round took: each timing is at least long enough, and a call goes before them if there are several."""
+    return sum(max(t, LONG_ENOUGH) for t in timings) + (timings[0] if len(timings) > 1 else 0.0)

@@ -139,7 +139,10 @@ class Change:
 
 
 def compare(old: Sequence[Record], new: Sequence[Record]) -> list[Change]:
-    """Ours in both runs, under the same conditions. Where NumPy ran in the case both times, its change is the machine's and is taken off."""
+    """Ours in both runs, under the same conditions.
+
+    Where NumPy ran in the case both times, its change is the machine's and is taken off.
+    """
     changes = []
     before = {(r["case"], r["impl"]): r for r in old if r["rounds_s"]}
     after = {(r["case"], r["impl"]): r for r in new if r["rounds_s"]}

@@ -1,7 +1,7 @@
-"""The limits of this machine, measured: products a second of the register tile, and bytes a second of each level of memory.
+"""The limits of this machine, measured: operations a second of the register tile, and bytes a second of each level of memory.
 
-A call that does f operations on b bytes takes at least max(f / peak, b / bandwidth) seconds: the roofline. Bytes are those of the arrays, each
-moved once, and the bandwidth is that of the level that holds them all, or of memory where the caches are emptied before each call.
+A call that does f operations on b bytes takes at least max(f / peak, b / bandwidth) seconds: the roofline. Bytes are those of the
+arrays, each moved once, and the bandwidth is that of the level that holds them all, or of memory where the caches are emptied.
 
 Each thread measures by its own processor time, with arrays of its own, while the others do the same; rates are added up.
 
@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-REPEATS = 7  # of which the best counts
+REPEATS = 15  # of which the best counts
 LONG_ENOUGH = 0.004
 MOST = 512 << 20  # bytes of all arrays that measure memory
-DEEP = 512  # of a strip of the tile: a block of the product, in the first and second level
+DEEP = 128  # of a strip of the tile: both factors stay in the first level
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def tile(dtype: Any) -> tuple[Callable[[int], Any], float]:
     from kernels.cpu.tile import ROWS
 
     size = np.dtype(dtype).itemsize
-    columns, rows = 2 * lanes(8 * size), 4 * ROWS
+    columns, rows = 2 * lanes(8 * size), 2 * ROWS
     a, b, c = np.ones((rows // ROWS, DEEP, ROWS), dtype), np.ones((DEEP, columns), dtype), np.zeros((rows, columns), dtype)
     run = compiled_tile()
     return lambda repeats: run(a, b, c, repeats), 2.0 * rows * columns * DEEP

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -61,7 +62,7 @@ def layers(batch: int, **about: Any) -> list[Case]:
     sizes = (784, 300, 100, 10)
     return [
         case
-        for k, n in zip(sizes, sizes[1:], strict=False)
+        for k, n in itertools.pairwise(sizes)
         for case in (
             product(batch, k, n, f"MLP, layer {k} to {n}", **about),
             product(batch, n, k, "its gradient in x", turned=(1,), **about),
@@ -136,10 +137,7 @@ LAYERS: list[tuple[Shape, Shape, str, Pairs]] = [  # one picture, weights
     ((32, 16, 16), (64, 32, 1, 1), "ResNet8, block 3, shortcut", (("stride", 2),)),
 ]
 CONV = [
-    case
-    for batch in (32, 128)
-    for x, w, text, params in LAYERS
-    for case in gradients((batch, *x), w, text, *params, first=x[0] in (1, 3))
+    case for batch in (32, 128) for x, w, text, params in LAYERS for case in gradients((batch, *x), w, text, *params, first=x[0] in (1, 3))
 ]
 MORE_CONV = [
     *gradients((32, 20, 12, 12), (50, 20, 5, 5), "LeNet-5 of Caffe, layer 2"),
@@ -229,8 +227,8 @@ KERNELS = [
     Suite("dense", "product, bias and activation in one", DENSE),
     Suite("bf16", "matmul in bfloat16, float32 sums", BF16, ("torch", "f32"), ("torch",), 0.8),
     Suite("int8", "matmul in int8, exact", INT8, ("onnxruntime", "torch", "f32"), ("onnxruntime", "torch"), 0.8),
-    Suite("conv", "conv2d and its gradients, batch 32 and 128", CONV, of=("torch",), target=1.5),
-    Suite("conv-more", "other convolutions", MORE_CONV),
+    Suite("conv", "conv2d and its gradients, batch 32 and 128", CONV, ("torch", "onnxruntime"), ("torch",), 1.5),
+    Suite("conv-more", "other convolutions", MORE_CONV, ("torch", "onnxruntime")),
     Suite("conv-int8", "conv2d in int8, exact", CONV_INT8, ("onnxruntime", "f32")),
     Suite("adam", "Adam, 100 K to 20 M parameters in one array", ADAM, of=("torch",), target=1.0),
     Suite("adam-small", "Adam, 1 K to 16 K parameters in one array", ADAM_SMALL, of=("torch",), target=5.0),

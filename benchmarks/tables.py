@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from benchmarks import interval
 from benchmarks.peers import OURS
 from benchmarks.records import Record, ours
 from benchmarks.suites import Suite
 
-HEAD = f"  {'':<26} {'median us':>10} {'best us':>10} {'spread':>6} {'GFLOP/s':>8} {'GB/s':>6} {'of limit':>8} {'first s':>8}   ours is faster by"
+COLUMNS = {"median us": 10, "best us": 10, "spread": 6, "GFLOP/s": 8, "GB/s": 6, "of limit": 8, "first s": 8}
+HEAD = f"  {'':<26} {' '.join(name.rjust(width) for name, width in COLUMNS.items())}   ours is faster by"
 
 
 def rows(records: Sequence[Record]) -> list[str]:
@@ -20,16 +20,28 @@ def rows(records: Sequence[Record]) -> list[str]:
     base = next((r for r in records if r["impl"] == OURS), next((r for r in records if ours(r["impl"])), None))
     for r in records:
         if r["missing"]:
-            lines.append(f"  {r['impl']:<26} {'WRONG: ' if r['missing'].startswith('wrong') else ''}{r['missing']}")
+            lines.append(f"  {called(r['impl']):<26} {'WRONG: ' if r['missing'].startswith('wrong') else ''}{r['missing']}")
             continue
         about = base["ratio_to"].get(r["impl"]) if base else None
-        share = f"{r['share_of_limit']:8.0%}" if r["share_of_limit"] else " " * 8
-        speed = " ".join(f"{r[key]:{width}}" if r[key] else " " * int(width.split(".")[0]) for key, width in (("gflops", "8.1f"), ("gbs", "6.1f")))
-        times = f"{r['median_s'] * 1e6:>10.1f} {r['best_s'] * 1e6:>10.1f} {r['spread']:>6.2f}"
-        lines.append(
-            f"  {r['impl']:<26} {times} {speed} {share} {r['first_s']:>8.2f}   {interval.Ratio(**about) if about else ''}".rstrip()
-        )
+        figures = [
+            f"{r['median_s'] * 1e6:.1f}", f"{r['best_s'] * 1e6:.1f}", f"{r['spread']:.2f}",
+            *(f"{r[k]:.1f}" if r[k] else "" for k in SPEEDS), share(r), f"{r['first_s']:.2f}" if r["first_s"] else "",
+        ]  # fmt: skip
+        text = " ".join(figure.rjust(width) for figure, width in zip(figures, COLUMNS.values(), strict=True))
+        lines.append(f"  {called(r['impl']):<26} {text}   {interval.Ratio(**about) if about else ''}".rstrip())
     return lines
+
+
+def called(name: str) -> str:
+    """A function in a file without the folder."""
+    return name.rpartition("/")[2] if ":" in name else name
+
+
+SPEEDS = ("gflops", "gbs")
+
+
+def share(r: Record) -> str:
+    return f"{r['share_of_limit']:.0%}" if r["share_of_limit"] else ""
 
 
 @dataclass(frozen=True)
@@ -50,11 +62,12 @@ class Row:
     def __str__(self) -> str:
         target = f"   target {self.target:g}: {'met' if self.mean.median >= self.target else 'missed'}" if self.target else ""
         ends = f"worst {self.worst[0]:.2f} ({self.worst[1]}), best {self.best[0]:.2f} ({self.best[1]})"
-        return f"{self.suite.name:<14} against {self.peer:<14} {str(self.mean):<22} over {self.cases} cases, {ends}{target}"
+        return f"{called(self.suite.name):<14} against {self.peer:<14} {self.mean!s:<22} over {self.cases} cases, {ends}{target}"
 
 
-def summary(suite: Suite, records: Iterable[Record], impl: str = OURS) -> list[Row]:
-    """The geometric mean over the cases of a suite, against each peer that ran in any of them."""
+def summary(suite: Suite, records: Iterable[Record]) -> list[Row]:
+    """The geometric mean over the cases of a suite, against each peer that ran in any; of the user's function, if it has its name."""
+    impl = suite.name if ":" in suite.name else OURS
     names = {str(case) for case in suite.cases}
     found: dict[str, dict[str, Record]] = {}
     for r in records:
@@ -63,7 +76,7 @@ def summary(suite: Suite, records: Iterable[Record], impl: str = OURS) -> list[R
     made = []
     for peer, theirs in found.items():
         both = [case for case in theirs if case in found.get(impl, {})]
-        if peer == impl or not both:
+        if peer == impl or ":" in peer or not both:
             continue
         ratios = sorted((found[impl][case]["ratio_to"][peer]["median"], case) for case in both if peer in found[impl][case]["ratio_to"])
         if ratios:
@@ -88,17 +101,16 @@ def markdown(suites: Iterable[Suite], records: Sequence[Record]) -> str:
 def table(suite: Suite, made: Sequence[Row], records: Sequence[Record]) -> list[str]:
     """One line a case: ours, and against each peer."""
     peers = [row.peer for row in made]
-    ops = {case.op for case in suite.cases}
-    lines = ["", f"#### {suite.name}: {suite.what}", "", f"| case | us | GFLOP/s | GB/s | of the limit | {' | '.join(f'x {peer}' for peer in peers)} |"]
-    lines.append("|---" * (5 + len(peers)) + "|")
+    head = ["case", "us", "GFLOP/s", "GB/s", "of the limit", *(f"x {peer}" for peer in peers)]
+    lines = ["", f"#### {suite.name}: {suite.what}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    found = {r["case"]: r for r in records if r["impl"] == OURS and r["rounds_s"]}
+    several = len({case.op for case in suite.cases}) > 1
     for case in dict.fromkeys(map(str, suite.cases)):
-        r = next((r for r in records if r["case"] == case and r["impl"] == OURS and r["rounds_s"]), None)
-        if r is None:
-            continue
-        ratios = [f"{r['ratio_to'][peer]['median']:.2f}" if peer in r["ratio_to"] else "" for peer in peers]
-        name = case if len(ops) > 1 else short(case)
-        figures = [f"{r['median_s'] * 1e6:,.1f}", number(r["gflops"]), number(r["gbs"]), f"{r['share_of_limit']:.0%}" if r["share_of_limit"] else ""]
-        lines.append(f"| {name} | {' | '.join([*figures, *ratios])} |")
+        if case in found:
+            r = found[case]
+            ratios = [f"{r['ratio_to'][peer]['median']:.2f}" if peer in r["ratio_to"] else "" for peer in peers]
+            cells = [case if several else short(case), f"{r['median_s'] * 1e6:,.1f}", *(number(r[k]) for k in SPEEDS), share(r), *ratios]
+            lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -112,13 +124,14 @@ def number(value: float | None) -> str:
 
 
 def conditions(records: Sequence[Record]) -> list[str]:
-    """On what, and how, as one sentence a kind of run."""
-    kinds: dict[Any, None] = {}
-    for r in records:
-        if r["rounds_s"]:
-            cache, clock = "cold" if r["cold"] else "warm", "wall clock" if r["clock"] == "wall" else "processor time"
-            kinds[f"{r['machine']}; tier {r['tier']}, {r['threads']} thread{'s'[: r['threads'] > 1]} on either side, {cache} caches, {clock}."] = None
-    return list(kinds)
+    """On what, and how, in one line a kind of run."""
+    return list(dict.fromkeys(told(r) for r in records if r["rounds_s"]))
+
+
+def told(r: Record) -> str:
+    cache, clock = "cold" if r["cold"] else "warm", "wall clock" if r["clock"] == "wall" else "processor time"
+    threads = f"{r['threads']} thread{'s'[: r['threads'] > 1]}"
+    return f"{r['machine']}; tier {r['tier']}, {threads} on either side, {cache} caches, {clock}."
 
 
 BEGIN, END = "<!-- kernels: begin -->", "<!-- kernels: end -->"

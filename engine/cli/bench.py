@@ -37,14 +37,21 @@ class Names(click.ParamType[Any]):
 @click.option("--threads", type=click.IntRange(1), help="On either side.  [default: all cores; 1 for --clock cpu]")
 @click.option("--rounds", default=15, show_default=True, type=click.IntRange(1), help="Turns that each implementation takes.")
 @click.option("--seconds", "limit", default=30.0, show_default=True, help="For the rounds of a case: fewer where calls take long, but 3.")
-@click.option("--clock", type=click.Choice(["wall", "cpu"]), default="wall", show_default=True, help="cpu: processor time, for busy machines.")
+@click.option(
+    "--clock", type=click.Choice(["wall", "cpu"]), default="wall", show_default=True, help="cpu: processor time, for busy machines."
+)
 @click.option("--cold-cache", "cold", is_flag=True, help="Empty the caches before each call.")
 @click.option("--fresh", is_flag=True, help="Compile everything anew, so that `first s` is the time of compiling.")
 @click.option("--quick", is_flag=True, help="Every third case, 5 rounds, 2 seconds a case.")
 @click.option("--small", is_flag=True, help="Every case at a small size, to try the harness itself.")
 @click.option("--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write records there, after each case.")
 @click.option("--resume", is_flag=True, help="Go on with the records in --json.")
-@click.option("--compare", "old", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Records of an older run: has ours become slower?")
+@click.option(
+    "--compare",
+    "old",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Records of an older run: has ours become slower?",
+)
 @click.option("--plot", "folder", type=click.Path(path_type=Path, file_okay=False), help="Draw a roofline and a sweep of sizes, as PNG.")
 @click.option("--update-readme", "update", is_flag=True, help="Write the tables into benchmarks/README.md.")
 @click.option("--list", "listing", is_flag=True, help="List suites and peers, and whether they are here.")
@@ -53,7 +60,7 @@ def command(
     rounds: int, limit: float, clock: str, cold: bool, fresh: bool, quick: bool, small: bool, file: Path | None, resume: bool,
     old: Path | None, folder: Path | None, update: bool, listing: bool,
 ) -> int:  # fmt: skip
-    """Time kernels next to other libraries. Each runs in a process of its own, with as many threads, and in turns; what is wrong is not timed.
+    """Time kernels next to other libraries: each in a process of its own, with as many threads, in turns. What is wrong is not timed.
 
     \b
     WHAT is any of                   (by default all the suites)
@@ -81,10 +88,10 @@ def command(
         if listing:
             click.echo(listed())
             return 0
-        chosen, yours = understood((*what, *extra), op)
+        chosen = understood((*what, *extra), op)
         plan = planned(threads, rounds, limit, clock, cold, fresh, small, quick)
         before = stored(old) if old else []
-        job = job_of(chosen, yours, plan, opened(file, resume, plan), peers_named(against), rungs, quick, only)
+        job = job_of(chosen, plan, opened(file, resume, plan), peers_named(against), rungs, quick, only)
         run(job, with_limits=not small)
         found = list(job.mine())
         if folder:
@@ -96,14 +103,14 @@ def command(
     return int(bool(wrong or changed))
 
 
-def understood(names: Sequence[str], op: str | None) -> tuple[list[Suite], list[str]]:
-    """The suites that are meant, and the names of the user's functions. Raises UsageError for what is neither."""
+def understood(names: Sequence[str], op: str | None) -> list[Suite]:
+    """The suites that are meant: of a function of the user's, one by its name. Raises UsageError for what is neither."""
     from benchmarks.suites import Suite, cases_of, suites
     from benchmarks.yours import cases_for
 
     known = suites()
     ops = list(dict.fromkeys(case.op for suite in known.values() for case in suite.cases))
-    chosen, functions = [], [name for given in names for name in functions_in(given)]
+    chosen = []
     for name in [n for n in names if not is_function(n)]:
         if name in known:
             chosen.append(known[name])
@@ -114,10 +121,10 @@ def understood(names: Sequence[str], op: str | None) -> tuple[list[Suite], list[
             raise unknown("suite or op", name, [*known, *ops], "`gnomon bench --list` lists the suites")
     if op and op not in ops:
         raise unknown("op with cases", op, ops)
-    for name in functions:
+    for name in [f for given in names for f in functions_in(given)]:
         f, meant = meant_by(name, op)
         chosen.append(Suite(name, f"your {meant}", cases_for(f, meant), ("numpy", "torch")))
-    return chosen or list(known.values()), functions
+    return chosen or list(known.values())
 
 
 def is_function(name: str) -> bool:
@@ -203,11 +210,11 @@ def opened(file: Path | None, resume: bool, plan: Plan) -> Book:
 
 
 def job_of(
-    suites: Sequence[Suite], yours: Sequence[str], plan: Plan, book: Book, against: Sequence[str] | None, rungs: str, quick: bool, only: str
+    suites: Sequence[Suite], plan: Plan, book: Book, against: Sequence[str] | None, rungs: str, quick: bool, only: str
 ) -> Job:  # fmt: skip
     from benchmarks.job import Job
 
-    job = Job(suites, plan, book, against=against, yours=yours, all=rungs == "all", quick=quick, only=only)
+    job = Job(suites, plan, book, against=against, all=rungs == "all", quick=quick, only=only)
     if not job.cases():
         told_why = f"no case is called *{only}*" if only else "none of these ops is here"
         raise Failure(f"there is nothing to race: {told_why}")
@@ -233,9 +240,8 @@ def run(job: Job, with_limits: bool) -> None:
         job.run(lambda found: bar.tell(rows(found)), roof)
     click.echo("")
     for suite in job.suites:
-        for name in (*job.yours, "gnomon"):
-            for row in summary(suite, job.mine(), name):
-                click.echo(f"{row}" if name == "gnomon" else f"{name}: {row}")
+        for row in summary(suite, job.mine()):
+            click.echo(str(row))
 
 
 def absent(job: Job) -> dict[str, str]:
@@ -286,7 +292,7 @@ def compared(before: Sequence[Record], found: Sequence[Record]) -> int:
     slower = [c for c in changes if c.regression]
     click.echo(f"\nagainst the older run, {len(changes)} cases in both (above 1: faster now)")
     for change in changes if len(changes) <= 10 else [*changes[:5], *changes[-5:]]:
-        click.echo(f"  {str(change.ratio):<22} {change.impl}  {change.case}{'   SLOWER' if change.regression else ''}")
+        click.echo(f"  {change.ratio!s:<22} {change.impl}  {change.case}{'   SLOWER' if change.regression else ''}")
     click.echo(f"  slower: {len(slower)}")
     return len(slower)
 
@@ -323,4 +329,6 @@ def listed() -> str:
         target = f"target {suite.target:g} against {', '.join(suite.of or suite.against)}" if suite.target else ""
         missing = "" if any(case.there for case in suite.cases) else "no such op yet"
         lines.append(f"  {suite.name:<18} {suite.what:<56} {len(suite.cases):>3} cases   {target or missing}".rstrip())
-    return "\n".join([*lines, "", "peers", *(f"  {name:<18} {about:<56} {find(name).available() or 'here'}" for name, about in PEERS.items())])
+    return "\n".join(
+        [*lines, "", "peers", *(f"  {name:<18} {about:<60} {find(name).available() or 'here'}" for name, about in PEERS.items())]
+    )
