@@ -20,10 +20,11 @@ import numpy as np
 from numba import config, njit, types
 from numpy import empty, ndarray  # the names cost time in a small product
 
+from kernels.cpu.arrays import result
 from kernels.cpu.cache import stamped
 from kernels.cpu.features import BITS, caches, tier
 from kernels.cpu.threads import share, threads
-from kernels.cpu.tile import BROAD, FEW, LESS_BROAD, ROWS, copy, dots, gather, tiles, transpose
+from kernels.cpu.tile import BROAD, FEW, LESS_BROAD, ROWS, add, copy, dots, gather, lines, tiles, transpose
 from kernels.cpu.vector import address, allocate, apart, fetch, release, size_of
 from kernels.registry import rung
 
@@ -32,11 +33,13 @@ HALVES = VECTOR == 64  # vectors half as wide are done faster than whole ones: t
 K = 512  # a sum is cut into blocks of so many products, on every machine alike: the bits depend on it
 BLOCK = caches()[2] // 2  # bytes of a in a block: half of the second-level cache
 PANELS = max(1 << 20, caches()[3] // 8)  # bytes of b in a block: the third-level cache belongs to other cores as well
+LINE = 1 << 14  # bytes of a row of c that stay in the first-level cache while rows of b pass
 DOTS = 4  # columns up to which vectors along k are better than vectors along n
 
 SMALL = 1 << 15  # bytes of a matrix of a stack that is brought near while the one before it is in work
-WORTH_COPYING = caches()[2] // 2  # bytes of a factor from which on it pays to copy it, if the other one has
-MANY = 240  # rows or columns: strips of b that lie far apart are fetched ahead (`tile.py`), which is as good for fewer
+TALL = 20 * ROWS  # rows of a strip of c: each lies in a page of its own, and a processor remembers where some hundred pages are
+WORTH_COPYING_A, WORTH_COPYING_B = caches()[2] // 3, caches()[2] // 10  # bytes of a factor from which on it pays to copy it, if
+MANY_COLUMNS, MANY_ROWS = 240, 120  # the other one has so many columns or rows
 WORTH_A_THREAD = 4_000_000  # flops in a piece: about 40 microseconds, the cost of handing it over
 
 
@@ -143,7 +146,7 @@ def multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b):
     lanes = VECTOR // size
     deep = min(K, k)
     broadest = min(n, PANELS // (K * size) // (2 * lanes) * (2 * lanes))
-    tallest = min(m, max(1, BLOCK // (K * size * ROWS)) * ROWS) if packs_a else m
+    tallest = min(m, max(1, BLOCK // (K * size * ROWS)) * ROWS if packs_a else TALL)
     bytes_b = (deep + lanes) * (broadest + 2 * lanes) * size if packs_b else 0
     bytes_a = (deep + lanes) * (tallest + ROWS + lanes) * size if packs_a else 0
     room = allocate(bytes_a + bytes_b + 64) if bytes_a + bytes_b > 0 else 0
@@ -185,6 +188,24 @@ def inner_columns(like, a, a_i, b, b_p, b_j, c, c_i, c_j, m, k, n):
 
 
 @njit(nogil=True)
+def one_row(like, a, a_p, b, b_p, c, k, n):
+    """c = a b for one row, where rows of b are contiguous. Sums are those of the tiles."""
+    apart()
+    size = size_of(like)
+    wide = LINE // size
+    room = allocate(LINE) if k > K else 0
+    for j in range(0, n, wide):
+        columns = min(wide, n - j)
+        for top in range(0, k, K):
+            to = c + j * size if top == 0 else room
+            lines(8, like, a + top * a_p, b + top * b_p + j * size, to, a_p, b_p, min(K, k - top), columns)
+            if top > 0:
+                add(like, room, c + j * size, columns)
+    if room:
+        release(room)
+
+
+@njit(nogil=True)
 def by_shape(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, whole, always):
     """c = a b; `whole`: rows and columns of all of c, of which this may be a part. `always`: both factors are copied in any case."""
     apart()
@@ -201,8 +222,10 @@ def by_shape(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, whole, always):
             return inner_columns(like, b, b_j, a, a_p, a_i, c, c_j, c_i, n, k, m)
     if n == 1 and m > 1 and a_i == size and c_i == size:  # a column of c lies like a row
         a, a_i, a_p, b, b_p, b_j, m, n = b, b_j, b_p, a, a_p, a_i, n, m
-    packs_a = always or (n > MANY and m * k * size > WORTH_COPYING)
-    packs_b = always or b_j != size or (m > MANY and n * k * size > WORTH_COPYING)
+    if m == 1 and b_j == size and k > 0 and n * size > 4 * VECTOR and not always:
+        return one_row(like, a, a_p, b, b_p, c, k, n)
+    packs_a = always or (n > MANY_COLUMNS and m * k * size > WORTH_COPYING_A)
+    packs_b = always or b_j != size or (m >= MANY_ROWS and n * k * size > WORTH_COPYING_B)
     return multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b)
 
 
@@ -264,58 +287,65 @@ of_matrices = Compiled(product, 2)
 of_stacks = Compiled(products, 3, RANGE, RANGE, RANGE)
 
 
-def in_pieces(a: Any, b: Any, always: bool, workers: int) -> np.ndarray:
+def in_pieces(a: Any, b: Any, always: bool, workers: int, out: ndarray | None = None) -> ndarray:
     """The product by so many threads."""
     a, b = np.asarray(a), np.asarray(b)
-    c, a, b, out = stacked(a, b)
+    c, a, b, whole = stacked(a, b, out)
     run = of_stacks[c.dtype.char]
-    share(run, [(a, b, out, always, *piece) for piece in cut(len(out), *a.shape[1:], b.shape[2], workers)])
+    share(run, [(a, b, whole, always, *piece) for piece in cut(len(whole), *a.shape[1:], b.shape[2], workers)])
     return c
 
 
-def stacked(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def stacked(a: ndarray, b: ndarray, out: ndarray | None) -> tuple[ndarray, ndarray, ndarray, ndarray]:
     """c; and a, b, c with one leading axis. A matrix that serves all of c is not copied: it has a step of 0 there."""
-    shape = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    c = np.empty((*shape, a.shape[-2], b.shape[-1]), a.dtype)
+    before, m, n = a.shape[:-2], a.shape[-2], b.shape[-1]
+    if len(before) == 1 and before == b.shape[:-2]:  # as they should be: NumPy's broadcasting takes longer than a few small products
+        c = result((*before, m, n), a.dtype, out, a, b)
+        return c, a, b, c
+    shape = np.broadcast_shapes(before, b.shape[:-2])
+    c = result((*shape, m, n), a.dtype, out, a, b)
     many = prod(shape)
 
-    def one(x: np.ndarray) -> np.ndarray:
+    def one(x: ndarray) -> ndarray:
         if prod(x.shape[:-2]) == 1:
             return np.broadcast_to(x.reshape(x.shape[-2:]), (many, *x.shape[-2:]))
         return np.broadcast_to(x, (*shape, *x.shape[-2:])).reshape(many, *x.shape[-2:])
 
-    return c, one(a), one(b), c.reshape(many, *c.shape[-2:])
+    return c, one(a), one(b), c.reshape(many, m, n)
 
 
 @rung("matmul", "cpu", step=6, idea="a tile of c stays in registers while strips of a and b, copied to where they are read in line, pass")
-def register_tile(a: Any, b: Any) -> np.ndarray:
-    return in_pieces(a, b, True, 1)
+def register_tile(a: Any, b: Any, *, out: ndarray | None = None) -> ndarray:
+    return in_pieces(a, b, True, 1, out)
 
 
 @rung("matmul", "cpu", step=7, idea="small and narrow factors are read where they lie; with few columns, inner products along k (reassoc)")
-def by_size(a: Any, b: Any) -> np.ndarray:
-    return in_pieces(a, b, False, 1)
+def by_size(a: Any, b: Any, *, out: ndarray | None = None) -> ndarray:
+    return in_pieces(a, b, False, 1, out)
 
 
 @rung("matmul", "cpu", step=8, serves=True, idea="give blocks of c to threads; a small product takes the shortest way there")
-def threaded(a: Any, b: Any) -> np.ndarray:
+def threaded(a: Any, b: Any, *, out: ndarray | None = None) -> ndarray:
     if type(a) is type(b) is ndarray and a.ndim == b.ndim == 2:
         (m, k), n = a.shape, b.shape[1]
         if m * k * n < WORTH_A_THREAD or threads() == 1:
             dtype = a.dtype
-            c = empty((m, n), dtype)
+            c = empty((m, n), dtype) if out is None else result((m, n), dtype, out, a, b)
             of_matrices[dtype.char](a, b, c, False)
             return c
-    return in_pieces(a, b, False, threads())
+    return in_pieces(a, b, False, threads(), out)
 
 
 def cut(many: int, m: int, k: int, n: int, workers: int) -> list[tuple[tuple[int, int], ...]]:
     """Ranges of matrices, rows and columns of c: a few pieces for each of the workers."""
     count = min(2 * workers, 2 * many * m * k * n // WORTH_A_THREAD) if workers > 1 else 1
+    if count <= 1:
+        return [((0, many), (0, m), (0, n))]
+    if count >= workers:
+        count -= count % workers  # as many for each
     size = [max(1, many), max(1, m), max(1, n)]
-    if count > 1:
-        axis = 0 if many >= count else 1 if m >= n else 2
-        step = (1, ROWS, 2 * VECTOR // 4)[axis]
-        size[axis] = ceil(size[axis] / count / step) * step
+    axis = 0 if many >= count else 1 if m >= n else 2
+    step = (1, ROWS, 2 * VECTOR // 4)[axis]
+    size[axis] = ceil(size[axis] / count / step) * step
     ranges = [[(i, min(whole, i + step)) for i in range(0, max(1, whole), step)] for whole, step in zip((many, m, n), size, strict=True)]
     return [(s, i, j) for s in ranges[0] for i in ranges[1] for j in ranges[2]]

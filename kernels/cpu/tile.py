@@ -22,6 +22,7 @@ FEW = 3  # rows for which a tile is broader instead: so few sums would wait for 
 BROAD, LESS_BROAD = (8, 4) if registers() >= 32 else (4, 2)
 LONG = 128  # p from which on it pays to fetch c ahead
 AHEAD = 2  # strips of b to fetch ahead: its rows may lie so far apart that the machine does not guess the next place
+NEAR_A, NEAR_B = 16, 8  # p to fetch ahead from the second-level cache: a strip of b is larger than the first, and a passes only once
 
 
 @intrinsic(prefer_literal=True)
@@ -60,6 +61,9 @@ class Strip:
         unsure = range(vecs // 2, vecs)  # which vectors may have lanes that are not there
         self.masks = {x: v.first(v.builder.sub(n, INT(x * v.lanes))) for x in unsure}
         self.full = v.builder.icmp_signed("==", n, INT(vecs * v.lanes))
+        packed = v.builder.icmp_signed("==", self.b_p, INT(vecs * v.bytes))  # then the next strip lies behind this one
+        self.ahead = v.builder.select(packed, v.builder.mul(self.k, self.b_p), INT(AHEAD * vecs * v.bytes))
+        self.near_a, self.near_b = v.builder.mul(self.a_p, INT(NEAR_A)), v.builder.mul(self.b_p, INT(NEAR_B))
         self.long = v.builder.icmp_signed(">=", self.k, INT(LONG))
 
     def downwards(self, m: Any) -> None:
@@ -81,9 +85,8 @@ class Strip:
 
         def product(_: Any, a: Any, b: Any, *sums: Any) -> list[Any]:
             left = [builder.add(a, step) for step in down]
-            ahead = v.plus(b, AHEAD * self.vecs * v.bytes)
-            for x in range(self.vecs if self.vecs <= 2 else 0):  # a broad tile has its hands full with loading
-                v.prefetch(v.plus(ahead, x * v.bytes), writing=False)
+            if self.vecs <= 2:  # a broad tile has its hands full with loading
+                self.fetch_ahead(a, b)
             return [builder.add(a, self.a_p), builder.add(b, self.b_p), *self.products(left, b, sums)]
 
         _, (_, _, *sums) = loop(builder, self.k, [a, self.b, *[v.zero] * (rows * self.vecs)], product)
@@ -94,6 +97,14 @@ class Strip:
                 self.write(sums, places, masked=True)
         after = self.a_tile if rows == self.rows else builder.mul(self.a_i, INT(rows))  # packed tiles are all as wide as a whole one
         return [builder.add(a, after), builder.add(c, builder.mul(self.c_i, INT(rows)))]
+
+    def fetch_ahead(self, a: Any, b: Any) -> None:
+        v = self.v
+        ahead, near = self.builder.add(b, self.ahead), self.builder.add(b, self.near_b)
+        for x in range(self.vecs):
+            v.prefetch(v.plus(ahead, x * v.bytes), writing=False)
+            v.prefetch(v.plus(near, x * v.bytes), level=1)
+        v.prefetch(self.builder.add(a, self.near_a), level=1)
 
     def products(self, left: list[Any], b: Any, sums: tuple[Any, ...]) -> list[Any]:
         """The sums, row by row, after one more p. Of a broad tile the numbers of a stay in registers, else the vectors of b."""
@@ -181,6 +192,68 @@ def inner(v: Vectors, rows: list[Any], b: Any, k: Any) -> list[Any]:
     done, (offset, *sums) = loop(builder, k, [INT(0), *[v.zero] * len(rows)], whole, step=v.lanes)
     mask = v.first(builder.sub(k, done))
     return [v.total(total) for total in along(offset, lambda place: v.load_some(place, mask), sums)]
+
+
+@intrinsic(prefer_literal=True)
+def lines(typing: Any, rows: Any, like: Any, a: Any, b: Any, c: Any, a_p: Any, b_p: Any, k: Any, n: Any) -> Any:
+    """One row, c[j] = sum over p = 0, 1, 2, ... of a[p] b[p, j], with whole rows of b read in line: memory is fastest so.
+
+    rows        a literal: so many of b are added at a time to a c in the first-level cache, then the rest one by one
+    a_p, b_p    bytes from one p to the next. k is 1 or more
+    """
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Vectors(builder, context.get_value_type(signature.args[1]))
+        _, _, a, b, c, a_p, b_p, k, n = values
+
+        def some(count: int, before: Any) -> Any:
+            def body(p: Any, a: Any, b: Any) -> list[Any]:
+                first = builder.icmp_signed("==", builder.add(before, p), INT(0))
+                mine = [v.broadcast(builder.add(a, builder.mul(a_p, INT(row)))) for row in range(count)]
+                places = [builder.add(b, builder.mul(b_p, INT(row))) for row in range(count)]
+
+                def total(offset: Any, load: Any) -> Any:
+                    value = builder.select(first, v.zero, load(builder.add(c, offset)))
+                    for number, place in zip(mine, places, strict=True):
+                        value = v.fused(number, load(builder.add(place, offset)), value)
+                    return value
+
+                def whole(_: Any, offset: Any) -> list[Any]:
+                    v.store(total(offset, v.load), builder.add(c, offset))
+                    return [v.plus(offset, v.bytes)]
+
+                done, (offset,) = loop(builder, n, [INT(0)], whole, step=v.lanes)
+                mask = v.first(builder.sub(n, done))
+                v.store_some(total(offset, lambda place: v.load_some(place, mask)), builder.add(c, offset), mask)
+                return [builder.add(step, builder.mul(by, INT(count))) for step, by in ((a, a_p), (b, b_p))]
+
+            return body
+
+        done, (a, b) = loop(builder, k, [a, b], some(rows.literal_value, INT(0)), step=rows.literal_value)
+        loop(builder, builder.sub(k, done), [a, b], some(1, done))
+        return context.get_dummy_value()
+
+    return types.void(rows, like, a, b, c, a_p, b_p, k, n), code
+
+
+@intrinsic
+def add(typing: Any, like: Any, source: Any, target: Any, n: Any) -> Any:
+    """target += source, both contiguous."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Vectors(builder, context.get_value_type(signature.args[0]))
+        _, source, target, n = values
+
+        def whole(_: Any, here: Any, there: Any) -> list[Any]:
+            v.store(builder.fadd(v.load(there), v.load(here)), there)
+            return [v.plus(here, v.bytes), v.plus(there, v.bytes)]
+
+        done, (here, there) = loop(builder, n, [source, target], whole, step=v.lanes)
+        mask = v.first(builder.sub(n, done))
+        v.store_some(builder.fadd(v.load_some(there, mask), v.load_some(here, mask)), there, mask)
+        return context.get_dummy_value()
+
+    return types.void(like, source, target, n), code
 
 
 @intrinsic

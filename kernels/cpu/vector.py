@@ -92,11 +92,11 @@ class Vectors:
         """Lanes of a and b, counted as if b stood behind a."""
         return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(places)), list(places)))
 
-    def prefetch(self, address: Any, *, writing: bool) -> None:
-        """Bring the line at an address near: if it will be written to, to the first-level cache, else to the second."""
+    def prefetch(self, address: Any, *, writing: bool = False, level: int = 2) -> None:
+        """Bring the line at an address near: to the cache of this level, or to the first one if it will be written to."""
         kinds = [BYTE.as_pointer(), *[ir.IntType(32)] * 3]
         run = cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0")
-        how = (1, 3, 1) if writing else (0, 2, 1)
+        how = (1, 3, 1) if writing else (0, 4 - level, 1)
         self.builder.call(run, [self.pointer(address, BYTE), *[ir.IntType(32)(number) for number in how]])
 
     def _spread(self, number: Any, kind: Any) -> Any:
