@@ -53,9 +53,25 @@ def scale(op, args, params, want):
     """What a rounding error is relative to. A step subtracts from p, so p itself counts."""
     if op.name.startswith("max_pool2d_with"):
         return [np.zeros(w.shape) for w in want]  # chosen, not computed
+    if op.name.startswith("normalise"):
+        return scale_of_norms(op, args, params)
     size = tupled(op.definition(*[np.abs(a) if a.dtype.kind == "f" else a for a in args], **params))
     p = np.abs(args[0]) if op.name.endswith("_step") else 0.0
     return [np.abs(s) + np.abs(w) + p for s, w in zip(size, want, strict=True)]
+
+
+def scale_of_norms(op, args, params):
+    """Where a mean is subtracted, absolute values cancel: the sizes of what is subtracted count."""
+    x, w = args[:2] if op.name == "normalise" else args[1:3]
+    mean, var = op.definition(*args, **params)[1:] if op.name == "normalise" else args[3:]
+    s = np.sqrt(var + params["eps"])
+    if op.name == "normalise":
+        x_hat = (np.abs(x) + np.abs(mean)) / s
+        means = [np.mean(np.abs(x) ** p, axis=params["axis"], keepdims=True) if x.size else mean for p in (1, 2)]
+        return [np.abs(w) * x_hat + np.abs(args[2]), *means]
+    gy, h = np.abs(args[0]), np.abs(args[0] * w)
+    minus, *sums = op.definition(gy, np.abs(x), np.abs(w), -np.abs(mean), var, **params)
+    return [2 * h / s - minus, *sums]
 
 
 def agrees(rung, dtype, args, params):
@@ -145,6 +161,37 @@ def stepping(what, size):
     return draw
 
 
+def biased(what, shape, **params):
+    def draw(rng):
+        full = {**OPS[what].defaults, **params}
+        x, b = rng.normal(size=shape), rng.normal(size=shape[full["axis"]])
+        return ([x, b] if what == "bias_activation" else [rng.normal(size=shape), OPS["bias_activation"](x, b, **full)]), full
+
+    return draw
+
+
+def classified(what, *shape):
+    def draw(rng):
+        z, t = 5 * rng.normal(size=shape), rng.multinomial(3, [1 / shape[-1]] * shape[-1], size=shape[:-1]) / 3
+        if what == "cross_entropy":
+            return [z, t], {}
+        return [OPS["cross_entropy"](z, t)[1], t, rng.normal(size=shape[:-1])], {}
+
+    return draw
+
+
+def normalised(what, shape, axis, small):
+    def draw(rng):
+        x, w, b = 3 + 2 * rng.normal(size=shape), rng.normal(size=small), rng.normal(size=small)
+        params = {"axis": axis, "eps": 1e-5}
+        if what == "normalise":
+            return [x, w, b], params
+        _, mean, var = OPS["normalise"](x, w, b, **params)
+        return [rng.normal(size=shape), x, w, mean, var], {**params, "b_shape": small}
+
+    return draw
+
+
 LARGE = {
     "matmul": [
         matrices(67, 263, 541),  # over every edge: of tiles, of blocks, of what is worth packing
@@ -179,6 +226,28 @@ LARGE = {
             pooling(op, (3, 40, 31, 30), kernel_size=3, stride=2, padding=1),
         ]
         for op in ("max_pool2d_with_indices", "max_pool2d_input_grad", "avg_pool2d", "avg_pool2d_input_grad")
+    },
+    **{
+        op: [
+            biased(op, (37, 7, 29, 28), activation="relu"),
+            biased(op, (3, 5, 9000), activation="tanh"),
+            biased(op, (700, 130), axis=-1, activation="sigmoid"),
+            biased(op, (130, 600), axis=0),
+        ]
+        for op in ("bias_activation", "bias_activation_grad")
+    },
+    **{op: [classified(op, 300, 10), classified(op, 7, 5, 1003), classified(op, 3000, 37)] for op in ("cross_entropy", "cross_entropy_grad")},
+    **{
+        op: [
+            normalised(op, (700, 131), -1, (131,)),  # layer norm
+            normalised(op, (9, 5, 4, 700), (-2, -1), (4, 700)),
+            normalised(op, (40, 7, 29, 28), (0, 2, 3), (7, 1, 1)),  # batch norm
+            normalised(op, (90, 33), 0, (33,)),
+            normalised(op, (4, 60, 5, 7), (1, 3), (5, 1)),  # others
+            normalised(op, (4, 60, 5, 7), (0, 2), ()),
+            normalised(op, (30, 40, 50), None, (1, 40, 1)),
+        ]
+        for op in ("normalise", "normalise_grad")
     },
     **{op: [stepping(op, (3 * (1 << 16) + 5,)), stepping(op, (7, 11, 13))] for op in OPS if op.endswith("_step")},
 }
