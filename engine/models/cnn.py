@@ -67,7 +67,7 @@ def predict_caffe(params: Mapping[str, Any], x: Any) -> Any:
     """The logits of the classes for each picture."""
     h = ops.max_pool2d(_conv(params, "conv1", x), kernel_size=2)
     h = ops.max_pool2d(_conv(params, "conv2", h), kernel_size=2)
-    h = ops.relu(_dense(params, "dense1", as_rows(h)))
+    h = _dense(params, "dense1", as_rows(h), activation="relu")
     return _dense(params, "dense2", h)
 
 
@@ -81,8 +81,8 @@ def _conv(params: Mapping[str, Any], name: str, x: Any, *, padding: int = 0) -> 
     return ops.conv2d(x, params[f"{name}/w"], padding=padding) + ops.reshape(b, shape=(b.shape[0], 1, 1))
 
 
-def _dense(params: Mapping[str, Any], name: str, x: Any) -> Any:
-    return ops.matmul(x, params[f"{name}/w"]) + params[f"{name}/b"]
+def _dense(params: Mapping[str, Any], name: str, x: Any, *, activation: str = "identity") -> Any:
+    return ops.dense(x, params[f"{name}/w"], params[f"{name}/b"], activation=activation)
 
 
 def _drawn(seed: int, shapes: Mapping[str, Shape], draw: Initialiser, dtype: Any) -> Params:

@@ -19,16 +19,28 @@ from engine.shapes import Shape, ShapeError
 from engine.traced import primal
 
 
-def dense(n: int, *, bias: bool = True, init: Initialiser = glorot_uniform, name: str | None = None) -> Layer:
-    r"""$y = x w + b$ along the last axis: n outputs. Arrays w (inputs, n), b (n)."""
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"relu": ops.relu, "tanh": ops.tanh, "sigmoid": ops.sigmoid}
+
+
+def dense(
+    n: int, *, bias: bool = True, activation: str | None = None, init: Initialiser = glorot_uniform, name: str | None = None
+) -> Layer:
+    r"""$y = \mathrm{act}(x w + b)$ along the last axis: n outputs. Arrays w (inputs, n), b (n).
+
+    activation   "relu", "tanh" or "sigmoid": what the layer of that name does, in one go with the product; None for none
+    """
+    if activation is not None and activation not in ACTIVATIONS:
+        raise ValueError(f"dense: activation is None or one of {', '.join(ACTIVATIONS)}, not {activation!r}")
 
     def make(rng: np.random.Generator, shape: Shape, dtype: Any) -> Arrays:
         w = {"w": init(rng, (shape[-1], n), dtype)}
         return {**w, "b": np.zeros(n, dtype)} if bias else w
 
     def apply(params: Mapping[str, Any], x: Any) -> Any:
+        if bias:
+            return ops.dense(x, params["w"], params["b"], activation=activation or "identity")
         y = ops.matmul(x, params["w"])
-        return y + params["b"] if bias else y
+        return ACTIVATIONS[activation](y) if activation else y
 
     def out(shape: Shape) -> Shape:
         if not shape:

@@ -12,7 +12,7 @@ import numpy as np
 
 from engine.domain import Pick
 from engine.op import op
-from engine.ops.bias import Activation, bias_activation, bias_activation_grad
+from engine.ops.bias import FORWARD, Activation, bias_activation, bias_activation_grad
 from engine.ops.layout import broadcast_to, matrix_transpose, reshape, sum_to
 from engine.ops.linear import matmul, matrices
 
@@ -28,7 +28,7 @@ def dense(x, w, b, *, activation: Activation = "identity"):
     activation   "identity", "relu", "tanh" or "sigmoid"
     Raises ShapeError where shapes clash, ValueError for another activation.
     """
-    return bias_activation.definition(x @ w, b, axis=-1, activation=activation)
+    return FORWARD[activation](x @ w + b)
 
 
 @dense.shape
