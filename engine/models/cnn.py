@@ -25,6 +25,7 @@ import numpy as np
 from engine import ops
 from engine.initialise import Initialiser, glorot_uniform, lecun_uniform
 from engine.models.inputs import as_rows
+from engine.ops.bias import Activation
 from engine.shapes import Shape, ShapeError
 
 Params = dict[str, np.ndarray]
@@ -41,16 +42,16 @@ def init_classic(seed: int, shape: Shape = PICTURE, classes: int = 10, *, dtype:
     return _drawn(seed, shapes, glorot_uniform, dtype)
 
 
-def predict_classic(params: Mapping[str, Any], x: Any, *, activation: Function = ops.relu, pool: Function = ops.max_pool2d) -> Any:
-    """The logits of the classes for each picture. The paper's: `activation=ops.tanh, pool=ops.avg_pool2d`."""
-    h = pool(activation(_conv(params, "conv1", x, padding=2)), kernel_size=2)
-    h = pool(activation(_conv(params, "conv2", h)), kernel_size=2)
-    h = activation(_dense(params, "dense1", as_rows(h)))
-    h = activation(_dense(params, "dense2", h))
+def predict_classic(params: Mapping[str, Any], x: Any, *, activation: Activation = "relu", pool: Function = ops.max_pool2d) -> Any:
+    """The logits of the classes for each picture. The paper's: `activation="tanh", pool=ops.avg_pool2d`."""
+    h = pool(_conv(params, "conv1", x, activation, padding=2), kernel_size=2)
+    h = pool(_conv(params, "conv2", h, activation), kernel_size=2)
+    h = _dense(params, "dense1", as_rows(h), activation)
+    h = _dense(params, "dense2", h, activation)
     return _dense(params, "dense3", h)
 
 
-def loss_classic(params: Mapping[str, Any], x: Any, t: Any, *, activation: Function = ops.relu, pool: Function = ops.max_pool2d) -> Any:
+def loss_classic(params: Mapping[str, Any], x: Any, t: Any, *, activation: Activation = "relu", pool: Function = ops.max_pool2d) -> Any:
     r"""$L = -\frac{1}{n} \sum_i \ln p_{i, t_i}, \quad p = \mathrm{softmax}(z)$"""
     return ops.cross_entropy(predict_classic(params, x, activation=activation, pool=pool), t)
 
@@ -67,7 +68,7 @@ def predict_caffe(params: Mapping[str, Any], x: Any) -> Any:
     """The logits of the classes for each picture."""
     h = ops.max_pool2d(_conv(params, "conv1", x), kernel_size=2)
     h = ops.max_pool2d(_conv(params, "conv2", h), kernel_size=2)
-    h = _dense(params, "dense1", as_rows(h), activation="relu")
+    h = _dense(params, "dense1", as_rows(h), "relu")
     return _dense(params, "dense2", h)
 
 
@@ -76,12 +77,11 @@ def loss_caffe(params: Mapping[str, Any], x: Any, t: Any) -> Any:
     return ops.cross_entropy(predict_caffe(params, x), t)
 
 
-def _conv(params: Mapping[str, Any], name: str, x: Any, *, padding: int = 0) -> Any:
-    b = params[f"{name}/b"]
-    return ops.conv2d(x, params[f"{name}/w"], padding=padding) + ops.reshape(b, shape=(b.shape[0], 1, 1))
+def _conv(params: Mapping[str, Any], name: str, x: Any, activation: Activation = "identity", *, padding: int = 0) -> Any:
+    return ops.bias_activation(ops.conv2d(x, params[f"{name}/w"], padding=padding), params[f"{name}/b"], activation=activation)
 
 
-def _dense(params: Mapping[str, Any], name: str, x: Any, *, activation: str = "identity") -> Any:
+def _dense(params: Mapping[str, Any], name: str, x: Any, activation: Activation = "identity") -> Any:
     return ops.dense(x, params[f"{name}/w"], params[f"{name}/b"], activation=activation)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from engine import ops
 from engine.initialise import Initialiser, glorot_uniform, normal
 from engine.nets.layer import Arrays, Layer, function, layer, nothing, same_shape
+from engine.ops.bias import Activation
 from engine.ops.windows import Pair, pair, window_grid
 from engine.shapes import Shape, ShapeError
 from engine.traced import primal
@@ -59,15 +60,17 @@ def conv(
     dilation: int | Pair = 1,
     groups: int = 1,
     bias: bool = True,
+    activation: Activation = "identity",
     init: Initialiser = glorot_uniform,
     name: str | None = None,
 ) -> Layer:
-    r"""$y = x * w + b$: 2-D convolution to so many channels. Arrays w (channels, inputs / groups, rows, columns), b (channels).
+    r"""$y = \mathrm{act}(x * w + b)$: 2-D convolution to so many channels. Arrays w (channels, inputs / groups, rows, columns), b (channels).
 
     padding    an int, (rows, columns), ((top, bottom), (left, right)), "valid" for none, or "same", with which a picture
                keeps its size, divided by the stride and rounded up; where that takes an odd number of pixels, the last
                one goes to the bottom and to the right
     groups     the input's channel count for a depthwise convolution
+    activation "identity", "relu", "tanh" or "sigmoid": in one pass with the bias
     """
     window = pair(kernel, "kernel", 1)
 
@@ -80,7 +83,9 @@ def conv(
 
     def apply(params: Mapping[str, Any], x: Any) -> Any:
         y = ops.conv2d(x, params["w"], stride=stride, padding=around(x.shape[2:]), dilation=dilation, groups=groups)
-        return y + ops.reshape(params["b"], shape=(channels, 1, 1)) if bias else y
+        if bias:
+            return ops.bias_activation(y, params["b"], activation=activation)
+        return y if activation == "identity" else getattr(ops, activation)(y)
 
     def out(shape: Shape) -> Shape:
         as_picture(shape, "conv")

@@ -45,7 +45,7 @@ def bias_activation(x, b, *, axis: int = 1, activation: Activation = "identity")
     activation   "identity", "relu", "tanh" or "sigmoid"
     Raises ShapeError for a b of another size, ValueError for another activation.
     """
-    return FORWARD[activation](x + _along(b, x, axis))
+    return FORWARD[activation](x + np.reshape(b, _beside(x.shape, axis)))
 
 
 @bias_activation.shape
@@ -84,7 +84,7 @@ def bias_activation_grad(gy, h, *, axis: int = 1, activation: Activation = "iden
     gy, h   of one shape; h is what bias_activation returned, y in the formula
     Returns gx and gb (h.shape[axis],).
     """
-    gx = np.array(_scaled(gy, h, activation))
+    gx = np.array(_scaled(gy, h, activation, np.where))
     return gx, np.sum(gx, axis=_others(h.shape, axis))
 
 
@@ -113,10 +113,10 @@ def _(d, gy, h, *, axis, activation):
     return turned, sum_over(turned, axis=_others(h.shape, axis))
 
 
-def _scaled(g, y, activation):
+def _scaled(g, y, activation, choose=where):
     """g times the slope of the activation where its value is y."""
     if activation == "relu":
-        return where(y > 0, g, 0)
+        return choose(y > 0, g, 0)
     if activation == "tanh":
         return g * (1 - y * y)
     return g * (y * (1 - y)) if activation == "sigmoid" else g
@@ -131,8 +131,12 @@ def _bent(g, y, activation):
 
 def _along(b: Any, x: Any, axis: int) -> Any:
     """b in the shape that broadcasts along an axis of x."""
-    place = _place(x.shape, axis)
-    return reshape(b, shape=(b.shape[0], *[1] * (len(x.shape) - place - 1)))
+    return reshape(b, shape=_beside(x.shape, axis))
+
+
+def _beside(shape: Shape, axis: int) -> Shape:
+    place = _place(shape, axis)
+    return (shape[place], *[1] * (len(shape) - place - 1))
 
 
 def _place(shape: Shape, axis: int) -> int:
