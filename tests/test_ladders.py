@@ -55,6 +55,8 @@ def scale(op, args, params, want):
         return [np.zeros(w.shape) for w in want]  # chosen, not computed
     if op.name.startswith("normalise"):
         return scale_of_norms(op, args, params)
+    if op.name == "dense":  # a squashed sum has the error of the sum
+        params = {**params, "activation": "identity"}
     size = tupled(op.definition(*[np.abs(a) if a.dtype.kind == "f" else a for a in args], **params))
     p = np.abs(args[0]) if op.name.endswith("_step") else 0.0
     return [np.abs(s) + np.abs(w) + p for s, w in zip(size, want, strict=True)]

@@ -20,18 +20,13 @@ from engine.shapes import Shape, ShapeError
 from engine.traced import primal
 
 
-ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"relu": ops.relu, "tanh": ops.tanh, "sigmoid": ops.sigmoid}
-
-
 def dense(
-    n: int, *, bias: bool = True, activation: str | None = None, init: Initialiser = glorot_uniform, name: str | None = None
+    n: int, *, bias: bool = True, activation: Activation = "identity", init: Initialiser = glorot_uniform, name: str | None = None
 ) -> Layer:
     r"""$y = \mathrm{act}(x w + b)$ along the last axis: n outputs. Arrays w (inputs, n), b (n).
 
-    activation   "relu", "tanh" or "sigmoid": what the layer of that name does, in one go with the product; None for none
+    activation "identity", "relu", "tanh" or "sigmoid": in one go with the product
     """
-    if activation is not None and activation not in ACTIVATIONS:
-        raise ValueError(f"dense: activation is None or one of {', '.join(ACTIVATIONS)}, not {activation!r}")
 
     def make(rng: np.random.Generator, shape: Shape, dtype: Any) -> Arrays:
         w = {"w": init(rng, (shape[-1], n), dtype)}
@@ -39,9 +34,9 @@ def dense(
 
     def apply(params: Mapping[str, Any], x: Any) -> Any:
         if bias:
-            return ops.dense(x, params["w"], params["b"], activation=activation or "identity")
+            return ops.dense(x, params["w"], params["b"], activation=activation)
         y = ops.matmul(x, params["w"])
-        return ACTIVATIONS[activation](y) if activation else y
+        return y if activation == "identity" else getattr(ops, activation)(y)
 
     def out(shape: Shape) -> Shape:
         if not shape:
