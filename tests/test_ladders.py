@@ -55,6 +55,8 @@ def scale(op, args, params, want):
         return [np.zeros(w.shape) for w in want]  # chosen, not computed
     if op.name.startswith("normalise"):
         return scale_of_norms(op, args, params)
+    if op.name == "dense":  # a squashed sum has the error of the sum
+        params = {**params, "activation": "identity"}
     size = tupled(op.definition(*[np.abs(a) if a.dtype.kind == "f" else a for a in args], **params))
     p = np.abs(args[0]) if op.name.endswith("_step") else 0.0
     return [np.abs(s) + np.abs(w) + p for s, w in zip(size, want, strict=True)]
@@ -121,6 +123,13 @@ def has_the_signature_of_its_op(rung):
 
 def matrices(m, k, n, left=(), right=()):
     return lambda rng: ([rng.normal(size=(*left, m, k)), rng.normal(size=(*right, k, n))], {})
+
+
+def a_layer(m, k, n, activation):
+    def draw(rng):
+        return [rng.normal(size=m + (k,)), rng.normal(size=(k, n)), rng.normal(size=n)], {"activation": activation}
+
+    return draw
 
 
 def convolution(what, x, w, **geometry):
@@ -208,6 +217,17 @@ LARGE = {
         matrices(70, 200, 3),  # narrow
         matrices(2, 3, 200, left=(3, 1), right=(4,)),
         matrices(65, 66, 74),  # a few columns are left over
+    ],
+    "dense": [
+        a_layer((67,), 263, 541, "relu"),
+        a_layer((130,), 1100, 70, "relu"),  # longer than two blocks of sums
+        a_layer((5, 40), 257, 110, "tanh"),
+        a_layer((300,), 200, 500, "sigmoid"),
+        a_layer((1,), 700, 300, "relu"),
+        a_layer((), 40, 70, "sigmoid"),
+        a_layer((70,), 200, 3, "relu"),  # narrow
+        a_layer((60,), 300, 1, "identity"),
+        a_layer((7,), 0, 20, "relu"),
     ],
     **{
         op: [
@@ -631,6 +651,20 @@ def test_no_copy_no_layout_and_no_tile_changes_a_bit_of_a_product(m, k, n, dtype
         assert products()["by_size"](a[1:-1], b[:, 3:-1]).tobytes() == want[1:-1, 3:-1].tobytes()
 
 
+@pytest.mark.parametrize("m, k, n", [(67, 600, 41), (30, 70, 150), (1, 600, 90), (40, 90, 2), (50, 70, 1)])
+@pytest.mark.parametrize("layout", ["C", "F", "stepped"])
+def test_a_layer_has_the_bits_of_its_three_ops_and_leaves_nan_and_infinity_where_they_were(m, k, n, layout):
+    rng = np.random.default_rng(0)
+    x, w, b = [rng.normal(size=size).astype("f4") for size in ((m, k), (k, n), (n,))]
+    x[m // 2, 1], w[0, n // 2] = np.inf, np.nan
+    x, w = laid_out(x, layout), laid_out(w, layout)
+    with np.errstate(invalid="ignore"):
+        want = products()["by_size"](x, w) + b
+        for rung in kernels.ladder("dense", "cpu")[1:]:
+            for activation, last in (("identity", want), ("relu", np.maximum(want, 0))):
+                np.testing.assert_array_equal(rung.run(x, w, b, activation=activation), last)  # nan equals nan here
+
+
 @pytest.mark.parametrize("m, k, n", [(5, 3, 7), (14, 20, 33), (1, 40, 150), (3, 40, 1), (40, 70, 2), (30, 600, 18)])
 @pytest.mark.parametrize("layout", ["C", "F", "stepped"])
 def test_what_is_not_finite_stays_in_its_row_and_column(m, k, n, layout):
@@ -692,6 +726,9 @@ def test_each_tier_that_this_machine_has_multiplies_right(tier):
                 for y in (b, np.asfortranarray(b), b[::-1]):
                     error = np.abs(product(x, y) - x.astype("f8") @ y.astype("f8"))
                     assert np.all(error <= 1e-5 * (np.abs(x).astype("f8") @ np.abs(y).astype("f8"))), (m, k, n)
+        x, w, b = [rng.normal(size=size).astype("f4") for size in ((37, 600), (600, 43), (43,))]
+        y = kernels.serving("dense", "cpu")(x, w, b, activation="relu")
+        assert np.array_equal(y, np.maximum(product(x, w) + b, 0))
         print(features.tier(), features.lanes(32))
         """,
         GNOMON_CPU=tier,

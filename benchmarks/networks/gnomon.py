@@ -29,7 +29,7 @@ def predict_cnn(params: Mapping[str, Any], x: Any) -> Any:
         x = ops.max_pool2d(ops.conv2d(x, params[f"{name}/w"], padding=1), kernel_size=2)
         x = ops.bias_activation(x, params[f"{name}/b"], activation="relu")
     x = ops.bias_activation(ops.conv2d(x, params["conv3/w"], padding=1), params["conv3/b"], activation="relu")
-    return ops.bias_activation(ops.matmul(as_rows(x), params["dense1/w"]), params["dense1/b"], axis=-1)
+    return ops.dense(as_rows(x), params["dense1/w"], params["dense1/b"])
 
 
 PREDICT: dict[str, Any] = {"mlp": mlp.predict, "lenet": cnn.predict_classic, "cnn": predict_cnn}

@@ -86,7 +86,7 @@ def _pooled(params: Mapping[str, Any], name: str, x: Any, pool: Function, activa
 
 
 def _dense(params: Mapping[str, Any], name: str, x: Any, activation: Activation = "identity") -> Any:
-    return ops.bias_activation(ops.matmul(x, params[f"{name}/w"]), params[f"{name}/b"], axis=-1, activation=activation)
+    return ops.dense(x, params[f"{name}/w"], params[f"{name}/b"], activation=activation)
 
 
 def _drawn(seed: int, shapes: Mapping[str, Shape], draw: Initialiser, dtype: Any) -> Params:

@@ -21,7 +21,6 @@ import numpy as np
 from engine import ops
 from engine.initialise import he_normal
 from engine.models.inputs import as_rows
-from engine.ops.bias import Activation
 
 Params = dict[str, np.ndarray]
 
@@ -44,10 +43,9 @@ def predict(params: Mapping[str, Any], x: Any) -> Any:
     """The logits of the classes for each row of x."""
     layers = len(params) // 2
     h = as_rows(x)
-    for i in range(1, layers + 1):
-        activation: Activation = "relu" if i < layers else "identity"
-        h = ops.bias_activation(ops.matmul(h, params[f"w{i}"]), params[f"b{i}"], axis=-1, activation=activation)
-    return h
+    for i in range(1, layers):
+        h = ops.dense(h, params[f"w{i}"], params[f"b{i}"], activation="relu")
+    return ops.dense(h, params[f"w{layers}"], params[f"b{layers}"])
 
 
 def loss(params: Mapping[str, Any], x: Any, t: Any) -> Any:

@@ -25,7 +25,7 @@ def dense(
 ) -> Layer:
     r"""$y = \mathrm{act}(x w + b)$ along the last axis: n outputs. Arrays w (inputs, n), b (n).
 
-    activation   "identity", "relu", "tanh" or "sigmoid": in one pass with the bias, where a layer of that name is another pass
+    activation "identity", "relu", "tanh" or "sigmoid": in one go with the product
     """
 
     def make(rng: np.random.Generator, shape: Shape, dtype: Any) -> Arrays:
@@ -33,7 +33,10 @@ def dense(
         return {**w, "b": np.zeros(n, dtype)} if bias else w
 
     def apply(params: Mapping[str, Any], x: Any) -> Any:
-        return _ended(ops.matmul(x, params["w"]), params.get("b"), -1, activation)
+        if bias:
+            return ops.dense(x, params["w"], params["b"], activation=activation)
+        y = ops.matmul(x, params["w"])
+        return y if activation == "identity" else getattr(ops, activation)(y)
 
     def out(shape: Shape) -> Shape:
         if not shape:
@@ -62,7 +65,7 @@ def conv(
                keeps its size, divided by the stride and rounded up; where that takes an odd number of pixels, the last
                one goes to the bottom and to the right
     groups     the input's channel count for a depthwise convolution
-    activation as in `dense`
+    activation "identity", "relu", "tanh" or "sigmoid": in one pass with the bias
     """
     window = pair(kernel, "kernel", 1)
 
@@ -75,7 +78,9 @@ def conv(
 
     def apply(params: Mapping[str, Any], x: Any) -> Any:
         y = ops.conv2d(x, params["w"], stride=stride, padding=around(x.shape[2:]), dilation=dilation, groups=groups)
-        return _ended(y, params.get("b"), 1, activation)
+        if bias:
+            return ops.bias_activation(y, params["b"], activation=activation)
+        return y if activation == "identity" else getattr(ops, activation)(y)
 
     def out(shape: Shape) -> Shape:
         as_picture(shape, "conv")
@@ -84,13 +89,6 @@ def conv(
         return (channels, *window_grid((shape[1], shape[2]), window, stride, around(shape[1:]), dilation))
 
     return layer("conv", make, apply, shape=out, name=name)
-
-
-def _ended(y: Any, b: Any, axis: int, activation: Activation) -> Any:
-    """act(y + b), or act(y) where there is no bias."""
-    if b is not None:
-        return ops.bias_activation(y, b, axis=axis, activation=activation)
-    return y if activation == "identity" else getattr(ops, activation)(y)
 
 
 def same_padding(size: Any, kernel: Pair, stride: int | Pair, dilation: int | Pair) -> tuple[Pair, Pair]:

@@ -5,6 +5,7 @@ from engine.ops.bias import *  # noqa: F403
 from engine.ops.bits import *  # noqa: F403
 from engine.ops.conv import *  # noqa: F403
 from engine.ops.cumulative import *  # noqa: F403
+from engine.ops.dense import *  # noqa: F403
 from engine.ops.einsum import *  # noqa: F403
 from engine.ops.elementwise import *  # noqa: F403
 from engine.ops.factor import *  # noqa: F403

@@ -19,6 +19,8 @@ import numpy as np
 from engine.domain import Pick
 from engine.op import op
 from engine.ops import activations
+from engine.ops.elementwise import where
+from engine.ops.layout import reshape
 from engine.ops.reduce import sum as sum_over
 from engine.shapes import Shape, ShapeError
 
@@ -43,7 +45,7 @@ def bias_activation(x, b, *, axis: int = 1, activation: Activation = "identity")
     activation   "identity", "relu", "tanh" or "sigmoid"
     Raises ShapeError for a b of another size, ValueError for another activation.
     """
-    return FORWARD[activation](x + _along(b, x, axis))
+    return FORWARD[activation](x + np.reshape(b, _beside(x.shape, axis)))
 
 
 @bias_activation.shape
@@ -82,7 +84,7 @@ def bias_activation_grad(gy, h, *, axis: int = 1, activation: Activation = "iden
     gy, h   of one shape; h is what bias_activation returned, y in the formula
     Returns gx and gb (h.shape[axis],).
     """
-    gx = np.array(_scaled(gy, h, activation))
+    gx = np.array(_scaled(gy, h, activation, np.where))
     return gx, np.sum(gx, axis=_others(h.shape, axis))
 
 
@@ -111,10 +113,10 @@ def _(d, gy, h, *, axis, activation):
     return turned, sum_over(turned, axis=_others(h.shape, axis))
 
 
-def _scaled(g, y, activation):
+def _scaled(g, y, activation, choose=where):
     """g times the slope of the activation where its value is y."""
     if activation == "relu":
-        return np.where(y > 0, g, 0)
+        return choose(y > 0, g, 0)
     if activation == "tanh":
         return g * (1 - y * y)
     return g * (y * (1 - y)) if activation == "sigmoid" else g
@@ -129,8 +131,12 @@ def _bent(g, y, activation):
 
 def _along(b: Any, x: Any, axis: int) -> Any:
     """b in the shape that broadcasts along an axis of x."""
-    place = _place(x.shape, axis)
-    return b.reshape((b.shape[0], *[1] * (len(x.shape) - place - 1)))  # the method: the definition runs on plain arrays
+    return reshape(b, shape=_beside(x.shape, axis))
+
+
+def _beside(shape: Shape, axis: int) -> Shape:
+    place = _place(shape, axis)
+    return (shape[place], *[1] * (len(shape) - place - 1))
 
 
 def _place(shape: Shape, axis: int) -> int:

@@ -172,9 +172,11 @@ def normalise_grad(gy, x, w, mean, var, *, b_shape: Shape, axis: Axes = -1, eps:
     b_shape     the shape of b
     Returns gx, gw and gb, in the shapes of x, w and b.
     """
-    x_hat, s = _standard(x, mean, var, eps)
-    gw, gb = [sum_to.definition(g, shape=shape) for g, shape in ((gy * x_hat, w.shape), (gy, b_shape))]
-    return _projected(gy * w, x_hat, s), gw, np.array(gb)
+    s, h, count = np.sqrt(var + eps), gy * w, _count(x.shape, axis)
+    x_hat = (x - mean) / s
+    h_mean, along = [np.sum(part, axis=axis, keepdims=True) / count for part in (h, h * x_hat)]
+    gw, gb = [sum_to.definition(part, shape=shape) for part, shape in ((gy * x_hat, w.shape), (gy, b_shape))]
+    return (h - h_mean - x_hat * along) / s, gw, np.array(gb)
 
 
 @normalise_grad.shape
