@@ -260,7 +260,14 @@ def grad_in_rows(gy: Any, y: Any, gx: Any, k: int, behind: int, code: int, rows:
     return sums
 
 
-@rung("bias_activation_grad", "cpu", step=3, rtol=RTOL, serves=True, idea="give blocks to threads, each with sums of its own, added up in order")
+@rung(
+    "bias_activation_grad",
+    "cpu",
+    step=3,
+    rtol=RTOL,
+    serves=True,
+    idea="give blocks to threads, each with sums of its own, added up in order",
+)
 @backward
 def grad_threaded(gy: Any, y: Any, gx: Any, k: int, behind: int, code: int, rows: int) -> np.ndarray:
     if gx.size <= WORTH_A_THREAD:

@@ -124,9 +124,7 @@ def in_threads(run: Run, x: Any, *job: Any) -> None:
 # Its gradient.
 
 
-@rung(
-    "cross_entropy_grad", "cpu", step=1, wants="... c, ... c, ...", idea="the definition: row by row, number by number, by the C library"
-)
+@rung("cross_entropy_grad", "cpu", step=1, wants="... c, ... c, ...", idea="the definition: row by row, number by number, by the C library")
 @backward
 @njit(cache=True, nogil=True)
 def gradient_row_by_row(log_p, t, gy, gz, c, first, last):
