@@ -52,7 +52,8 @@ def conv(
     init: Initialiser = glorot_uniform,
     name: str | None = None,
 ) -> Layer:
-    r"""$y = \mathrm{act}(x * w + b)$: 2-D convolution to so many channels. Arrays w (channels, inputs / groups, rows, columns), b (channels).
+    r"""$y = \mathrm{act}(x * w + b)$: 2-D convolution to so many channels. Arrays w (channels, inputs / groups, rows, columns),
+    b (channels).
 
     padding    an int, (rows, columns), ((top, bottom), (left, right)), "valid" for none, or "same", with which a picture
                keeps its size, divided by the stride and rounded up; where that takes an odd number of pixels, the last

@@ -7,7 +7,8 @@ brought into this form by a copy. With s = sqrt(var + eps), x^ = (x - mean) / s,
 
     y = w x^ + b        gx = (h - <h> - x^ <h x^>) / s        gw = sum gy x^        gb = sum gy
 
-The mean is taken twice, and the variance about it with what the first left over: Chan, Golub & LeVeque (1983), Algorithms for computing the sample variance.
+The mean is taken twice, and the squares with what the first left over: Chan, Golub & LeVeque (1983), Algorithms for computing the
+sample variance.
 """
 
 from __future__ import annotations
@@ -323,7 +324,7 @@ def channels_back(gy, x, w, mean, var, gx, gw, gb, sizes, w_step, eps, first, la
 @eager(lambda t: (*[given(t)] * 5, room(t), DOUBLES, DOUBLES, TRIPLE, types.float64, *[INT] * 2))
 def rows_back(gy, x, w, mean, var, gx, gw, gb, sizes, eps, first, last):
     """One w for each place in a row; gw and gb are sums over rows, of BLOCK of them in the precision of the numbers."""
-    (_, k, m), number, size = sizes, x.dtype.type, x.itemsize
+    m, number, size = sizes[2], x.dtype.type, x.itemsize
     some_w, some_b = np.zeros(m, x.dtype), np.zeros(m, x.dtype)
     of_w, of_b = address(some_w), address(some_b)
     for top in range(first, last, BLOCK):
