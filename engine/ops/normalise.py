@@ -166,8 +166,9 @@ def _(d, y):
 
 @op(linear=("gy",), outputs=("gx", "gw", "gb"))
 def normalise_grad(gy, x, w, mean, var, *, b_shape: Shape, axis: Axes = -1, eps: float = 1e-5):
-    r"""$\bar x = (h - \langle h \rangle - \hat x \langle h \hat x \rangle) / s, \; h = w \bar y, \quad \bar w = \sum \bar y \hat x, \quad \bar b = \sum \bar y$
+    r"""$\bar x = (h - \langle h \rangle - \hat x \langle h \hat x \rangle) / s, \; \bar w = \sum \bar y \hat x, \; \bar b = \sum \bar y$
 
+    h = w gy    and < > means over `axis`
     mean, var   as normalise returned them; here they are given, and what depends on them is not in gx twice
     b_shape     the shape of b
     Returns gx, gw and gb, in the shapes of x, w and b.
@@ -217,7 +218,7 @@ def _(d, gy, x, w, mean, var, *, b_shape, eps):
 
 @normalise_grad.jvp("var")
 def _(d, y, gy, x, w, mean, var, *, b_shape, eps):
-    r"""\text{as for } x, \; \dot{\hat x} = -\hat x \dot s / s, \; \text{and} \; \dot{\bar x} = \ldots - \bar x \dot s / s, \; \dot s = \dot v / 2s"""
+    r"""\text{as for } x, \; \dot{\hat x} = -\hat x \dot s / s, \; \dot{\bar x} = \ldots - \bar x \dot s / s, \; \dot s = \dot v / 2s"""
     x_hat, s = _standard(x, mean, var, eps)
     rate = d / (2 * s * s)
     gx, gw, gb = _turned(-x_hat * rate, gy, w, x_hat, s, b_shape)

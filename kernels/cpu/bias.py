@@ -20,16 +20,17 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
+from kernels.cpu import lanes
 from kernels.cpu.arrays import result
 from kernels.cpu.eager import INT, eager, given, room
-from kernels.cpu.exponential import sigmoid, tanh
+from kernels.cpu.lanes import IDENTITY, RELU, SIGMOID, TANH
 from kernels.cpu.threads import share
+from kernels.cpu.vector import address
 from kernels.registry import rung
 
 WORTH_A_THREAD = 1 << 16  # numbers in a piece: half a megabyte or more to move, about 30 microseconds
-NEAR = 1 << 12  # numbers that are still in the first-level cache when they are summed
+NEAR = 1 << 12  # numbers that are summed in their own precision
 BLOCK = 64  # rows whose columns are summed in the precision of the numbers
-IDENTITY, RELU, TANH, SIGMOID = range(4)
 CODES = {"identity": IDENTITY, "relu": RELU, "tanh": TANH, "sigmoid": SIGMOID}
 RTOL = {"float32": 1e-5, "float64": 1e-13}
 
@@ -99,58 +100,17 @@ def number_by_number(x, b, y, k, behind, code, first, last):
         y[i] = a
 
 
-# Slices of a row go to the loops below: an index that may be negative for all that the compiler knows is no vector.
-
-
-@njit(nogil=True)
-def activate(y, code):
-    """y = act(y)"""
-    if code == TANH:
-        for i in range(len(y)):
-            y[i] = tanh(y[i])
-    elif code == SIGMOID:
-        for i in range(len(y)):
-            y[i] = sigmoid(y[i])
-
-
-@njit(nogil=True)
-def add_one(x, b, y, code):
-    """y = x + b with the same b, and relu."""
-    zero = x.dtype.type(0)
-    if code == RELU:
-        for i in range(len(y)):
-            a = x[i] + b
-            y[i] = zero if a <= zero else a
-    else:
-        for i in range(len(y)):
-            y[i] = x[i] + b
-
-
-@njit(nogil=True)
-def add_each(x, b, y, code):
-    """y = x + b with one b after the other, and relu."""
-    zero = x.dtype.type(0)
-    if code == RELU:
-        for i in range(len(y)):
-            a = x[i] + b[i]
-            y[i] = zero if a <= zero else a
-    else:
-        for i in range(len(y)):
-            y[i] = x[i] + b[i]
-
-
-@eager(lambda t: (given(t), given(t), room(t), *[INT] * 5))
+@eager(lambda t: (given(t), given(t), room(t), *[INT] * 5), plain=number_by_number.__wrapped__)
 def whole_rows(x, b, y, k, behind, code, first, last):
+    like, size = x.dtype.type(0), x.itemsize
     for i in range(first, last):
-        row = slice(i * k * behind, (i + 1) * k * behind)
+        here = i * k * behind * size
         if behind == 1:
-            add_each(x[row], b, y[row], code)
+            lanes.activated(like, address(x) + here, address(b), address(y) + here, k, code)
         else:
             for j in range(k):
-                part = slice((i * k + j) * behind, (i * k + j + 1) * behind)
-                add_one(x[part], b[j], y[part], code)
-        if code > RELU:
-            activate(y[row], code)
+                place = here + j * behind * size
+                lanes.activated(like, address(x) + place, b[j], address(y) + place, behind, code)
 
 
 @rung("bias_activation", "cpu", step=2, rtol=RTOL, idea="whole rows at a time, as vectors: relu by choosing, e^x by a series (contract)")
@@ -174,14 +134,10 @@ def bias_threaded(x: Any, *job: Any) -> None:
 # Its transpose.
 
 
-@rung(
-    "bias_activation_grad", "cpu", step=1, rtol=RTOL, wants="*s, *s", check=fits_back,
-    idea="the definition: gx number by number, then its sums",
-)  # fmt: skip
-@backward
-@njit(cache=True, nogil=True)
-def slopes_then_sums(gy, y, gx, k, behind, code, rows):
-    for i in range(len(y)):
+@eager(lambda t: (given(t), given(t), room(t), room(types.float64), *[INT] * 5))
+def slopes_then_sums(gy, y, gx, sums, k, behind, code, first, last):
+    start, end = first * k * behind, last * k * behind
+    for i in range(start, end):
         if code == RELU:
             gx[i] = gy[i] if y[i] > 0 else 0
         elif code == TANH:
@@ -190,66 +146,39 @@ def slopes_then_sums(gy, y, gx, k, behind, code, rows):
             gx[i] = gy[i] * (y[i] * (1 - y[i]))
         else:
             gx[i] = gy[i]
-    gb = np.zeros(k)
-    for i in range(len(gx)):
-        gb[i // behind % k] += gx[i]
-    return gb
+    for i in range(start, end):
+        sums[i // behind % k] += gx[i]
 
 
-@njit(nogil=True, fastmath={"contract"})
-def slopes(gy, y, gx, code):
-    zero, one = y.dtype.type(0), y.dtype.type(1)
-    if code == RELU:
-        for i in range(len(y)):
-            gx[i] = gy[i] if y[i] > zero else zero
-    elif code == TANH:
-        for i in range(len(y)):
-            gx[i] = gy[i] * ((one - y[i]) * (one + y[i]))
-    elif code == SIGMOID:
-        for i in range(len(y)):
-            gx[i] = gy[i] * (y[i] * (one - y[i]))
-    else:
-        for i in range(len(y)):
-            gx[i] = gy[i]
+@rung(
+    "bias_activation_grad", "cpu", step=1, rtol=RTOL, wants="*s, *s", check=fits_back,
+    idea="the definition: gx number by number, then its sums",
+)  # fmt: skip
+@backward
+def grad_by_definition(gy: Any, y: Any, gx: Any, k: int, behind: int, code: int, rows: int) -> np.ndarray:
+    sums = np.zeros(k)
+    slopes_then_sums[y.dtype.char](gy, y, gx, sums, k, behind, code, 0, rows)
+    return sums
 
 
-@njit(nogil=True, fastmath={"contract", "reassoc"})
-def total(x):
-    s = x.dtype.type(0)
-    for i in range(len(x)):
-        s += x[i]
-    return s
-
-
-@njit(nogil=True)
-def columns(gy, y, gx, sums, k, code, first, last):
-    """Nothing behind: the sums of all columns at once, row after row."""
+@eager(lambda t: (given(t), given(t), room(t), room(types.float64), *[INT] * 5), plain=slopes_then_sums.function)
+def slopes_and_sums(gy, y, gx, sums, k, behind, code, first, last):
+    """gx of some rows, and what they add to the sums."""
+    like, size = y.dtype.type(0), y.itemsize
     some = np.zeros(k, y.dtype)
     for top in range(first, last, BLOCK):
         some[:] = 0
         for i in range(top, min(last, top + BLOCK)):
-            part = slice(i * k, (i + 1) * k)
-            row = gx[part]
-            slopes(gy[part], y[part], row, code)
-            for j in range(len(some)):
-                some[j] += row[j]
-        for j in range(len(sums)):
-            sums[j] += some[j]
-
-
-@eager(lambda t: (given(t), given(t), room(t), room(types.float64), *[INT] * 5))
-def slopes_and_sums(gy, y, gx, sums, k, behind, code, first, last):
-    """gx of some rows, and what they add to the sums."""
-    if behind == 1:
-        columns(gy, y, gx, sums, k, code, first, last)
-        return
-    for i in range(first, last):
+            here = i * k * behind * size
+            if behind == 1:
+                lanes.activated_back(like, address(gy) + here, address(y) + here, address(gx) + here, address(some), k, code)
+                continue
+            for j in range(k):
+                for m in range(0, behind, NEAR):
+                    place, count = here + (j * behind + m) * size, min(NEAR, behind - m)
+                    sums[j] += lanes.activated_back(like, address(gy) + place, address(y) + place, address(gx) + place, None, count, code)
         for j in range(k):
-            start = (i * k + j) * behind
-            for m in range(start, start + behind, NEAR):
-                part = slice(m, min(m + NEAR, start + behind))
-                slopes(gy[part], y[part], gx[part], code)
-                sums[j] += total(gx[part])
+            sums[j] += some[j]
 
 
 @rung("bias_activation_grad", "cpu", step=2, rtol=RTOL, idea="one pass: a row is summed while it is near, in vectors (contract, reassoc)")
@@ -260,7 +189,14 @@ def grad_in_rows(gy: Any, y: Any, gx: Any, k: int, behind: int, code: int, rows:
     return sums
 
 
-@rung("bias_activation_grad", "cpu", step=3, rtol=RTOL, serves=True, idea="give blocks to threads, each with sums of its own, added up in order")
+@rung(
+    "bias_activation_grad",
+    "cpu",
+    step=3,
+    rtol=RTOL,
+    serves=True,
+    idea="give blocks to threads, each with sums of its own, added up in order",
+)
 @backward
 def grad_threaded(gy: Any, y: Any, gx: Any, k: int, behind: int, code: int, rows: int) -> np.ndarray:
     if gx.size <= WORTH_A_THREAD:

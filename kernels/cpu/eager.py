@@ -11,8 +11,6 @@ from numpy import dtype
 from kernels.cpu.cache import stamped
 
 INT = types.int64
-FLAG = types.boolean
-PLACES = types.Array(types.int64, 1, "C", readonly=True, aligned=False)
 
 
 def given(number: Any) -> Any:
@@ -29,18 +27,19 @@ class Eager(dict[str, Any]):
     """The compiled forms of a function, by the letter of its arrays' dtype. No form takes other types than its own, so that none is
     compiled by surprise; `stamped`, because functions of other files are inlined."""
 
-    def __init__(self, function: Any, signature: Callable[[Any], tuple[Any, ...]], **options: Any):
+    def __init__(self, function: Any, signature: Callable[[Any], tuple[Any, ...]], plain: Any = None):
+        """`plain`: what to run where nothing is compiled, if the function is made of instructions."""
         super().__init__()
-        self.function, self.signature, self.options = function, signature, options
+        self.function, self.signature, self.plain = function, signature, plain or function
 
     def __missing__(self, letter: str) -> Any:
         if config.DISABLE_JIT:  # to debug or to measure coverage
-            return self.function
-        run = stamped(njit(cache=True, nogil=True, error_model="numpy", **self.options)(self.function))
+            return self.plain
+        run = stamped(njit(cache=True, nogil=True, error_model="numpy")(self.function))
         run.compile(self.signature(from_dtype(dtype(letter))))
         run.disable_compile()
         return self.setdefault(letter, run)
 
 
-def eager(signature: Callable[[Any], tuple[Any, ...]], **options: Any) -> Callable[[Any], Eager]:
-    return lambda function: Eager(function, signature, **options)
+def eager(signature: Callable[[Any], tuple[Any, ...]], plain: Any = None) -> Callable[[Any], Eager]:
+    return lambda function: Eager(function, signature, plain)

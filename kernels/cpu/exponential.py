@@ -155,7 +155,7 @@ def exp_and_expm1(x: Any) -> Any:
 if not config.DISABLE_JIT:
 
     @intrinsic
-    def exp_and_expm1(typing: Any, x: Any) -> Any:  # noqa: F811
+    def exp_and_expm1(typing: Any, x: Any) -> Any:
         def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             return context.make_tuple(builder, signature.return_type, Numbers(builder, values[0].type).exp_and_expm1(values[0]))
 

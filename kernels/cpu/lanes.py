@@ -1,4 +1,4 @@
-"""A row of numbers as vectors, the last of which may be there in part; and what is done with rows of logits.
+"""A row of numbers as vectors, the last of which may be there in part; and what is done with rows in one pass over them.
 
 Addresses are integers; `like` is a number of the type of the values; `count` numbers are in a row. Sums and the largest are taken lane by
 lane, then over the lanes.
@@ -11,6 +11,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from kernels.cpu.exponential import Numbers
@@ -68,6 +69,81 @@ class Rows(Vectors):
             low, high = [self.pick(value, value, range(start, start + width)) for start in (0, width)]
             value = self.builder.select(self.builder.fcmp_ordered(">", high, low), high, low)
         return self.builder.extract_element(value, ir.IntType(32)(0))
+
+
+# A bias and an activation, and back.
+
+IDENTITY, RELU, TANH, SIGMOID = range(4)
+
+
+@intrinsic
+def activated(typing: Any, like: Any, x: Any, b: Any, y: Any, count: Any, which: Any) -> Any:
+    """y = act(x + b); b is a number, or the address of a row of them."""
+    same = b == like
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Rows(builder, values[0].type)
+        numbers = Numbers(builder, v.type)
+        _, x, b, y, count, which = values
+        shared = v.spread(b) if same else None
+
+        def relu(a: Any) -> Any:
+            return builder.select(builder.fcmp_ordered("<=", a, v.zero), v.zero, a)  # a nan stays
+
+        def through(act: Callable[[Any], Any]) -> None:
+            def vector(i: Any, left: Any) -> list[Any]:
+                v.put_values(act(builder.fadd(v.values(x, i, left), shared if same else v.values(b, i, left))), y, i, left)
+                return []
+
+            v.row(count, vector)
+
+        for number, act in ((IDENTITY, lambda a: a), (RELU, relu), (TANH, numbers.tanh), (SIGMOID, numbers.sigmoid)):
+            with builder.if_then(builder.icmp_signed("==", which, which.type(number))):
+                through(act)
+        return context.get_dummy_value()
+
+    return types.void(like, x, b, y, count, which), code
+
+
+@intrinsic
+def activated_back(typing: Any, like: Any, gy: Any, h: Any, gx: Any, sums: Any, count: Any, which: Any) -> Any:
+    """gx = gy act', which is expressed in h, the value. Returns the sum of gx; or adds gx to a row of sums, if there is an address."""
+    apart = not isinstance(sums, types.NoneType)
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Rows(builder, values[0].type)
+        _, gy, h, gx, sums, count, which = values
+        one, result = v.constant(1.0), cgutils.alloca_once_value(builder, v.element(0.0))
+
+        def relu(g: Any, a: Any) -> Any:
+            return builder.select(builder.fcmp_ordered(">", a, v.zero), g, v.zero)
+
+        def tanh(g: Any, a: Any) -> Any:
+            return builder.fmul(g, builder.fmul(builder.fsub(one, a), builder.fadd(one, a)))  # no digits lost near 1
+
+        def sigmoid(g: Any, a: Any) -> Any:
+            return builder.fmul(g, builder.fmul(a, builder.fsub(one, a)))
+
+        def through(slope: Callable[[Any, Any], Any]) -> None:
+            def vector(i: Any, left: Any, *total: Any) -> list[Any]:
+                g = slope(v.values(gy, i, left), v.values(h, i, left))  # 0 in the lanes that do not count
+                v.put_values(g, gx, i, left)
+                if apart:
+                    v.put_values(builder.fadd(g, v.values(sums, i, left)), sums, i, left)
+                return [builder.fadd(g, t) for t in total]
+
+            for total in v.row(count, vector, [] if apart else [v.zero]):
+                builder.store(v.total(total), result)
+
+        for number, slope in ((IDENTITY, lambda g, a: g), (RELU, relu), (TANH, tanh), (SIGMOID, sigmoid)):
+            with builder.if_then(builder.icmp_signed("==", which, which.type(number))):
+                through(slope)
+        return builder.load(result)
+
+    return like(like, gy, h, gx, sums, count, which), code
+
+
+# Rows of logits.
 
 
 @intrinsic

@@ -17,7 +17,7 @@ from math import exp, expm1, inf, log, log1p
 from typing import Any
 
 import numpy as np
-from numba import config, njit
+from numba import njit
 
 from kernels.cpu import lanes
 from kernels.cpu.arrays import result
@@ -85,7 +85,7 @@ def row_by_row(z, t, y, log_p, c, first, last):
         y[i] = loss
 
 
-@eager(lambda n: (given(n), given(n), room(n), room(n), *[INT] * 3))
+@eager(lambda n: (given(n), given(n), room(n), room(n), *[INT] * 3), plain=row_by_row.__wrapped__)
 def rows_of_vectors(z, t, y, log_p, c, first, last):
     like, size = z.dtype.type(0), z.itemsize
     for i in range(first, last):
@@ -95,21 +95,16 @@ def rows_of_vectors(z, t, y, log_p, c, first, last):
         y[i] = -lanes.lowered(like, to, total, target, c)
 
 
-def compiled(rows: Any, plain: Any, letter: str) -> Any:
-    """Instructions exist in compiled code only."""
-    return plain if config.DISABLE_JIT else rows[letter]
-
-
 @rung("cross_entropy", "cpu", step=2, idea="a row as vectors, e^x by a series, all of it while the row is near (contract, reassoc)")
 @forward
 def loss_in_vectors(z: Any, *job: Any) -> None:
-    compiled(rows_of_vectors, row_by_row.__wrapped__, z.dtype.char)(z, *job)
+    rows_of_vectors[z.dtype.char](z, *job)
 
 
 @rung("cross_entropy", "cpu", step=3, serves=True, idea="give rows to threads")
 @forward
 def loss_threaded(z: Any, *job: Any) -> None:
-    in_threads(compiled(rows_of_vectors, row_by_row.__wrapped__, z.dtype.char), z, *job)
+    in_threads(rows_of_vectors[z.dtype.char], z, *job)
 
 
 def in_threads(run: Run, x: Any, *job: Any) -> None:
@@ -124,9 +119,7 @@ def in_threads(run: Run, x: Any, *job: Any) -> None:
 # Its gradient.
 
 
-@rung(
-    "cross_entropy_grad", "cpu", step=1, wants="... c, ... c, ...", idea="the definition: row by row, number by number, by the C library"
-)
+@rung("cross_entropy_grad", "cpu", step=1, wants="... c, ... c, ...", idea="the definition: row by row, number by number, by the C library")
 @backward
 @njit(cache=True, nogil=True)
 def gradient_row_by_row(log_p, t, gy, gz, c, first, last):
@@ -138,7 +131,7 @@ def gradient_row_by_row(log_p, t, gy, gz, c, first, last):
             gz[j] = gy[i] * (exp(log_p[j]) * (total - t[j]) + t[j] * expm1(log_p[j]))
 
 
-@eager(lambda n: (given(n), given(n), given(n), room(n), *[INT] * 3))
+@eager(lambda n: (given(n), given(n), given(n), room(n), *[INT] * 3), plain=gradient_row_by_row.__wrapped__)
 def gradient_of_vectors(log_p, t, gy, gz, c, first, last):
     like, size = t.dtype.type(0), t.itemsize
     for i in range(first, last):
@@ -150,10 +143,10 @@ def gradient_of_vectors(log_p, t, gy, gz, c, first, last):
 @rung("cross_entropy_grad", "cpu", step=2, idea="a row as vectors; e^x and e^x - 1 from one series (contract, reassoc)")
 @backward
 def gradient_in_vectors(log_p: Any, *job: Any) -> None:
-    compiled(gradient_of_vectors, gradient_row_by_row.__wrapped__, log_p.dtype.char)(log_p, *job)
+    gradient_of_vectors[log_p.dtype.char](log_p, *job)
 
 
 @rung("cross_entropy_grad", "cpu", step=3, serves=True, idea="give rows to threads")
 @backward
 def gradient_threaded(log_p: Any, *job: Any) -> None:
-    in_threads(compiled(gradient_of_vectors, gradient_row_by_row.__wrapped__, log_p.dtype.char), log_p, *job)
+    in_threads(gradient_of_vectors[log_p.dtype.char], log_p, *job)

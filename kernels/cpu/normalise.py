@@ -7,7 +7,8 @@ brought into this form by a copy. With s = sqrt(var + eps), x^ = (x - mean) / s,
 
     y = w x^ + b        gx = (h - <h> - x^ <h x^>) / s        gw = sum gy x^        gb = sum gy
 
-The mean is taken twice, and the variance about it with what the first left over: Chan, Golub & LeVeque (1983), Algorithms for computing the sample variance.
+The mean is taken twice, and the squares with what the first left over: Chan, Golub & LeVeque (1983), Algorithms for computing the
+sample variance.
 """
 
 from __future__ import annotations
@@ -152,9 +153,12 @@ def number_by_number(x, w, b, y, mean, var, sizes, w_steps, b_steps, eps):
     (a, k, m), count = sizes, max(1, sizes[0] * sizes[2])
     for j in range(k):
         level, spread = 0.0, 0.0
-        for i in range(a):
-            for t in range(m):
-                level += x[(i * k + j) * m + t] / count
+        for _ in range(2):  # what rounding lost, too: equal values have just this mean
+            first, lost = level, 0.0
+            for i in range(a):
+                for t in range(m):
+                    lost += x[(i * k + j) * m + t] - first
+            level += lost / count
         for i in range(a):
             for t in range(m):
                 spread += (x[(i * k + j) * m + t] - level) ** 2 / count
@@ -279,7 +283,12 @@ def back_number_by_number(gy, x, w, mean, var, gx, gw, gb, sizes, w_steps, b_ste
 
 
 @rung(
-    "normalise_grad", "cpu", step=1, wants="*x, *x, *w, *mean, *mean", check=fits_back, idea="the definition: number by number, sums in double"
+    "normalise_grad",
+    "cpu",
+    step=1,
+    wants="*x, *x, *w, *mean, *mean",
+    check=fits_back,
+    idea="the definition: number by number, sums in double",
 )
 @backward
 def back_by_definition(
@@ -309,15 +318,13 @@ def channels_back(gy, x, w, mean, var, gx, gw, gb, sizes, w_step, eps, first, la
         along, shift = number(-scale * products * inverse * inverse / count), number(-scale * total / count)
         for i in range(a):
             here = (i * k + j) * m * size
-            lanes.combined(
-                number(0), address(gy) + here, address(x) + here, mean[j], number(scale), along, shift, address(gx) + here, m
-            )
+            lanes.combined(number(0), address(gy) + here, address(x) + here, mean[j], number(scale), along, shift, address(gx) + here, m)
 
 
 @eager(lambda t: (*[given(t)] * 5, room(t), DOUBLES, DOUBLES, TRIPLE, types.float64, *[INT] * 2))
 def rows_back(gy, x, w, mean, var, gx, gw, gb, sizes, eps, first, last):
     """One w for each place in a row; gw and gb are sums over rows, of BLOCK of them in the precision of the numbers."""
-    (_, k, m), number, size = sizes, x.dtype.type, x.itemsize
+    m, number, size = sizes[2], x.dtype.type, x.itemsize
     some_w, some_b = np.zeros(m, x.dtype), np.zeros(m, x.dtype)
     of_w, of_b = address(some_w), address(some_b)
     for top in range(first, last, BLOCK):

@@ -154,9 +154,7 @@ def largest_of_planes(x, y, indices, h, w, first, last):
     for n in range(first, last):
         for i in range(p):
             top, row = address(x) + (n * h + 2 * i) * w * size, (n * p + i) * q
-            fours.largest(
-                x.dtype.type(0), top, top + w * size, address(y) + row * size, address(indices) + row * 8, 2 * i * w, w, q
-            )
+            fours.largest(x.dtype.type(0), top, top + w * size, address(y) + row * size, address(indices) + row * 8, 2 * i * w, w, q)
 
 
 @rung("max_pool2d_with_indices", "cpu", step=4, serves=True, idea=FOURS)
