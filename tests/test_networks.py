@@ -94,7 +94,7 @@ class Turned(Defined):
 
 
 class Shifted(Defined):
-    """Its logits are off by a thousandth in one place."""
+    """Its logits are off in one place."""
 
     def logits(self, x):
         y = super().logits(x).copy()
