@@ -596,7 +596,7 @@ def worth(flops: int) -> int:
 IMPLICIT = "a tile in registers finds what it multiplies by tables of places; short rows: vectors of pictures, transposed in registers"
 
 
-@rung("conv2d", "cpu", step=5, serves=True, idea=IMPLICIT)
+@rung("conv2d", "cpu", step=5, idea=IMPLICIT)
 @forward
 def implicit(x: Any, w: Any, y: Any, stride: Any, corner: Any, dilation: Any, groups: int) -> None:
     if not y.size:
@@ -611,7 +611,7 @@ def implicit(x: Any, w: Any, y: Any, stride: Any, corner: Any, dilation: Any, gr
     share(to_y, [(x, panels, y, kernel, stride, corner, dilation, groups, direct, *piece) for piece in pieces])
 
 
-@rung("conv2d_input_grad", "cpu", step=5, serves=True, idea=IMPLICIT)
+@rung("conv2d_input_grad", "cpu", step=5, idea=IMPLICIT)
 @input_grad
 def implicit_to_x(gx: Any, w: Any, gy: Any, stride: Any, corner: Any, dilation: Any, groups: int) -> None:
     if not gx.size:
