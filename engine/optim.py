@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
@@ -55,11 +55,12 @@ class Optimizer(ABC):
         return {"t": 0, **{slot: {name: np.zeros(np.shape(p), p.dtype) for name, p in params.items()} for slot in self.slots}}
 
     def step(
-        self, params: Mapping[str, Any], grads: Mapping[str, Any], moments: Moments, *, donate: bool = False
+        self, params: Mapping[str, Any], grads: Mapping[str, Any], moments: Moments, *, donate: bool = False, in_place: bool = False
     ) -> tuple[Arrays, Moments]:
         """The parameters and the moments after one more step.
 
-        donate    the moments are given away: the new ones may be written over them, which saves the time that fresh memory costs
+        donate     the moments are given away: the new ones may be written over them, which saves the time that fresh memory costs
+        in_place   so are the parameters
 
         Raises ValueError if the names of params, grads and moments differ, ShapeError if their shapes do.
         """
@@ -71,8 +72,9 @@ class Optimizer(ABC):
         decay = {name: self._decay(name) for name in params}
         kernel = running_kernels().get(op.name) if running() is EVAL else None
         if kernel is not None and kernel.contract.dicts and _alike(given) and kernel.takes([next(iter(d.values())) for d in given]):
-            free = donate and all(x.flags.carray for d in held for x in d.values())
-            new = kernel.run(*given, **hyper, weight_decay=decay, out=[None, *held] if free else None)
+            over = [in_place and _writable(given[:1]), *[donate and _writable(held)] * len(held)]
+            out = [d if free else None for d, free in zip([given[0], *held], over, strict=True)]
+            new = kernel.run(*given, **hyper, weight_decay=decay, out=out)
         else:
             new = [{} for _ in range(1 + len(self.slots))]
             for name, p in params.items():
@@ -185,6 +187,10 @@ class AdamW(Optimizer):
     def rule(self, lr: float, t: int) -> tuple[Op, dict[str, Any]]:
         """`adamw_step`"""
         return ops.adamw_step, {"lr": lr, "t": t, "beta1": self.beta1, "beta2": self.beta2, "eps": self.eps}
+
+
+def _writable(dicts: Sequence[Mapping[str, Any]]) -> bool:
+    return all(x.flags.carray for d in dicts for x in d.values())
 
 
 def _alike(given: list[Arrays]) -> bool:

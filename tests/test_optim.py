@@ -192,6 +192,20 @@ def test_moments_given_away_may_be_written_over_and_nothing_else(o, backend):
     assert not any(np.shares_memory(got[name], params[name]) for name in SHAPES)
 
 
+@pytest.mark.parametrize("o", ALL, ids=repr)
+def test_parameters_in_place_are_those_of_a_step_and_stand_where_the_old_ones_stood(o):
+    params, grads = some_params(), some_params()
+    with kernels.use("cpu"):
+        _, moments = o.step(params, grads, o.init(params))
+        want, want_moments = o.step(params, grads, moments)
+        before = {slot: {name: x.copy() for name, x in moments[slot].items()} for slot in o.slots}
+        got, got_moments = o.step(params, grads, moments, in_place=True)
+    assert all(got[name] is params[name] and got[name].tobytes() == want[name].tobytes() for name in SHAPES)
+    for slot in o.slots:
+        assert all(moments[slot][name].tobytes() == x.tobytes() for name, x in before[slot].items())
+        assert all(x.tobytes() == want_moments[slot][name].tobytes() for name, x in got_moments[slot].items())
+
+
 def test_moments_that_cannot_be_written_over_are_not():
     params = some_params()
     moments = Adam().init(params)

@@ -54,7 +54,7 @@ class Net:
         self.kernels = kernels
         self.predict = (PREDICT if kernels else DEFINED)[name]
         self.adam = Adam(lr=1e-3)
-        self.run = Run(dict(params), self.adam.init(params), None, 0)
+        self.run = Run({key: a.copy() for key, a in params.items()}, self.adam.init(params), None, 0)
 
     def loss(self, params: Mapping[str, Any], x: Any, t: Any) -> Any:
         return ops.cross_entropy(self.predict(params, x), t)
@@ -66,7 +66,7 @@ class Net:
         if not self.kernels:
             with of_ours.use(None):
                 return train_step(self.run, self.loss, (x, t), self.adam)
-        return train_step(self.run, self.loss, (x, t), self.adam)
+        return train_step(self.run, self.loss, (x, t), self.adam, in_place=True)
 
     def logits(self, x: Any) -> Any:
         if not self.kernels:
