@@ -149,7 +149,7 @@ def walk(tape: Tape, seeds: Sequence[tuple[int, Any]], *, consume: bool, watcher
                 if node < 0:
                     continue
                 gx = _fitted(tape, entry, place, gx)
-                gradients.add(node, gx, len(parts) == 1 and _fresh(gx, g, entry))
+                gradients.add(node, gx, _fresh(gx, g, entry, parts))
                 if watcher:
                     shown.append((place, gx, gradients.sums[node]))
         if watcher:
@@ -157,11 +157,14 @@ def walk(tape: Tape, seeds: Sequence[tuple[int, Any]], *, consume: bool, watcher
     return gradients
 
 
-def _fresh(gx: Any, g: Any, entry: Entry) -> bool:
-    """Was the buffer of `gx` made by the rule, so that no one else can hold it?"""
-    if type(gx) is not np.ndarray or gx.base is not None or gx is g or gx is entry.y:
+def _fresh(gx: Any, g: Any, entry: Entry, parts: Sequence[Any]) -> bool:
+    """Was the buffer of `gx` made by the rule, so that no one else can hold it, nor another part of the rule's answer?"""
+    if type(gx) is not np.ndarray or gx.base is not None:
         return False
-    return all(gx is not v for v in entry.saved)
+    if len(parts) > 1 and sum(part is gx or getattr(part, "base", None) is gx for part in parts) > 1:
+        return False
+    held = [*entry.saved, *(v for given in (g, entry.y) for v in (given if type(given) is tuple else (given,)))]
+    return all(gx is not v for v in held)
 
 
 def _fitted(tape: Tape, entry: Entry, place: int, gx: Any) -> Any:
