@@ -166,8 +166,10 @@ def _fresh(gx: Any, parts: tuple[Any, ...], g: Any, entry: Entry) -> bool:
     """Was the buffer of `gx` made by the rule for this one of its `parts`, so that no one else can hold it?"""
     if type(gx) is not np.ndarray or gx.base is not None:
         return False
-    held = [*(g if type(g) is tuple else (g,)), *(entry.y if type(entry.y) is tuple else (entry.y,)), *entry.saved]
-    return not [v for v in held if v is gx] and len([part for part in parts if part is gx]) <= 1
+    if len(parts) > 1 and len([part for part in parts if part is gx or getattr(part, "base", None) is gx]) > 1:
+        return False
+    held = [*entry.saved, *(g if type(g) is tuple else (g,)), *(entry.y if type(entry.y) is tuple else (entry.y,))]
+    return not [v for v in held if v is gx]
 
 
 def _fitted(tape: Tape, entry: Entry, place: int, gx: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -147,6 +148,8 @@ def backends() -> list[str]:
 
 
 def _load(backend: str) -> None:
+    if f"kernels.{backend}" in sys.modules:  # to look for a library takes longer than a small op
+        return
     if backend not in backends():
         raise MissingKernel(f"no backend {backend!r} here: there is {', '.join(backends()) or 'none'}, and the definitions (None)")
     importlib.import_module(f"kernels.{backend}")
