@@ -21,6 +21,7 @@ from numba.extending import intrinsic
 
 from kernels.cpu.vector import INT, Vectors, loop
 
+AHEAD = 2048  # bytes: what is needed soon is fetched, past the end of a page as well, where the machine does not guess it
 FUSED = ("contract",)  # a product may be fused with the sum that it goes into
 
 
@@ -75,6 +76,8 @@ def along(formula: Callable[..., tuple[Any, ...]], *, arrays: int, numbers: int)
                     store(result.value, builder.add(place, offset), *mask)
 
             def whole(i: Any) -> list[Any]:
+                for place in places[:arrays]:
+                    v.prefetch(v.plus(builder.add(place, builder.mul(i, INT(v.size))), AHEAD), writing=True)
                 apply(i, v.load, v.store)
                 return []
 
