@@ -490,21 +490,21 @@ def cut(examples: int, w: np.ndarray, y: np.ndarray, most: int) -> list[tuple[in
 THREADS = "give the pictures to threads"
 
 
-@rung("conv2d", "cpu", step=4, serves=True, idea=THREADS)
+@rung("conv2d", "cpu", step=4, idea=THREADS)
 @forward
 def threaded(x: Any, w: Any, y: Any, *geometry: Any) -> None:
     y[...] = 0
     share(flat_to_y, [(x, w, y, *geometry, *piece) for piece in cut(len(x), w, y, len(x))])
 
 
-@rung("conv2d_input_grad", "cpu", step=4, serves=True, idea=THREADS)
+@rung("conv2d_input_grad", "cpu", step=4, idea=THREADS)
 @input_grad
 def threaded_to_x(x: Any, w: Any, y: Any, *geometry: Any) -> None:
     x[...] = 0
     share(flat_to_x, [(x, w, y, *geometry, *piece) for piece in cut(len(x), w, y, len(x))])
 
 
-@rung("conv2d_weight_grad", "cpu", step=4, serves=True, idea=THREADS + ", each piece to a sum of its own, added up in order")
+@rung("conv2d_weight_grad", "cpu", step=4, idea=THREADS + ", each piece to a sum of its own, added up in order")
 @weight_grad
 def threaded_to_w(x: Any, w: Any, y: Any, *geometry: Any) -> None:
     pieces = cut(len(x), w, y, PARTS)

@@ -29,8 +29,9 @@ from numba import njit
 from kernels.cpu.cache import stamped
 from kernels.cpu.conv import forward, input_grad, inside, weight_grad
 from kernels.cpu.features import BITS, caches, tier
-from kernels.cpu.indirect import MEET, PANEL, SPARE, SPREAD, deal_out, meet, spread
-from kernels.cpu.threads import share
+from kernels.cpu.indirect import MEET, PANEL, SPARE, SPREAD, clear, deal_out, line, meet, move, spread
+from kernels.cpu.threads import share, threads
+from kernels.cpu.tile import gather as gather_numbers
 from kernels.cpu.tile import transpose
 from kernels.cpu.vector import address, apart, size_of
 from kernels.registry import rung
@@ -38,8 +39,9 @@ from kernels.registry import rung
 VECTOR = BITS[tier()] // 8  # bytes
 BLOCK = caches()[2] // 2  # bytes of a band of pictures: half of the second-level cache
 WORTH_A_THREAD = 4_000_000  # flops in a piece, as in gemm
-PIECES = 16  # at most, into which a job is cut: a weight gradient has a sum for each
-AT_ONCE = 96  # windows over which a block of a weight gradient is summed: their rows stay in the first-level cache
+PARTS = 8  # at most, into which a weight gradient is cut, by sizes alone: each part has a sum of its own, and the bits depend on it
+MANY = 4096  # windows of pictures that are laid out at once, one after the other: a tile's weights and a table are fetched once for all
+AT_ONCE = 128  # windows over which a block of a weight gradient is summed: their rows stay in the first-level cache
 
 small = njit(nogil=True, inline="always")
 
@@ -72,56 +74,66 @@ def scatter(like, source, pixels, target, step, pictures):
 
 
 @njit(nogil=True)
-def lay(x, n, pictures, many, channel, channels, deal, first, rows, pitch, corner, flat):
+def lay_vectors(x, n, pictures, channel, channels, deal, first, rows, pitch, corner, flat):
     """Some channels of a bundle into flat[k, a, b, t, u, picture], t from first[0] and u from first[1] on, `rows` and `pitch` of them.
 
     Dealt picture (a, b) has the pixels (t * deal[0] + a, u * deal[1] + b) of the picture with its padding, which is zeros.
     """
-    height, width = x.shape[2], x.shape[3]
     like = x.dtype.type(0)
-    size = size_of(like)
-    vectors = many > 1 and many == VECTOR // size
+    height, width, size = x.shape[2], x.shape[3], size_of(like)
     top, bottom = max(0, first[0] * deal[0] - corner[0]), min(height, (first[0] + rows) * deal[0] - corner[0])
     pixels = max(0, bottom - top) * width
     as_it_is = deal == (1, 1) and pixels == rows * width and first[1] == corner[1] and pitch == width
-    plane = np.empty((pixels + many) * many if vectors and not as_it_is else 0, x.dtype)
+    plane = np.empty(0 if as_it_is else (pixels + VECTOR // size) * VECTOR // size, x.dtype)
+    to = address(flat)
     for k in range(channels):
-        if vectors:
-            source = address(x) + (((n * x.shape[1] + channel + k) * height + top) * width) * size
-            target = address(flat) + k * rows * pitch * VECTOR if as_it_is else address(plane)
-            gather(like, source, x.strides[0], pixels, target, pictures)
-            if as_it_is:
-                continue
+        source = address(x) + (((n * x.shape[1] + channel + k) * height + top) * width) * size
+        gather(like, source, x.strides[0], pixels, to if as_it_is else address(plane), pictures)
+        if as_it_is:
+            to += pixels * VECTOR
+            continue
         for a in range(deal[0]):
             for b in range(deal[1]):
                 across = first[1] * deal[1] + b - corner[1]
                 u0, u1 = inside(width, pitch, deal[1], across)
                 for r in range(rows):
                     row = (first[0] + r) * deal[0] + a - corner[0]
-                    at = (((k * deal[0] + a) * deal[1] + b) * rows + r) * pitch * many
-                    begin, end = (at + u0 * many, at + u1 * many) if 0 <= row < height else (at, at)
-                    flat[at:begin] = 0
-                    flat[end : at + pitch * many] = 0
-                    if vectors:
-                        pixel = ((row - top) * width + u0 * deal[1] + across) * many
-                        copy_vectors(flat, begin, end, plane, pixel, deal[1] * many, many)
-                    elif begin < end:
-                        for m in range(many):
-                            for u in range(u0, u1):
-                                inner = x[n + m, channel + k, row, u * deal[1] + across] if m < pictures else like
-                                flat[at + u * many + m] = inner
+                    if row < 0 or row >= height:
+                        clear(like, to, pitch)
+                    else:
+                        clear(like, to, u0)
+                        pixel = address(plane) + ((row - top) * width + u0 * deal[1] + across) * VECTOR
+                        move(like, pixel, deal[1] * VECTOR, to + u0 * VECTOR, u1 - u0)
+                        clear(like, to + u1 * VECTOR, pitch - u1)
+                    to += pitch * VECTOR
 
 
-@small
-def copy_vectors(flat, begin, end, plane, pixel, step, many):
-    if step == many:
-        for i in range(end - begin):
-            flat[begin + i] = plane[pixel + i]
-    else:
-        for i in range(begin, end, many):
-            for m in range(many):
-                flat[i + m] = plane[pixel + m]
-            pixel += step
+@njit(nogil=True)
+def lay_rows(x, n, pictures, many, channel, channels, deal, first, rows, pitch, corner, flat):
+    """The same, with rows of one picture, or of a few, whose pixels alternate: room for `many`, of which some may be zeros."""
+    like = x.dtype.type(0)
+    height, width, size = x.shape[2], x.shape[3], size_of(like)
+    lanes, to = VECTOR // size, address(flat)
+    for k in range(channels):
+        for a in range(deal[0]):
+            for b in range(deal[1]):
+                across = first[1] * deal[1] + b - corner[1]
+                u0, u1 = inside(width, pitch, deal[1], across)
+                for r in range(rows):  # from the first to the last: vectors of zeros and of pixels may reach into what comes next
+                    row = (first[0] + r) * deal[0] + a - corner[0]
+                    whole = row < 0 or row >= height
+                    pixel = address(x) + (((n * x.shape[1] + channel + k) * height + row) * width + u0 * deal[1] + across) * size
+                    if whole or many > 1:
+                        clear(like, to, (pitch * many + lanes - 1) // lanes)
+                    if not whole and many > 1:
+                        for m in range(pictures):
+                            steps, there = (0, deal[1] * size), to + (u0 * many + m) * size
+                            gather_numbers(like, pixel + m * x.strides[0], steps, there, (0, many * size), 1, u1 - u0)
+                    elif not whole:
+                        clear(like, to, (u0 + lanes - 1) // lanes)
+                        line(like, pixel, deal[1] * size, to + u0 * size, u1 - u0)
+                        clear(like, to + u1 * size, (pitch - u1 + lanes - 1) // lanes)
+                    to += pitch * many * size
 
 
 def far_of(kernel, dilation, stride):
@@ -158,11 +170,12 @@ def starts_in(channels, kernel, stride, dilation, rows, pitch, pixel):
 
 
 @njit(nogil=True)
-def windows_at(sources, targets, rows, columns, source, pitch, target, down, across, many, direct, size):
-    """Fill in what is read and written for a grid of windows, from the pixels `source` and `target` on. Returns how many there are.
+def windows_at(sources, targets, pictures, rows, columns, source, picture, pitch, target, there, down, across, many, direct, size):
+    """Fill in what is read and written for a grid of windows, from the pixels `source` and `target` on. Returns how many vectors they are.
 
-    A vector is a window of many pictures; or, `direct`, windows side by side, of which the last ones of a row end where it ends; or
-    windows side by side of a few pictures, over the ends of rows.
+    A vector is a window of many pictures; or, `direct`, windows side by side, of which the last ones of a row end where it ends, in picture
+    after picture; or windows side by side of a few pictures, over the ends of rows. In a dealt picture and in the result rows are `pitch` and
+    `down` apart, columns 1 and `across`, pictures `picture` and `there`.
     """
     lanes = VECTOR // size
     count = 0
@@ -173,12 +186,13 @@ def windows_at(sources, targets, rows, columns, source, pitch, target, down, acr
                 targets[count] = (target + r * down + q * across) * VECTOR
                 count += 1
     elif direct:
-        for r in range(rows):
-            for q in range(0, columns, lanes):
-                q = min(q, columns - lanes)
-                sources[count] = (source + r * pitch + q) * size
-                targets[count] = (target + r * down + q) * size
-                count += 1
+        for m in range(pictures):
+            for r in range(rows):
+                for q in range(0, columns, lanes):
+                    q = min(q, columns - lanes)
+                    sources[count] = (m * picture + source + r * pitch + q) * size
+                    targets[count] = (m * there + target + r * down + q) * size
+                    count += 1
     else:
         for t in range(0, ((rows - 1) * pitch + columns) * many, lanes):
             sources[count] = targets[count] = t * size
@@ -243,15 +257,14 @@ def multiply(like, panels, rows, b, starts, k, sources, targets, count, c, c_i):
 @compiled
 def weights_for_y(w, groups):
     """w as panels of PANEL filters, group after group: PANEL numbers for the first position of the kernel, then for the next."""
-    filters, depth = len(w) // groups, w[0].size
+    like = w.dtype.type(0)
+    size, filters, depth = size_of(like), len(w) // groups, w[0].size
     tall = -(-filters // PANEL) * PANEL
-    panels = np.zeros(groups * tall * depth, w.dtype)
-    flat = w.reshape(len(w), depth)
+    panels = np.empty(groups * tall * depth, w.dtype)
     for g in range(groups):
-        for o in range(filters):
-            at = g * tall * depth + o // PANEL * depth * PANEL + o % PANEL
-            for p in range(depth):
-                panels[at + p * PANEL] = flat[g * filters + o, p]
+        for o in range(0, filters, PANEL):
+            source, target = address(w) + (g * filters + o) * depth * size, address(panels) + (g * tall + o) * depth * size
+            gather_numbers(like, source, (size, depth * size), target, (PANEL * size, size), depth, min(PANEL, filters - o))
     return panels
 
 
@@ -264,6 +277,30 @@ def in_a_vector(left, lanes):
     return many
 
 
+@njit(nogil=True)
+def bundle(left, picture, others, windows, direct, size):
+    """Elements of a picture as it is laid out; how many pictures are laid out at once, of those left, if each goes with so many other
+    elements; and room for a table of their windows."""
+    lanes = VECTOR // size
+    if not direct:
+        return picture, in_a_vector(left, lanes), windows + SPARE
+    pictures = max(1, min(left, BLOCK // ((picture + others) * size), MANY // windows))
+    return picture, pictures, pictures * windows + SPARE
+
+
+@njit(nogil=True)
+def lay(x, n, pictures, many, direct, channel, channels, deal, first, rows, pitch, corner, flat):
+    """A bundle, in the layout that fits it."""
+    if direct:
+        picture = channels * deal[0] * deal[1] * rows * pitch
+        for m in range(pictures):
+            lay_rows(x, n + m, 1, 1, channel, channels, deal, first, rows, pitch, corner, flat[m * picture :])
+    elif many == VECTOR // x.itemsize:
+        lay_vectors(x, n, pictures, channel, channels, deal, first, rows, pitch, corner, flat)
+    else:
+        lay_rows(x, n, pictures, many, channel, channels, deal, first, rows, pitch, corner, flat)
+
+
 @compiled
 def to_y(x, panels, y, kernel, stride, corner, dilation, groups, direct, n0, n1, p0, p1):
     """Rows p0 ... p1 of pictures n0 ... n1 of y."""
@@ -274,19 +311,19 @@ def to_y(x, panels, y, kernel, stride, corner, dilation, groups, direct, n0, n1,
     far = reach(kernel, dilation, stride)
     band, rows, pitch = p1 - p0, p1 - p0 + far[0], columns + far[1]
     depth, tall = channels * kernel[0] * kernel[1], -(-filters // PANEL) * PANEL
-    most = 1 if direct else in_a_vector(n1 - n0, lanes)
-    flat = np.empty(channels * stride[0] * stride[1] * rows * pitch * most + 2 * lanes * lanes, x.dtype)
-    sources, targets = np.empty(band * pitch + SPARE, np.int64), np.empty(band * pitch + SPARE, np.int64)
+    picture, most, room = bundle(n1 - n0, channels * stride[0] * stride[1] * rows * pitch, 0, band * pitch, direct, size)
+    flat = np.empty(picture * most + 2 * lanes * lanes, x.dtype)
+    sources, targets = np.empty(room, np.int64), np.empty(room, np.int64)
     c_i = 0 if direct else (band * pitch * most + lanes * lanes) * size
     c = np.empty(PANEL * c_i // size, x.dtype)
-    n = n0
-    while n < n1:
-        many = 1 if direct else in_a_vector(n1 - n, lanes)
-        pictures = min(many, n1 - n)
+    for n in range(n0, n1, most):
+        pictures = min(most, n1 - n)
+        many = 1 if direct else in_a_vector(pictures, lanes)
         starts = starts_in(channels, kernel, stride, dilation, rows, pitch, many * size)
-        count = windows_at(sources, targets, band, columns, 0, pitch, 0, columns, 1, many, direct, size)
+        there = y.strides[0] // size
+        count = windows_at(sources, targets, pictures, band, columns, 0, picture, pitch, 0, there, columns, 1, many, direct, size)
         for g in range(groups):
-            lay(x, n, pictures, many, g * channels, channels, stride, (p0, 0), rows, pitch, corner, flat)
+            lay(x, n, pictures, many, direct, g * channels, channels, stride, (p0, 0), rows, pitch, corner, flat)
             for o in range(0, filters, PANEL):
                 block, a = min(PANEL, filters - o), address(panels) + (g * tall + o) * depth * size
                 first = g * filters + o
@@ -303,18 +340,17 @@ def to_y(x, panels, y, kernel, stride, corner, dilation, groups, direct, n0, n1,
                             for p in range(band):
                                 for q in range(columns):
                                     y[n + m, first + i, p0 + p, q] = c[i * (c_i // size) + (p * pitch + q) * many + m]
-        n += pictures
 
 
 # The gradient in x.
 
 
 @small
-def positions(kernel, dilation, stride, a):
-    """How many positions of the kernel, along one axis, fall into the dealt pictures number `a`."""
+def positions(kernel, dilation, stride, a, after, last):
+    """How many positions of the kernel, along one axis, fall into the dealt pictures number `a`, behind row `after` and up to row `last` of them."""
     count = 0
     for i in range(kernel):
-        if i * dilation % stride == a:
+        if i * dilation % stride == a and after < i * dilation // stride <= last:
             count += 1
     return count
 
@@ -322,39 +358,44 @@ def positions(kernel, dilation, stride, a):
 @compiled
 def weights_for_x(w, groups, stride, dilation):
     """w as panels of PANEL channels, group after group, dealt picture after dealt picture: the positions of the kernel that fall into it."""
-    filters, channels, tall = len(w) // groups, w.shape[1], -(-w.shape[1] // PANEL) * PANEL
-    panels = np.zeros(tall * w[:, 0].size, w.dtype)
-    before = 0
+    like = w.dtype.type(0)
+    size, filters, channels = size_of(like), len(w) // groups, w.shape[1]
+    panels = np.empty(-(-channels // PANEL) * PANEL * w[:, 0].size, w.dtype)
+    to = address(panels)
     for g in range(groups):
         for a in range(stride[0]):
             for b in range(stride[1]):
-                depth = filters * positions(w.shape[2], dilation[0], stride[0], a) * positions(w.shape[3], dilation[1], stride[1], b)
-                p = 0
-                for o in range(filters):
+                for k in range(0, channels, PANEL):
                     for i in range(w.shape[2]):
-                        for j in range(w.shape[3]):
-                            if i * dilation[0] % stride[0] == a and j * dilation[1] % stride[1] == b:
-                                for k in range(channels):
-                                    at = before + k // PANEL * depth * PANEL + p * PANEL + k % PANEL
-                                    panels[at] = w[g * filters + o, k, i, j]
-                                p += 1
-                before += tall * depth
+                        for o in range(g * filters, (g + 1) * filters):
+                            for j in range(w.shape[3]):
+                                if i * dilation[0] % stride[0] == a and j * dilation[1] % stride[1] == b:
+                                    source = address(w) + o * w.strides[0] + k * w.strides[1] + i * w.strides[2] + j * size
+                                    gather_numbers(like, source, (0, w.strides[1]), to, (0, size), 1, min(PANEL, channels - k))
+                                    to += PANEL * size
     return panels
 
 
 @small
 def starts_out(filters, kernel, stride, dilation, a, b, rows, pitch, pixel, table):
-    """Where the windows lie that saw the pixels of dealt picture (a, b), in a gy with the reach of the kernel as padding. Returns how many."""
+    """Where the windows lie that saw the pixels of dealt picture (a, b), in a gy with the reach of the kernel as padding. Rows of the kernel
+    come first, then filters, then columns. Returns how many they are for one row."""
     far = reach(kernel, dilation, stride)
     at = 0
-    for o in range(filters):
-        for i in range(kernel[0]):
+    for i in range(kernel[0]):
+        for o in range(filters):
             for j in range(kernel[1]):
                 if i * dilation[0] % stride[0] == a and j * dilation[1] % stride[1] == b:
                     t, u = far[0] - i * dilation[0] // stride[0], far[1] - j * dilation[1] // stride[1]
                     table[at] = ((o * rows + t) * pitch + u) * pixel
                     at += 1
-    return at
+    return at // max(1, positions(kernel[0], dilation[0], stride[0], a, -1, kernel[0] * dilation[0]))
+
+
+@small
+def seen_from(t, windows, kernel, dilation, stride, a):
+    """The rows of the kernel (from, to), of those that fall into dealt pictures `a`, in which a window saw row t."""
+    return positions(kernel, dilation, stride, a, -1, t - windows), positions(kernel, dilation, stride, a, -1, t)
 
 
 @compiled
@@ -364,25 +405,24 @@ def to_x(gy, panels, gx, kernel, stride, corner, dilation, groups, direct, n0, n
     size = size_of(like)
     lanes = VECTOR // size
     channels, filters = gx.shape[1] // groups, gy.shape[1] // groups
-    height, width = gx.shape[2], gx.shape[3]
+    windows, height, width = gy.shape[2], gx.shape[2], gx.shape[3]
     far = reach(kernel, dilation, stride)
     u0, u1 = corner[1] // stride[1], (width - 1 + corner[1]) // stride[1] + 1
     band, rows, pitch = t1 - t0, t1 - t0 + far[0], u1 - u0 + far[1]
     top, bottom = max(0, t0 * stride[0] - corner[0]), min(height, t1 * stride[0] - corner[0])
     tall = -(-channels // PANEL) * PANEL
-    most = 1 if direct else in_a_vector(n1 - n0, lanes)
-    flat = np.empty(filters * rows * pitch * most + 2 * lanes * lanes, gy.dtype)
+    picture, most, room = bundle(n1 - n0, filters * rows * pitch, 0, band * pitch, direct, size)
+    flat = np.empty(picture * most + 2 * lanes * lanes, gy.dtype)
     starts = np.empty(filters * kernel[0] * kernel[1], np.int64)
-    sources, targets = np.empty(band * pitch + SPARE, np.int64), np.empty(band * pitch + SPARE, np.int64)
+    sources, targets = np.empty(room, np.int64), np.empty(room, np.int64)
     c_i = 0 if direct else (max(band * pitch, (bottom - top) * width) * most + lanes * lanes) * size
     c = np.empty(PANEL * c_i // size, gy.dtype)
-    n = n0
-    while n < n1:
-        many = 1 if direct else in_a_vector(n1 - n, lanes)
-        pictures = min(many, n1 - n)
+    for n in range(n0, n1, most):
+        pictures = min(most, n1 - n)
+        many = 1 if direct else in_a_vector(pictures, lanes)
         weights = address(panels)
         for g in range(groups):
-            lay(gy, n, pictures, many, g * filters, filters, (1, 1), (t0 - far[0], u0 - far[1]), rows, pitch, (0, 0), flat)
+            lay(gy, n, pictures, many, direct, g * filters, filters, (1, 1), (t0 - far[0], u0 - far[1]), rows, pitch, (0, 0), flat)
             for k in range(0, channels, PANEL):
                 block, first, before = min(PANEL, channels - k), g * channels + k, 0
                 there = address(gx) + (((n * gx.shape[1] + first) * height + top) * width) * size
@@ -392,35 +432,48 @@ def to_x(gy, panels, gx, kernel, stride, corner, dilation, groups, direct, n0, n
                     for b in range(stride[1]):
                         ua, ub = inside(width, u1, stride[1], b - corner[1])
                         ua = max(u0, ua)
-                        depth = starts_out(filters, kernel, stride, dilation, a, b, rows, pitch, many * size, starts)
-                        part = weights + (before + k * depth) * size
-                        before += tall * depth
-                        if tb <= ta or ub <= ua:
+                        row = starts_out(filters, kernel, stride, dilation, a, b, rows, pitch, many * size, starts)
+                        deep = positions(kernel[0], dilation[0], stride[0], a, -1, far[0])
+                        part = weights + (before + k * deep * row) * size
+                        before += tall * deep * row
+                        if ub <= ua:
                             continue
                         whole = many == lanes or direct
-                        source = (ta - t0) * pitch + ua - u0 if whole else 0
-                        target = (ta * stride[0] + a - corner[0] - top) * width + ua * stride[1] + b - corner[1]
-                        wide = (tb - ta, ub - ua) if whole else (band, u1 - u0)
-                        down, across = stride[0] * width, stride[1]
-                        count = windows_at(sources, targets, *wide, source, pitch, target, down, across, many, direct, size)
-                        to, to_i = (there, gx.strides[1]) if direct else (address(c), c_i)
-                        multiply(
-                            like, part, block, address(flat), address(starts), depth, address(sources), address(targets), count, to, to_i
-                        )
+                        t = ta
+                        while t < tb:
+                            i0, i1, end = 0, deep, tb
+                            if whole:  # rows that as many rows of the kernel see: a few at the top and at the bottom are seen by fewer
+                                i0, i1 = seen_from(t, windows, kernel[0], dilation[0], stride[0], a)
+                                end = t + 1
+                                while end < tb and seen_from(end, windows, kernel[0], dilation[0], stride[0], a) == (i0, i1):
+                                    end += 1
+                            source = (t - t0) * pitch + ua - u0 if whole else 0
+                            target = (t * stride[0] + a - corner[0] - top) * width + ua * stride[1] + b - corner[1]
+                            wide = (end - t, ub - ua) if whole else (band, u1 - u0)
+                            count = windows_at(
+                                sources, targets, pictures, *wide, source, picture, pitch, target, gx.strides[0] // size,
+                                stride[0] * width, stride[1], many, direct, size,
+                            )  # fmt: skip
+                            to, to_i = (there, gx.strides[1]) if direct else (address(c), c_i)
+                            first_start, depth = address(starts) + i0 * row * 8, (i1 - i0) * row
+                            weight = part + i0 * row * PANEL * size
+                            multiply(
+                                like, weight, block, address(flat), first_start, depth, address(sources), address(targets), count, to, to_i
+                            )
+                            t = end
                         if whole:
                             continue
                         for i in range(block):
                             for m in range(pictures):
                                 for t in range(ta, tb):
                                     for u in range(ua, ub):
-                                        row, column = t * stride[0] + a - corner[0], u * stride[1] + b - corner[1]
+                                        y, x = t * stride[0] + a - corner[0], u * stride[1] + b - corner[1]
                                         at = i * (c_i // size) + ((t - t0) * pitch + u - u0) * many + m
-                                        gx[n + m, first + i, row, column] = c[at]
+                                        gx[n + m, first + i, y, x] = c[at]
                 if many == lanes and not direct:
                     for i in range(block):
                         scatter(like, address(c) + i * c_i, (bottom - top) * width, there + i * gx.strides[1], gx.strides[0], pictures)
             weights += tall * filters * kernel[0] * kernel[1] * size
-        n += pictures
 
 
 # The gradient in w.
@@ -438,12 +491,16 @@ def lay_windows(gy, n, pictures, many, o, p0, band, pitch, direct, g, at):
         for i in range(at, at + band * columns * lanes, lanes):
             g[i + pictures : i + lanes] = 0
     elif direct:
-        for p in range(band):
-            for q in range(0, columns, lanes):
-                before = max(0, q - (columns - lanes))
-                for i in range(lanes):
-                    g[at + i] = gy[n, o, p0 + p, q - before + i] if i >= before else like
-                at += lanes
+        to, lane = address(g) + at * size, -columns % lanes  # lanes that the last vector of a row shares with the one before
+        for m in range(pictures):
+            for p in range(p0, p0 + band):
+                source = address(gy) + (((n + m) * gy.shape[1] + o) * gy.shape[2] + p) * columns * size
+                line(like, source, size, to, columns - columns % lanes)
+                to += (columns - columns % lanes) * size
+                if lane:
+                    clear(like, to, 1)
+                    line(like, source + (columns - lanes + lane) * size, size, to + lane * size, lanes - lane)
+                    to += VECTOR
     else:
         long = ((band - 1) * pitch + columns) * many
         g[at : at + long + lanes] = 0
@@ -478,28 +535,29 @@ def to_w(x, parts, gy, kernel, stride, corner, dilation, groups, direct, n0, n1,
     far = reach(kernel, dilation, stride)
     band, rows, pitch = p1 - p0, p1 - p0 + far[0], columns + far[1]
     depth = channels * kernel[0] * kernel[1]
-    most = 1 if direct else in_a_vector(n1 - n0, lanes)
-    flat = np.empty(channels * stride[0] * stride[1] * rows * pitch * most + 2 * lanes * lanes, x.dtype)
-    sources, targets = np.empty(band * pitch + SPARE, np.int64), np.empty(band * pitch + SPARE, np.int64)
-    n = n0
-    while n < n1:
-        many = 1 if direct else in_a_vector(n1 - n, lanes)
-        pictures = min(many, n1 - n)
+    picture, most, room = bundle(
+        n1 - n0, channels * stride[0] * stride[1] * rows * pitch, filters * band * columns, band * pitch, direct, size
+    )
+    flat = np.empty(picture * most + 2 * lanes * lanes, x.dtype)
+    sources, targets = np.empty(room, np.int64), np.empty(room, np.int64)
+    for n in range(n0, n1, most):
+        pictures = min(most, n1 - n)
+        many = 1 if direct else in_a_vector(pictures, lanes)
         starts = starts_in(channels, kernel, stride, dilation, rows, pitch, many * size)
-        count = windows_at(sources, targets, band, columns, 0, pitch, 0, columns, 1, many, direct, size)
+        count = windows_at(sources, targets, pictures, band, columns, 0, picture, pitch, 0, 0, 0, 0, many, direct, size)
         g_i = (count + lanes) * lanes
         g = np.empty(filters * g_i, x.dtype)
         for group in range(groups):
-            lay(x, n, pictures, many, group * channels, channels, stride, (p0, 0), rows, pitch, corner, flat)
+            lay(x, n, pictures, many, direct, group * channels, channels, stride, (p0, 0), rows, pitch, corner, flat)
             for o in range(filters):
                 lay_windows(gy, n, pictures, many, group * filters + o, p0, band, pitch, direct, g, o * g_i)
-            for w in range(0, count, AT_ONCE):
+            step = -(-count // -(-count // AT_ONCE))
+            for w in range(0, count, step):
                 o = 0
                 while o < filters:
                     here, there = address(g) + (o * g_i + w * lanes) * size, address(sums) + (group * filters + o) * sums.strides[0]
                     job = (like, here, g_i * size, address(flat), address(starts), depth, address(sources) + w * 8)
-                    o += block_of(filters - o, (*job, min(AT_ONCE, count - w), there, sums.strides[0]))
-        n += pictures
+                    o += block_of(filters - o, (*job, min(step, count - w), there, sums.strides[0]))
 
 
 # Pieces.
@@ -515,20 +573,24 @@ def side_by_side(examples: int, columns: int, depth: int, itemsize: int) -> bool
     return examples < lanes or depth * twice < 16
 
 
-def cut(examples: int, rows: tuple[int, int], flops: int, row_bytes: int, halo: int, bundle: int) -> list[tuple[int, int, int, int]]:
-    """Ranges of pictures and of rows, by sizes alone.
+def cut(examples: int, rows: tuple[int, int], row_bytes: int, halo: int, bundle: int, wanted: int) -> list[tuple[int, int, int, int]]:
+    """Ranges of pictures and of rows, about as many as are wanted.
 
     row_bytes   what one row of the result has to read in a bundle; `halo` rows more are read by each band
     bundle      pictures that go into a vector
     """
-    bundles = ceil(examples / bundle)
-    wanted = max(1, min(PIECES, flops // WORTH_A_THREAD))
-    across = min(bundles, wanted)
-    fitting = max(1, BLOCK // max(1, row_bytes) - halo)
-    first, last = rows
-    bands = max(ceil((last - first) / fitting), min(last - first, wanted // across))
+    bundles, (first, last) = ceil(examples / bundle), rows
+    across = ceil(bundles / ceil(bundles / wanted))
+    bands = max(
+        ceil((last - first) / max(1, BLOCK // max(1, row_bytes) - halo)), min(ceil(wanted / across), (last - first) // (2 * halo + 2)), 1
+    )
     step, height = ceil(bundles / across) * bundle, ceil((last - first) / bands)
     return [(n, min(examples, n + step), p, min(last, p + height)) for n in range(0, examples, step) for p in range(first, last, height)]
+
+
+def worth(flops: int) -> int:
+    """Pieces for the threads that there are: where a result does not depend on the cut."""
+    return max(1, min(threads(), flops // WORTH_A_THREAD))
 
 
 IMPLICIT = "a tile in registers finds what it multiplies by tables of places; short rows: vectors of pictures, transposed in registers"
@@ -537,19 +599,16 @@ IMPLICIT = "a tile in registers finds what it multiplies by tables of places; sh
 @rung("conv2d", "cpu", step=5, idea=IMPLICIT)
 @forward
 def implicit(x: Any, w: Any, y: Any, stride: Any, corner: Any, dilation: Any, groups: int) -> None:
-    if y.size:
-        share(to_y, jobs_to_y(x, w, y, stride, corner, dilation, groups))
-
-
-def jobs_to_y(x: Any, w: Any, y: Any, stride: Any, corner: Any, dilation: Any, groups: int) -> list[tuple[Any, ...]]:
+    if not y.size:
+        return
     kernel, depth = w.shape[2:], w[0].size
     far = far_of(kernel, dilation, stride)
     direct = side_by_side(len(x), y.shape[3], depth, x.itemsize)
-    bundle = 1 if direct else VECTOR // x.itemsize
-    row = x.shape[1] // groups * stride[0] * stride[1] * (y.shape[3] + far[1]) * min(bundle, len(x)) * x.itemsize
-    pieces = cut(len(x), (0, y.shape[2]), 2 * y.size * depth, row, far[0], bundle)
+    width = 1 if direct else VECTOR // x.itemsize
+    row = x.shape[1] // groups * stride[0] * stride[1] * (y.shape[3] + far[1]) * min(width, len(x)) * x.itemsize
+    pieces = cut(len(x), (0, y.shape[2]), row, far[0], width, worth(2 * y.size * depth))
     panels = weights_for_y(w, groups)
-    return [(x, panels, y, kernel, stride, corner, dilation, groups, direct, *piece) for piece in pieces]
+    share(to_y, [(x, panels, y, kernel, stride, corner, dilation, groups, direct, *piece) for piece in pieces])
 
 
 @rung("conv2d_input_grad", "cpu", step=5, idea=IMPLICIT)
@@ -560,15 +619,15 @@ def implicit_to_x(gx: Any, w: Any, gy: Any, stride: Any, corner: Any, dilation: 
     kernel, depth = w.shape[2:], w[:, 0].size // groups
     far = far_of(kernel, dilation, stride)
     direct = stride == (1, 1) and side_by_side(len(gx), gx.shape[3], depth, gx.itemsize)
-    bundle = 1 if direct else VECTOR // gx.itemsize
-    row = gy.shape[1] // groups * (gx.shape[3] // stride[1] + 1 + far[1]) * min(bundle, len(gx)) * gx.itemsize
+    width = 1 if direct else VECTOR // gx.itemsize
+    row = gy.shape[1] // groups * (gx.shape[3] // stride[1] + 1 + far[1]) * min(width, len(gx)) * gx.itemsize
     band = corner[0] // stride[0], (gx.shape[2] - 1 + corner[0]) // stride[0] + 1
-    pieces = cut(len(gx), band, 2 * gy.size * w[0].size, row, far[0], bundle)
+    pieces = cut(len(gx), band, row, far[0], width, worth(2 * gy.size * w[0].size))
     panels = weights_for_x(w, groups, stride, dilation)
     share(to_x, [(gy, panels, gx, kernel, stride, corner, dilation, groups, direct, *piece) for piece in pieces])
 
 
-@rung("conv2d_weight_grad", "cpu", step=5, idea=IMPLICIT + "; the sums along lanes are reassociated")
+@rung("conv2d_weight_grad", "cpu", step=5, serves=True, idea=IMPLICIT + "; the sums along lanes are reassociated")
 @weight_grad
 def implicit_to_w(x: Any, gw: Any, gy: Any, stride: Any, corner: Any, dilation: Any, groups: int) -> None:
     kernel, depth = gw.shape[2:], gw[:1].size
@@ -577,9 +636,10 @@ def implicit_to_w(x: Any, gw: Any, gy: Any, stride: Any, corner: Any, dilation: 
         return
     far = far_of(kernel, dilation, stride)
     direct = side_by_side(len(x), gy.shape[3], depth, x.itemsize)
-    bundle = 1 if direct else VECTOR // x.itemsize
-    row = x.shape[1] // groups * stride[0] * stride[1] * (gy.shape[3] + far[1]) * min(bundle, len(x)) * x.itemsize
-    pieces = cut(len(x), (0, gy.shape[2]), 2 * gy.size * depth, row, far[0], bundle)
+    width = 1 if direct else VECTOR // x.itemsize
+    row = x.shape[1] // groups * stride[0] * stride[1] * (gy.shape[3] + far[1]) + len(gw) // groups * gy.shape[3]
+    row *= min(width, len(x)) * x.itemsize
+    pieces = cut(len(x), (0, gy.shape[2]), row, far[0], width, max(1, min(PARTS, 2 * gy.size * depth // WORTH_A_THREAD)))
     parts = np.zeros((len(pieces), len(gw), depth + SPARE), gw.dtype)
     share(to_w, [(x, parts, gy, kernel, stride, corner, dilation, groups, direct, *piece, i) for i, piece in enumerate(pieces)])
     np.add.reduce(parts[:, :, :depth].reshape(len(pieces), *gw.shape), axis=0, out=gw)

@@ -150,3 +150,81 @@ def deal_out(typing: Any, like: Any, source: Any, windows: Any, target: Any, ste
         return context.get_dummy_value()
 
     return types.void(like, source, windows, target, step, pictures), code
+
+
+@intrinsic
+def move(typing: Any, like: Any, source: Any, step: Any, target: Any, count: Any) -> Any:
+    """Copy so many vectors, `step` bytes apart, to where they lie in line."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Vectors(builder, context.get_value_type(signature.args[0]))
+        _, source, step, target, count = values
+
+        def one(_: Any, here: Any, there: Any) -> list[Any]:
+            v.store(v.load(here), there)
+            return [builder.add(here, step), v.plus(there, v.bytes)]
+
+        loop(builder, count, [source, target], one)
+        return context.get_dummy_value()
+
+    return types.void(like, source, step, target, count), code
+
+
+@intrinsic
+def clear(typing: Any, like: Any, target: Any, count: Any) -> Any:
+    """Zeros in so many vectors."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Vectors(builder, context.get_value_type(signature.args[0]))
+        _, target, count = values
+
+        def one(_: Any, there: Any) -> list[Any]:
+            v.store(v.zero, there)
+            return [v.plus(there, v.bytes)]
+
+        loop(builder, count, [target], one)
+        return context.get_dummy_value()
+
+    return types.void(like, target, count), code
+
+
+@intrinsic
+def line(typing: Any, like: Any, source: Any, step: Any, target: Any, count: Any) -> Any:
+    """Copy so many numbers, `step` bytes apart, to where they lie in line. Whole vectors are written: behind the last number stands anything."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Vectors(builder, context.get_value_type(signature.args[0]))
+        _, source, step, target, count = values
+
+        def vectors(stride: int, found: Any) -> None:
+            """What is left is read with a mask: memory behind it may not be there."""
+
+            def some(i: Any, load: Any) -> list[Any]:
+                here = builder.add(source, builder.mul(i, INT(stride * v.size)))
+                v.store(found(here, load), builder.add(target, builder.mul(i, INT(v.size))))
+                return []
+
+            done, _ = loop(builder, count, [], lambda i: some(i, lambda place, _: v.load(place)), step=v.lanes)
+            left = builder.mul(builder.sub(count, done), INT(stride))
+            with builder.if_then(builder.icmp_signed(">", left, INT(0))):
+                some(done, lambda place, x: v.load_some(place, v.first(builder.sub(left, INT(x * v.lanes)))))
+
+        def every_second(here: Any, load: Any) -> Any:
+            return v.pick(load(here, 0), load(v.plus(here, v.bytes), 1), range(0, 2 * v.lanes, 2))
+
+        with builder.if_else(builder.icmp_signed("==", step, INT(v.size))) as (in_line, apart):
+            with in_line:
+                vectors(1, lambda here, load: load(here, 0))
+            with apart, builder.if_else(builder.icmp_signed("==", step, INT(2 * v.size))) as (second, others):
+                with second:
+                    vectors(2, every_second)
+                with others:
+
+                    def single(_: Any, here: Any, there: Any) -> list[Any]:
+                        v.copy_number(here, there)
+                        return [builder.add(here, step), v.plus(there, v.size)]
+
+                    loop(builder, count, [source, target], single)
+        return context.get_dummy_value()
+
+    return types.void(like, source, step, target, count), code
