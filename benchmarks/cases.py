@@ -19,6 +19,9 @@ Draw = Callable[["Case", np.random.Generator, dict[str, Any]], tuple[list[Any], 
 ALLOWED = {"float32": 1e-5, "float64": 1e-13, "bfloat16": 2e-2, "int8": 0.0}  # where no rung says: bfloat16 may round the result too
 
 
+DIFFERENCES = ("normalise", "cross_entropy")  # ops that take off a mean: the largest result is the scale
+
+
 @dataclass(frozen=True)
 class Case:
     """One call of one op.
@@ -47,7 +50,7 @@ class Case:
             return replace(self, shapes=((min(n, 2), c, min(h, 14), min(w, 14)), kernel))
         if "density" in dict(self.about):  # blocks and groups of four divide these
             return replace(self, shapes=tuple(tuple(min(size, 64) for size in shape) for shape in self.shapes))
-        least = 3 if "pool" in self.op or self.op == "normalise" else 1000 if self.op.endswith("_step") else 40
+        least = 3 if "pool" in self.op or "normalise" in self.op else 1000 if self.op.endswith("_step") and len(self.shapes) == 1 else 40
         return replace(self, shapes=tuple(tuple(min(size, least + size % 3) for size in shape) for shape in self.shapes))
 
     def call(self, seed: int = 0) -> tuple[list[Any], dict[str, Any]]:
@@ -82,6 +85,8 @@ class Case:
         doubles = [as_doubles(a) for a in args]
         want, size = (parts(definition(*some, **params)) for some in (doubles, [np.abs(a) if is_float(a) else a for a in doubles]))
         scales = [np.abs(s) + np.abs(w) for s, w in zip(size, want, strict=True)]
+        if self.op.startswith(DIFFERENCES):
+            scales = [s + np.max(np.abs(w), initial=0.0) for s, w in zip(scales, want, strict=True)]
         if self.op.endswith("_step"):
             scales = [s + np.abs(doubles[0]) for s in scales]
         return want, scales
@@ -191,11 +196,36 @@ def targets(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tup
     return [3 * rng.normal(size=(b, c)), np.eye(c)[rng.integers(0, c, b)]], params
 
 
+def bias_grad(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """A gradient, and what bias_activation returned."""
+    x, b = case.shapes
+    return [rng.normal(size=x), OPS["bias_activation"].definition(rng.normal(size=x), rng.normal(size=b), **params)], params
+
+
+def loss_grad(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Logarithms of probabilities, classes, and the gradient of each loss."""
+    (z, t), _ = targets(case, rng, params)
+    return [OPS["cross_entropy"].definition(z, t)[1], t, rng.normal(size=len(z))], params
+
+
+def norm_grad(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """A gradient, the arguments of normalise, and its mean and variance."""
+    x, w, b = (rng.normal(size=shape) for shape in case.shapes)
+    _, mean, var = OPS["normalise"].definition(x, w, b, **{k: v for k, v in params.items() if k in ("axis", "eps")})
+    return [rng.normal(size=x.shape), x, w, mean, var], {**params, "b_shape": b.shape}
+
+
 def narrow(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """Integers of eight bits over their whole range, the left ones with a sign or without."""
     left = np.dtype(dict(case.about).get("left", "int8"))
     kinds = [left, *[np.dtype("int8")] * (len(case.shapes) - 1)]
     return [rng.integers(np.iinfo(d).min, np.iinfo(d).max + 1, s, d) for s, d in zip(case.shapes, kinds, strict=True)], params
+
+
+def sampled(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """The gradient of a sparse product, the dense factor, and where the sparse one has numbers."""
+    (_, indices, indptr, b), _ = pruned(case, rng, params)
+    return [rng.normal(size=(len(indptr) - 1, b.shape[1])), b, indices, indptr], params
 
 
 def pruned(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -220,6 +250,10 @@ DRAWS: dict[str, Draw] = {  # ops whose arguments are not just normal numbers of
     "max_pool2d_input_grad": max_pool_grad,
     "avg_pool2d_input_grad": avg_pool_grad,
     "cross_entropy": targets,
+    "cross_entropy_grad": loss_grad,
+    "normalise_grad": norm_grad,
+    "bias_activation_grad": bias_grad,
+    "matmul_csr_data_grad": sampled,
     **dict.fromkeys(("matmul_csr", "matmul_bsr", "matmul_2to4"), pruned),
     "matmul_int8": narrow,
     "conv2d_int8": narrow,

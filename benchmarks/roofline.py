@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.util import find_spec
 from threading import Barrier
 from time import thread_time
 from typing import Any
@@ -25,6 +26,8 @@ REPEATS = 15  # of which the best counts
 LONG_ENOUGH = 0.004
 MOST = 512 << 20  # bytes of all arrays that measure memory
 DEEP = 128  # of a strip of the tile: both factors stay in the first level
+
+Make = Callable[[], tuple[Callable[[int], Any], float]]  # makes a function of a number of repeats, and says the work of one
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,12 @@ def measured(threads: int) -> Roof:
     sizes = caches()
     holds = {level: sizes[level] * (threads if level < 3 else 1) for level in (1, 2, 3)}
     used = {1: sizes[1] // 2, 2: sizes[2] // 2, 3: min(4 * sizes[2], holds[3] // 2 // threads), 0: min(4 * holds[3], MOST) // threads}
-    peaks = {dtype: together(threads, make) for dtype, make in PEAKS.items() if make is not None}
-    return Roof(threads, peaks, {level: together(threads, lambda size=size: triad(size)) for level, size in used.items()}, holds)
+    found = {dtype: together(threads, make) for dtype, make in peaks().items()}
+    return Roof(threads, found, {level: together(threads, lambda size=size: triad(size)) for level, size in used.items()}, holds)
 
 
-def together(threads: int, make: Callable[[], tuple[Callable[[int], Any], float]]) -> float:
-    """The sum of the rates of threads that each run what `make` makes: a function of a number of repeats, and the work of one."""
+def together(threads: int, make: Make) -> float:
+    """The sum of the rates of threads that each run what `make` makes."""
     ready = Barrier(threads)
 
     def rate() -> float:
@@ -142,7 +145,16 @@ def compiled_tile() -> Any:
     return strips
 
 
-PEAKS: dict[str, Callable[[], tuple[Callable[[int], Any], float]] | None] = {
-    "float32": lambda: tile("float32"),
-    "float64": lambda: tile("float64"),
-}
+def narrow(sum_dtype: str) -> Make | None:
+    """The instructions for narrow numbers alone; None where there are no kernels for them."""
+    if find_spec("kernels.cpu.words") is None or find_spec("kernels.cpu.amx") is None:
+        return None
+    from benchmarks.narrow_peak import instructions
+
+    return lambda: instructions(sum_dtype)
+
+
+def peaks() -> dict[str, Make]:
+    """What measures the peak of each dtype that has kernels."""
+    found = {"float32": lambda: tile("float32"), "float64": lambda: tile("float64"), "bfloat16": narrow("float32"), "int8": narrow("int32")}
+    return {dtype: make for dtype, make in found.items() if make is not None}

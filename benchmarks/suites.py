@@ -159,19 +159,22 @@ POOL = [
     ]
 ]
 LOSS = [
-    Case("cross_entropy", (shape, shape), text)
+    Case(op, (shape, shape), text)
+    for op in ("cross_entropy", "cross_entropy_grad")
     for shape, text in [((32, 10), "MLP"), ((128, 10), "LeNet-5"), ((512, 1000), "many classes")]
 ]
 NORM = [
-    *[Case("normalise", ((n, d), (d,), (d,)), "layer norm") for n, d in ((1024, 256), (128, 100))],
+    *[Case(op, ((n, d), (d,), (d,)), "layer norm") for op in ("normalise", "normalise_grad") for n, d in ((1024, 256), (128, 100))],
     *[
-        Case("normalise", (x, (x[1], 1, 1), (x[1], 1, 1)), text, (("axis", (0, 2, 3)),))
+        Case(op, (x, (x[1], 1, 1), (x[1], 1, 1)), text, (("axis", (0, 2, 3)),))
+        for op in ("normalise", "normalise_grad")
         for x, text in (((32, 16, 32, 32), "batch norm, ResNet8, block 1"), ((32, 64, 8, 8), "batch norm, ResNet8, block 3"))
     ],
     *[Case("softmax", ((4096, 128),), "attention, 4 heads for 8 x 128 tokens")],
 ]
 BIAS = [
-    Case("bias_activation", (x, (x[1],)), text, (("activation", activation),))
+    Case(op, (x, (x[1],)), text, (("activation", activation),))
+    for op in ("bias_activation", "bias_activation_grad")
     for x, text, activation in [
         ((32, 6, 28, 28), "LeNet-5, layer 1", "tanh"),
         ((32, 32, 28, 28), "CNN 32-64-64, layer 1", "relu"),
@@ -214,6 +217,7 @@ SPARSE = [
 ]
 TILED = [
     *[sparse(density, 1024, 1024, 128, "matmul_bsr", "blocks of a square layer pruned") for density in (0.5, 0.2, 0.05)],
+    *[sparse(density, 300, 784, 128, "matmul_csr_data_grad", "gradient of a pruned MLP, first layer") for density in (0.2, 0.05)],
     sparse(0.5, 1024, 1024, 128, "matmul_2to4", "two of four weights of a square layer"),
 ]
 
@@ -235,11 +239,11 @@ KERNELS = [
     Suite("adam-nets", "Adam, all arrays of a network in one call", ADAM_NETS),
     Suite("optimisers", "the other optimisers", OPTIMISERS),
     Suite("pool", "pooling and its transposes", POOL),
-    Suite("loss", "softmax and cross-entropy", LOSS),
-    Suite("norm", "normalisation", NORM),
-    Suite("bias", "bias and activation", BIAS),
+    Suite("loss", "softmax and cross-entropy, forward and backward", LOSS),
+    Suite("norm", "normalisation, forward and backward", NORM),
+    Suite("bias", "bias and activation, forward and backward", BIAS),
     Suite("sparse", "sparse matrix (CSR) times dense", SPARSE, ("scipy", "torch", "dense")),
-    Suite("sparse-blocks", "block-sparse and 2:4 times dense", TILED, ("scipy", "torch", "dense")),
+    Suite("sparse-blocks", "block-sparse and 2:4 times dense, gradients", TILED, ("scipy", "torch", "dense")),
 ]  # fmt: skip
 MORE = ("benchmarks.steps",)  # modules with a list SUITES
 

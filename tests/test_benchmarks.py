@@ -41,7 +41,7 @@ def test_every_case_verifies_at_a_small_size(case):
     reference = case.reference(args, params)
     numpy = peers.find("numpy")
     y = numpy.as_numpy(numpy.prepare(case, args, params)())
-    assert case.error(args, params, y, reference) <= max(case.allowed, 1e-5)
+    assert case.error(args, params, y, reference) <= numpy.allowed(case)
     for backend in BACKENDS:
         if case.op in kernels.ops(backend):
             ours = peers.find("gnomon")
@@ -65,10 +65,8 @@ def test_a_case_is_what_it_says(case):
 
 
 def test_every_op_with_a_kernel_has_a_case():
-    """Gradients that stand behind a fused op, and products that only a rule calls, are not listed one by one."""
-    behind = {op for op in OPS if op.endswith("_grad")} | {"max_pool2d_gather"}
     for backend in BACKENDS:
-        assert set(kernels.ops(backend)) - behind <= {case.op for suite in suites().values() for case in suite.cases}
+        assert set(kernels.ops(backend)) <= {case.op for suite in suites().values() for case in suite.cases}
 
 
 def test_the_error_sees_a_wrong_number_a_wrong_shape_and_nan():

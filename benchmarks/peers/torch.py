@@ -170,6 +170,58 @@ def softmax(case: Any, args: list[Any], params: dict[str, Any]) -> Built:
     return lambda x: torch.softmax(x, params["axis"]), tensors(args)
 
 
+def cross_entropy_backward(case: Any, args: list[Any], params: dict[str, Any]) -> Built:
+    """The two nodes that a backward pass of F.cross_entropy runs."""
+    import torch
+
+    log_p, t, gy = tensors(args)
+    none, total = 0, torch.tensor(0.0)
+
+    def grad(log_p: Any, labels: Any, gy: Any) -> Any:
+        picked = torch.ops.aten.nll_loss_backward(gy, log_p, labels, None, none, -100, total)
+        return torch.ops.aten._log_softmax_backward_data(picked, log_p, -1, log_p.dtype)
+
+    return grad, [log_p, t.argmax(-1), gy]
+
+
+def normalise_backward(case: Any, args: list[Any], params: dict[str, Any]) -> Built:
+    """The node that a backward pass of layer norm or batch norm runs."""
+    import torch
+
+    gy, x, w, mean, var = tensors(args)
+    rstd, eps, whole = (var + params["eps"]).rsqrt(), params["eps"], [True] * 3
+    if params["axis"] == -1:
+        backward = torch.ops.aten.native_layer_norm_backward
+        return lambda gy, x, w, mean, rstd: backward(gy, x, [x.shape[-1]], mean, rstd, w, w, whole), [gy, x, w, mean, rstd]
+    batch_backward, shape = torch.ops.aten.native_batch_norm_backward, w.shape
+
+    def grad(gy: Any, x: Any, w: Any, mean: Any, rstd: Any) -> Any:
+        gx, gw, gb = batch_backward(gy, x, w, None, None, mean, rstd, True, eps, whole)
+        return gx, gw.reshape(shape), gb.reshape(shape)
+
+    return grad, [gy, x, *[a.reshape(-1) for a in (w, mean, rstd)]]
+
+
+def bias_activation_backward(case: Any, args: list[Any], params: dict[str, Any]) -> Built:
+    import torch
+
+    back = torch.ops.aten
+    through = {
+        "identity": lambda gy, y: gy,
+        "relu": lambda gy, y: back.threshold_backward(gy, y, 0),
+        "tanh": back.tanh_backward,
+        "sigmoid": back.sigmoid_backward,
+    }[params["activation"]]
+    gy, y = tensors(args)
+    others = [i for i in range(y.ndim) if i != params["axis"] % y.ndim]
+
+    def grad(gy: Any, y: Any) -> Any:
+        gx = through(gy, y)
+        return gx, gx.sum(others)
+
+    return grad, [gy, y]
+
+
 def csr(case: Any, args: list[Any], params: dict[str, Any]) -> Built:
     import torch
 
@@ -201,6 +253,9 @@ BUILDS: dict[str, Callable[..., Built]] = {
     "avg_pool2d_input_grad": avg_pool_backward,
     "cross_entropy": cross_entropy,
     "normalise": normalise,
+    "cross_entropy_grad": cross_entropy_backward,
+    "normalise_grad": normalise_backward,
+    "bias_activation_grad": bias_activation_backward,
     "softmax": softmax,
     "matmul_csr": csr,
     "matmul_bsr": bsr,

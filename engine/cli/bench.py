@@ -167,7 +167,7 @@ def planned(
         raise click.UsageError("--clock cpu adds up the time of all threads, so it compares only with --threads 1")
     count = threads or (1 if clock == "cpu" else cores())
     plan = Plan(threads=count, rounds=rounds, limit=limit, clock=clock, cold=cold, fresh=fresh, small=small)
-    return replace(plan, **QUICK) if quick else plan  # type: ignore[arg-type]
+    return replace(plan, **QUICK) if quick else plan
 
 
 def peers_named(against: Sequence[str] | None) -> Sequence[str] | None:
@@ -185,9 +185,10 @@ def stored(file: Path) -> list[Record]:
     from benchmarks.records import read
 
     try:
-        return read(file)
+        found: list[Record] = read(file)
     except ValueError as e:
         raise Failure(f"{file} cannot be read: {e}") from e
+    return found
 
 
 def opened(file: Path | None, resume: bool, plan: Plan) -> Book:
