@@ -145,8 +145,8 @@ def _(g, y, x, w, b_shape, *, axis, eps):
 @normalise.jvp("x")
 def _(d, y, x, w, *, axis, eps):
     r"""\dot y = w (d - \dot \mu - \hat x \dot v / 2s) / s, \; \dot \mu = \langle d \rangle, \; \dot v = 2s \langle \hat x d \rangle"""
-    count, kept = _count(x.shape, axis), y[1].shape
-    x_hat, s = _standard(x, *y[1:], eps)
+    (_, mean, var), count, kept = y, _count(x.shape, axis), y[1].shape
+    x_hat, s = _standard(x, mean, var, eps)
     d_mean = sum_to(d, shape=kept) / count
     along = sum_to(d * x_hat, shape=kept) / count
     return (d - d_mean - x_hat * along) / s * w, d_mean, 2 * s * along
@@ -155,7 +155,8 @@ def _(d, y, x, w, *, axis, eps):
 @normalise.jvp("w")
 def _(d, y, x, *, eps):
     r"""\dot y = \dot w \odot \hat x"""
-    return d * _standard(x, *y[1:], eps)[0], *_still(y)
+    _, mean, var = y
+    return d * _standard(x, mean, var, eps)[0], *_still(y)
 
 
 @normalise.jvp("b")
