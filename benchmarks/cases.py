@@ -1,17 +1,25 @@
-"""The cases of the kernel benchmark, as data, and how a case becomes arguments."""
+"""What a case is: one call of one op, as data; how it becomes arguments, and how a result is judged."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from math import prod
+from typing import Any, ClassVar
 
 import numpy as np
 
 import engine  # noqa: F401  (registers the ops)
-from engine.observe import flops
 from engine.traced import OPS
 
 Shape = tuple[int, ...]
+Pairs = tuple[tuple[str, Any], ...]
+Draw = Callable[["Case", np.random.Generator, dict[str, Any]], tuple[list[Any], dict[str, Any]]]
+
+ALLOWED = {"float32": 1e-5, "float64": 1e-13, "bfloat16": 2e-2, "int8": 0.0}  # where no rung says: bfloat16 may round the result too
+
+
+DIFFERENCES = ("normalise", "cross_entropy")  # ops that take off a mean: the largest result is the scale
 
 
 @dataclass(frozen=True)
@@ -22,120 +30,235 @@ class Case:
     stands_for  where a call like this comes from
     params      what is not at its default
     turned      places of arguments that are transposed views: their last two axes lie the other way round in memory
+    dtype       of the arithmetic: matmul_bf16 takes float32 and multiplies in bfloat16
+    about       what the arguments are like, where shapes do not say it: (("density", 0.1),)
     """
 
     op: str
     shapes: tuple[Shape, ...]
     stands_for: str
-    params: tuple[tuple[str, Any], ...] = ()
+    params: Pairs = ()
     turned: tuple[int, ...] = ()
     dtype: str = "float32"
+    about: Pairs = ()
+    home: ClassVar[str] = "benchmarks.peers"
 
     def small(self) -> Case:
         """The same case at a size at which it is verified in no time."""
         if self.op.startswith("conv"):
             (n, c, h, w), kernel = self.shapes
             return replace(self, shapes=((min(n, 2), c, min(h, 14), min(w, 14)), kernel))
-        least = 3 if "pool" in self.op else 1000 if self.op.endswith("_step") else 40
+        if "density" in dict(self.about):  # blocks and groups of four divide these
+            return replace(self, shapes=tuple(tuple(min(size, 64) for size in shape) for shape in self.shapes))
+        least = 3 if "pool" in self.op or "normalise" in self.op else 1000 if self.op.endswith("_step") and len(self.shapes) == 1 else 40
         return replace(self, shapes=tuple(tuple(min(size, least + size % 3) for size in shape) for shape in self.shapes))
 
-    def call(self, seed: int = 0) -> tuple[list[np.ndarray], dict[str, Any]]:
+    def call(self, seed: int = 0) -> tuple[list[Any], dict[str, Any]]:
         """Arguments and parameters."""
         rng = np.random.default_rng(seed)
-        args, params = _call(self, rng, {**OPS[self.op].defaults, **dict(self.params)})
-        return [_laid(a.astype(self.dtype) if a.dtype.kind == "f" else a, i in self.turned) for i, a in enumerate(args)], params
+        params = {**(OPS[self.op].defaults if self.op in OPS else {}), **dict(self.params)}
+        args, params = DRAWS.get(self.op, plain)(self, rng, params)
+        return [self.laid(a, i in self.turned) for i, a in enumerate(args)], params
 
-    def flops(self, args: list[np.ndarray], y: Any, params: dict[str, Any]) -> int:
-        """Floating-point operations, where the op has a formula for them; else 0."""
-        return flops(OPS[self.op], args, y if isinstance(y, tuple) else (y,), params) if OPS[self.op].flops else 0
+    def laid(self, a: Any, turned: bool) -> Any:
+        """An argument in the dtype and the layout of the case."""
+        if not isinstance(a, np.ndarray):
+            return a
+        if a.dtype.kind == "f":
+            a = a.astype(self.dtype if self.dtype in ("float32", "float64") else "float32")
+        return np.ascontiguousarray(a.swapaxes(-1, -2)).swapaxes(-1, -2) if turned else np.ascontiguousarray(a)
+
+    @property
+    def allowed(self) -> float:
+        return ALLOWED[self.dtype]
+
+    @property
+    def there(self) -> bool:
+        """Is there such an op?"""
+        return self.op in OPS
+
+    def reference(self, args: list[Any], params: dict[str, Any]) -> tuple[Any, Any]:
+        """The definition in float64, and what its rounding is measured against: the definition of absolute values."""
+        if isinstance(args[0], dict):
+            return self.reference_of_dicts(args, params)
+        definition = REFERENCES.get(self.op) or OPS[self.op].definition
+        doubles = [as_doubles(a) for a in args]
+        want, size = (parts(definition(*some, **params)) for some in (doubles, [np.abs(a) if is_float(a) else a for a in doubles]))
+        scales = [np.abs(s) + np.abs(w) for s, w in zip(size, want, strict=True)]
+        if self.op.startswith(DIFFERENCES):
+            scales = [s + np.max(np.abs(w), initial=0.0) for s, w in zip(scales, want, strict=True)]
+        if self.op.endswith("_step"):
+            scales = [s + np.abs(doubles[0]) for s in scales]
+        return want, scales
+
+    def reference_of_dicts(self, args: list[Any], params: dict[str, Any]) -> tuple[Any, Any]:
+        """Of a step over all the arrays of a network: array by array."""
+        found = [self.reference([arrays[name] for arrays in args], params) for name in sorted(args[0])]
+        wants, scales = (tuple(part for each in zip(*(f[i] for f in found), strict=True) for part in each) for i in range(2))
+        return wants, scales
+
+    def error(self, args: list[Any], params: dict[str, Any], y: Any, reference: tuple[Any, Any] | None = None) -> float:
+        """The largest error of `y` against the definition in float64, relative to the definition of absolute values."""
+        wants, scales = reference or self.reference(args, params)
+        got = parts(y)
+        if len(got) != len(wants) or any(g is not None and np.shape(g) != np.shape(w) for g, w in zip(got, wants, strict=True)):
+            return float("inf")
+        worst = 0.0
+        for g, w, s in zip(got, wants, scales, strict=True):
+            if g is None:  # an output that this implementation has no use for
+                continue
+            gap = np.abs(g - w) / np.maximum(s, np.finfo(np.float64).tiny)
+            worst = max(worst, float(np.max(np.where(np.isnan(gap), np.inf, gap), initial=0.0)))
+        return worst
+
+    def work(self, args: list[Any], params: dict[str, Any], y: Any) -> tuple[int, int]:
+        """Operations by the op's own formula (0 if it has none), and bytes if each array is moved once."""
+        outputs = parts(y)
+        args = [a for arg in args for a in parts(arg)]
+        return 2 * self.products, sum(a.nbytes for a in (*args, *outputs) if isinstance(a, np.ndarray))
+
+    @property
+    def products(self) -> int:
+        """How many products are added up; 0 for an op that is none of products."""
+        if self.op.startswith("conv"):
+            grid = OPS["conv2d"].infer(self.shapes, {**OPS["conv2d"].defaults, **dict(self.params)})[0]
+            return prod(grid) * prod(self.shapes[1][1:])
+        if self.op.startswith(("matmul", "dense")):
+            (*stack, m, k), (*_, n) = self.shapes[:2]
+            return round(prod(stack) * m * k * n * dict(self.about).get("density", 1.0))
+        return 0
+
+    @property
+    def shape(self) -> str:
+        if "net" in dict(self.about):
+            return f"{len(self.shapes)} arrays"
+        return " ".join("x".join(map(str, shape)) + ("'" if i in self.turned else "") for i, shape in enumerate(self.shapes))
 
     def __str__(self) -> str:
-        shapes = " ".join("x".join(map(str, shape)) + ("'" if i in self.turned else "") for i, shape in enumerate(self.shapes))
-        return " ".join([shapes, *(f"{name}={value}" for name, value in self.params)])
+        kind = {"float32": "", "float64": "f64 ", "bfloat16": "bf16 "}.get(self.dtype, f"{self.dtype} ")
+        return " ".join([f"{self.op} {kind}{self.shape}", *(f"{name}={value}" for name, value in (*self.params, *self.about))])
 
 
-def _laid(a: np.ndarray, turned: bool) -> np.ndarray:
-    return np.ascontiguousarray(a.swapaxes(-1, -2)).swapaxes(-1, -2) if turned else np.ascontiguousarray(a)
+def parts(y: Any) -> tuple[Any, ...]:
+    """The outputs of a call, one by one."""
+    if isinstance(y, dict):
+        return tuple(y[name] for name in sorted(y))
+    return tuple(part for each in y for part in parts(each)) if isinstance(y, (tuple, list)) else (y,)
 
 
-def _call(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[np.ndarray], dict[str, Any]]:
-    arrays = [rng.normal(size=shape) for shape in case.shapes]
-    if case.op in ("conv2d_input_grad", "conv2d_weight_grad"):
-        x, w = arrays
-        gy = rng.normal(size=OPS["conv2d"].infer(case.shapes, params)[0])
-        return ([gy, w], {**params, "input_size": x.shape[2:]}) if "input" in case.op else ([x, gy], {**params, "kernel_size": w.shape[2:]})
-    if case.op == "max_pool2d_input_grad":
-        y, indices = OPS["max_pool2d_with_indices"](arrays[0], **params)
-        return [rng.normal(size=y.shape), indices], {"input_size": case.shapes[0][2:]}
-    if case.op == "avg_pool2d_input_grad":
-        size = case.shapes[0][2:]
-        grid = OPS["avg_pool2d"].infer(case.shapes, params)[0]
-        return [rng.normal(size=grid)], {**params, "input_size": size}
-    if case.op.endswith("_step"):
-        named = dict(zip(OPS[case.op].args, [rng.normal(size=case.shapes[0]) for _ in OPS[case.op].args], strict=True))
-        hyper = {**params, "lr": 0.01, **({"t": 3} if "adam" in case.op else {})}
-        return [np.square(a) if name == "v" else a for name, a in named.items()], hyper
-    return arrays, params
+def is_float(a: Any) -> bool:
+    return isinstance(a, np.ndarray) and a.dtype.kind == "f"
 
 
-def error(case: Case, args: list[np.ndarray], params: dict[str, Any], y: Any) -> float:
-    """The largest error of `y` against the definition in float64, relative to the definition of absolute values."""
-    definition = OPS[case.op].definition
-    doubles = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in args]
-    want = definition(*doubles, **params)
-    size = definition(*[np.abs(a) for a in doubles], **params)
-    p = np.abs(doubles[0]) if case.op.endswith("_step") else 0.0
-    parts = [part if isinstance(part, tuple) else (part,) for part in (y, want, size)]
-    worst = 0.0
-    for got, w, s in zip(*parts, strict=True):
-        if got.shape != w.shape:
-            return float("inf")
-        gap = np.abs(got - w) / np.maximum(np.abs(s) + np.abs(w) + p, np.finfo(np.float64).tiny)
-        worst = max(worst, float(np.max(np.where(np.isnan(gap), np.inf, gap), initial=0.0)))
-    return worst
+def as_doubles(a: Any) -> Any:
+    return a.astype(np.float64) if is_float(a) else a
 
 
-def gradients(x: Shape, w: Shape, stands_for: str, *params: tuple[str, Any], first: bool = False) -> list[Case]:
-    """A convolution and its two transposes; the first layer of a network has no use for the gradient in x."""
-    names = ["conv2d", "conv2d_weight_grad"] if first else ["conv2d", "conv2d_input_grad", "conv2d_weight_grad"]
-    return [Case(name, (x, w), stands_for, params) for name in names]
+def plain(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Normal numbers."""
+    return [rng.normal(size=shape) for shape in case.shapes], params
 
 
-CASES = [
-    Case("matmul", ((32, 784), (784, 300)), "MLP, first layer"),
-    Case("matmul", ((784, 32), (32, 300)), "its gradient in w", turned=(0,)),
-    Case("matmul", ((32, 300), (300, 100)), "MLP, second layer"),
-    Case("matmul", ((32, 100), (100, 300)), "its gradient in x", turned=(1,)),
-    Case("matmul", ((32, 100), (100, 10)), "MLP, last layer"),
-    Case("matmul", ((1, 784), (784, 300)), "one example"),
-    Case("matmul", ((255, 129), (129, 63)), "nothing divides anything: the ragged edge"),
-    Case("matmul", ((128, 64, 16), (128, 16, 64)), "attention, 4 heads for 32 examples"),
-    *[Case("matmul", ((n, n), (n, n)), "square") for n in (64, 128, 256, 512, 1024, 2048)],
-    *[Case("matmul", ((256, 256), (256, 256)), "square, transposed", turned=turned) for turned in ((0,), (1,), (0, 1))],
-    *[Case("matmul", ((n, n), (n, n)), "ragged square") for n in (65, 333, 1000)],
-    Case("matmul", ((4096, 64), (64, 16)), "tall and narrow"),
-    Case("matmul", ((16, 4096), (4096, 64)), "a long sum"),
-    Case("matmul", ((2048, 2048), (2048, 8)), "a few columns"),
-    Case("matmul", ((8, 2048), (2048, 2048)), "a few rows"),
-    Case("matmul", ((1000, 1000), (1000, 1)), "one column"),
-    *[Case("matmul", ((n, n), (n, n)), "square", dtype="float64") for n in (64, 256, 512, 1024)],
-    Case("matmul", ((333, 777), (777, 555)), "ragged", dtype="float64"),
-    Case("matmul", ((32, 784), (784, 300)), "MLP, first layer", dtype="float64"),
-    *gradients((32, 1, 28, 28), (6, 1, 5, 5), "LeNet-5, first layer", ("padding", 2), first=True),
-    *gradients((32, 6, 14, 14), (16, 6, 5, 5), "LeNet-5, second layer"),
-    *gradients((32, 20, 12, 12), (50, 20, 5, 5), "LeNet-5 of Caffe, second layer"),
-    *gradients((32, 32, 28, 28), (64, 32, 3, 3), "a 3x3 layer", ("padding", 1)),
-    *gradients((32, 16, 32, 32), (32, 16, 3, 3), "ResNet, halving the picture", ("stride", 2), ("padding", 1)),
-    *gradients((32, 64, 14, 14), (64, 1, 3, 3), "depthwise", ("padding", 1), ("groups", 64)),
-    *gradients((32, 64, 14, 14), (64, 64, 1, 1), "1x1"),
-    *[
-        Case(name, (shape,), stands_for, (("kernel_size", 2),))
-        for name in ("max_pool2d_with_indices", "max_pool2d_input_grad", "avg_pool2d", "avg_pool2d_input_grad")
-        for shape, stands_for in [((32, 6, 28, 28), "LeNet-5, first"), ((32, 64, 28, 28), "a wider network")]
-    ],
-    *[
-        Case(f"{name}_step", ((size,),), stands_for)
-        for name in ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
-        for size, stands_for in [(1_000, "a bias, a small kernel"), (235_200, "MLP, first layer"), (4_000_000, "out of cache")]
-    ],
-]
+def conv_input_grad(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    x, w = case.shapes
+    gy = rng.normal(size=OPS["conv2d"].infer(case.shapes, params)[0])
+    return [gy, rng.normal(size=w)], {**params, "input_size": x[2:]}
+
+
+def conv_weight_grad(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    x, w = case.shapes
+    gy = rng.normal(size=OPS["conv2d"].infer(case.shapes, params)[0])
+    return [rng.normal(size=x), gy], {**params, "kernel_size": w[2:]}
+
+
+def max_pool_grad(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    y, indices = OPS["max_pool2d_with_indices"](rng.normal(size=case.shapes[0]), **params)
+    return [rng.normal(size=y.shape), indices], {"input_size": case.shapes[0][2:]}
+
+
+def avg_pool_grad(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    grid = OPS["avg_pool2d"].infer(case.shapes, params)[0]
+    return [rng.normal(size=grid)], {**params, "input_size": case.shapes[0][2:]}
+
+
+def step(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Parameter, gradient and moments; of a whole network, dicts of them."""
+    hyper = {**params, "lr": 0.01, **({"t": 3} if "adam" in case.op else {})}
+    each = [[rng.normal(size=shape) ** (2 if name == "v" else 1) for shape in case.shapes] for name in OPS[case.op].args]
+    if "net" not in dict(case.about):
+        return [arrays[0] for arrays in each], hyper
+    return [{f"p{i}": a.astype(case.dtype) for i, a in enumerate(arrays)} for arrays in each], hyper
+
+
+def targets(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Logits and classes, as rows with a single one."""
+    b, c = case.shapes[0]
+    return [3 * rng.normal(size=(b, c)), np.eye(c)[rng.integers(0, c, b)]], params
+
+
+def bias_grad(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """A gradient, and what bias_activation returned."""
+    x, b = case.shapes
+    return [rng.normal(size=x), OPS["bias_activation"].definition(rng.normal(size=x), rng.normal(size=b), **params)], params
+
+
+def loss_grad(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Logarithms of probabilities, classes, and the gradient of each loss."""
+    (z, t), _ = targets(case, rng, params)
+    return [OPS["cross_entropy"].definition(z, t)[1], t, rng.normal(size=len(z))], params
+
+
+def norm_grad(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """A gradient, the arguments of normalise, and its mean and variance."""
+    x, w, b = (rng.normal(size=shape) for shape in case.shapes)
+    _, mean, var = OPS["normalise"].definition(x, w, b, **{k: v for k, v in params.items() if k in ("axis", "eps")})
+    return [rng.normal(size=x.shape), x, w, mean, var], {**params, "b_shape": b.shape}
+
+
+def narrow(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Integers of eight bits over their whole range, the left ones with a sign or without."""
+    left = np.dtype(dict(case.about).get("left", "int8"))
+    kinds = [left, *[np.dtype("int8")] * (len(case.shapes) - 1)]
+    return [rng.integers(np.iinfo(d).min, np.iinfo(d).max + 1, s, d) for s, d in zip(case.shapes, kinds, strict=True)], params
+
+
+def sampled(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """The gradient of a sparse product, the dense factor, and where the sparse one has numbers."""
+    (_, indices, indptr, b), _ = pruned(case, rng, params)
+    return [rng.normal(size=(len(indptr) - 1, b.shape[1])), b, indices, indptr], params
+
+
+def pruned(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """A matrix with zeros at random, in the form that the op wants, and a dense one."""
+    (m, k), (_, _n) = case.shapes
+    density, b = dict(case.about)["density"], rng.normal(size=case.shapes[1])
+    if case.op == "matmul_2to4":
+        kept = np.sort(np.argsort(rng.random((m, k // 4, 4)), axis=2)[:, :, :2], axis=2)
+        return [rng.normal(size=(m, k // 2)), kept.reshape(m, k // 2).astype(np.uint8), b], params
+    r = c = BLOCK if case.op == "matmul_bsr" else 1
+    rows, columns = np.nonzero(rng.random((m // r, k // c)) < density)
+    starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=m // r))])
+    data = rng.normal(size=(len(rows), r, c))
+    return [data if r > 1 else data.reshape(-1), columns.astype(np.int32), starts.astype(np.int64), b], params
+
+
+BLOCK = 16  # rows and columns of a block that is kept or not
+
+DRAWS: dict[str, Draw] = {  # ops whose arguments are not just normal numbers of these shapes
+    "conv2d_input_grad": conv_input_grad,
+    "conv2d_weight_grad": conv_weight_grad,
+    "max_pool2d_input_grad": max_pool_grad,
+    "avg_pool2d_input_grad": avg_pool_grad,
+    "cross_entropy": targets,
+    "cross_entropy_grad": loss_grad,
+    "normalise_grad": norm_grad,
+    "bias_activation_grad": bias_grad,
+    "matmul_csr_data_grad": sampled,
+    **dict.fromkeys(("matmul_csr", "matmul_bsr", "matmul_2to4"), pruned),
+    "matmul_int8": narrow,
+    "conv2d_int8": narrow,
+    **{f"{name}_step": step for name in ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")},
+}
+REFERENCES: dict[str, Callable[..., Any]] = {  # what stands for a definition in float64, where it takes no float64 or takes for ever
+    "matmul_int8": lambda a, b: np.matmul(a.astype(np.float64), b.astype(np.float64)),  # exact up to 2 ** 53
+}

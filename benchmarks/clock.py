@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 LONG_ENOUGH = 0.02  # seconds of a round: a thousand times what a clock and a loop cost
+SWEEP = 512 << 20  # bytes at most that are read to empty the caches
+
+CLOCKS = {
+    "wall": time.perf_counter,
+    "cpu": time.process_time,  # of all threads of the process: work that is handed to another thread is not lost
+}
 
 
 @dataclass(frozen=True)
@@ -28,17 +36,27 @@ def times(rounds: Sequence[float]) -> Times:
     return Times(min(rounds), median(rounds))
 
 
-def seconds(f: Callable[[], Any], repeats: int) -> float:
+def seconds(f: Callable[[], Any], repeats: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds a call, the mean over `repeats` calls."""
-    start = perf_counter()
+    start = clock()
     for _ in range(repeats):
         f()
-    return (perf_counter() - start) / repeats
+    return (clock() - start) / repeats
 
 
-def repeats_for(f: Callable[[], Any], long_enough: float = LONG_ENOUGH) -> int:
+def repeats_for(f: Callable[[], Any], long_enough: float = LONG_ENOUGH, clock: Callable[[], float] = time.perf_counter) -> int:
     """How many calls make a round."""
     repeats = 1
-    while (took := seconds(f, repeats) * repeats) < long_enough / 4:
+    while (took := seconds(f, repeats, clock) * repeats) < long_enough / 4:
         repeats *= 4
     return max(1, round(repeats * long_enough / took))
+
+
+class Sweep:
+    """Empties the caches by reading more than they hold."""
+
+    def __init__(self, cache_bytes: int):
+        self.memory = np.ones(min(2 * cache_bytes, SWEEP) // 8)
+
+    def __call__(self) -> None:
+        self.memory.sum()

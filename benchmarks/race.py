@@ -1,126 +1,193 @@
-"""Implementations of one op against one another: each in a process of its own, in rounds A B A B, verified before it is timed."""
+"""Implementations of cases against one another: each in a process of its own, in rounds A B A B, verified before it is timed."""
 
 from __future__ import annotations
 
-import json
 import os
+import pickle
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import IO, Any
 
-import kernels
-from benchmarks.cases import CASES, Case
-from benchmarks.clock import Times, times
+from benchmarks.clock import LONG_ENOUGH, Times, times
 
 ROOT = Path(__file__).resolve().parent.parent
-THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "NPROC")  # the last one is XLA's
+TIMINGS = 3  # of a round
+FEWEST = 3  # rounds, however long a call takes
 
 
 @dataclass(frozen=True)
-class Runner:
-    """An implementation: the definition (backend none), or a rung."""
+class Plan:
+    """How a race is run.
 
-    name: str
-    backend: str
-    step: int
+    rounds  of each implementation; fewer, but FEWEST at least, where a case would take longer than `limit` seconds
+    clock   "wall", or "cpu": the processor time of the process, for one thread on a machine that is busy
+    cold    empty the caches before each call
+    fresh   compile anew: the cache of compiled code is an empty one, thrown away afterwards
+    small   every case at a small size, to try the harness itself
+    """
+
+    threads: int = 1
+    rounds: int = 15
+    limit: float = 60.0
+    clock: str = "wall"
+    cold: bool = False
+    fresh: bool = False
+    small: bool = False
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one runner in one case. `time` is None if it was wrong."""
+    """What came of one implementation in one case: rounds of seconds a call, or why there are none.
 
-    case: Case
-    runner: Runner
-    error: float
-    allowed: float
-    first: float
-    flops: int
-    time: Times | None
+    missing  it is not here, cannot do this case, or ended in its process: the reason
+    """
+
+    case: Any
+    impl: str
+    error: float = 0.0
+    allowed: float = 0.0
+    first: float = 0.0
+    flops: int = 0
+    bytes: int = 0
+    rounds: tuple[float, ...] = field(default=(), repr=False)
+    best: float = 0.0
+    missing: str | None = None
 
     @property
-    def gflops(self) -> float:
-        return self.flops / self.time.best / 1e9 if self.time else 0.0
+    def wrong(self) -> bool:
+        return not self.missing and not self.error <= self.allowed  # nan is wrong
+
+    @property
+    def time(self) -> Times | None:
+        return replace(times(self.rounds), best=self.best) if self.rounds else None
 
 
-DEFINITION = Runner("numpy", "none", 0)
-
-
-def runners(op: str, backend: str, every: bool) -> list[Runner]:
-    """The definition first, then the rung that serves, or every rung."""
-    return [DEFINITION, *(Runner(r.name, backend, r.step) for r in kernels.ladder(op, backend) if every or r.serves)]
+class Ended(Exception):
+    """A worker's process has ended: its last words."""
 
 
 class Worker:
-    """A process that runs one implementation."""
+    """A process that runs one implementation, and stands still while it is not its turn: thread pools go on spinning after their work."""
 
-    def __init__(self, runner: Runner, environment: dict[str, str]):
-        self.runner = runner
-        command = [sys.executable, "-m", "benchmarks.side", runner.backend, str(runner.step)]
+    def __init__(self, impl: str, environment: dict[str, str]):
+        self.impl = impl
+        self.words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (it is closed when the process is stopped)
+        command = [sys.executable, "-m", "benchmarks.side", impl]
+        path = os.pathsep.join([str(ROOT), os.getcwd(), *filter(None, [environment.get("PYTHONPATH")])])
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, env={**environment, "PYTHONPATH": path}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.words
         )
 
     def ask(self, **message: Any) -> dict[str, Any]:
-        """The worker's answer. Raises RuntimeError with its last words if it has died."""
-        assert self.process.stdin and self.process.stdout and self.process.stderr
+        """The worker's answer. Raises Ended with its last words if it has died."""
+        assert self.process.stdin and self.process.stdout
+        self._signal("SIGCONT")
         try:
-            self.process.stdin.write(json.dumps(message) + "\n")
+            pickle.dump(message, self.process.stdin)
             self.process.stdin.flush()
-            line = self.process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            raise RuntimeError(f"{self.runner.name} ended in its process:\n{self.process.stderr.read()}")
-        return dict(json.loads(line))
+            answer = pickle.load(self.process.stdout)
+        except (BrokenPipeError, EOFError, pickle.UnpicklingError):
+            self.process.wait()
+            self.words.seek(0)
+            lines = self.words.read().decode(errors="replace").strip().splitlines()
+            raise Ended(f"its process ended with {self.process.returncode}: {lines[-1] if lines else 'without a word'}") from None
+        self._signal("SIGSTOP")
+        return dict(answer)
 
     def stop(self) -> None:
-        assert self.process.stdin and self.process.stdout and self.process.stderr
-        self.process.stdin.close()
+        assert self.process.stdin and self.process.stdout
+        self._signal("SIGCONT")
+        self.process.kill()
         self.process.wait()
-        self.process.stdout.close()
-        self.process.stderr.close()
+        for stream in (self.process.stdin, self.process.stdout, self.words):
+            try:
+                stream.close()
+            except BrokenPipeError:  # what was left unsaid
+                continue
+
+    def _signal(self, name: str) -> None:
+        if hasattr(signal, name) and self.process.poll() is None:
+            self.process.send_signal(getattr(signal, name))
 
 
-@contextmanager
-def workers(entries: Sequence[Runner], threads: int, cold: bool) -> Iterator[list[Worker]]:
-    """A process for each runner, all with as many threads; `cold`: with a cache of compiled code that is empty and thrown away."""
+class Sides:
+    """The workers of a race, started when they are first needed, and again after one has ended."""
+
+    def __init__(self, plan: Plan, stack: ExitStack):
+        self.environment = {**os.environ, **dict.fromkeys(THREADS, str(plan.threads))}
+        if plan.fresh:
+            self.environment["NUMBA_CACHE_DIR"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="kernels-"))
+        self.there: dict[str, Worker] = {}
+        stack.callback(self.stop)
+
+    def ask(self, impl: str, **message: Any) -> dict[str, Any]:
+        if impl not in self.there:
+            self.there[impl] = Worker(impl, self.environment)
+        try:
+            return self.there[impl].ask(**message)
+        except Ended as e:
+            self.there.pop(impl).stop()
+            return {"missing": str(e)}
+
+    def keep(self, impls: Sequence[str]) -> None:
+        """Stop the others: rungs of another op, say."""
+        for impl in [i for i in self.there if i not in impls]:
+            self.there.pop(impl).stop()
+
+    def stop(self) -> None:
+        self.keep([])
+
+
+def race(cases: Iterable[Any], impls: Sequence[str] | Callable[[Any], Sequence[str]], plan: Plan) -> Iterator[list[Result]]:
+    """The results of each case, when it is done. `impls` take turns in this order: of all cases, or as a function of the case."""
     with ExitStack() as stack:
-        environment = {**os.environ, **dict.fromkeys(THREADS, str(threads))}
-        if cold:
-            environment["NUMBA_CACHE_DIR"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="kernels-"))
-        started = [Worker(runner, environment) for runner in entries]
-        for worker in started:
-            stack.callback(worker.stop)
-        yield started
+        sides = Sides(plan, stack)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="references-")))
+        for number, case in enumerate(cases):
+            taking_part = impls(case) if callable(impls) else impls
+            sides.keep(taking_part)
+            yield one_case(case, taking_part, plan, sides, str(folder / f"{number}"))
 
 
-def race(
-    op: str, *, backend: str, every: bool, threads: int, rounds: int, cold: bool, small: bool, ready: Callable[[list[Result]], None]
-) -> list[Result]:
-    """All cases of `op`; `ready` is given the results of a case when it is done."""
-    done: list[Result] = []
-    with workers(runners(op, backend, every), threads, cold) as sides:
-        for number, case in enumerate(CASES):
-            if case.op == op:
-                found = _one_case(number, case, sides, rounds, small)
-                ready(found)
-                done += found
-    return done
+def one_case(case: Any, impls: Sequence[str], plan: Plan, sides: Any, reference: str) -> list[Result]:
+    """Begin on every side, then rounds of those that are right."""
+    found: dict[str, Result] = {}
+    for impl in impls:
+        chosen = case.small() if plan.small else case
+        answer = sides.ask(impl, begin=chosen, clock=plan.clock, cold=plan.cold, reference=reference)
+        found[impl] = Result(case, impl, **answer)
+    Path(reference).unlink(missing_ok=True)
+    racing = [impl for impl, r in found.items() if not r.missing and not r.wrong]
+    seconds: dict[str, list[list[float]]] = {impl: [] for impl in racing}
+    turn, turns = 0, plan.rounds
+    while turn < turns and racing:
+        for impl in list(racing):
+            answer = sides.ask(impl, round=TIMINGS)
+            if "missing" in answer:
+                racing.remove(impl)
+                found[impl] = replace(found[impl], missing=answer["missing"])
+            else:
+                seconds[impl].append(answer["seconds"])
+        turn += 1
+        if turn == 1:
+            once = sum(cost(seconds[impl][0]) for impl in racing)
+            turns = min(turns, max(FEWEST, int(plan.limit / max(once, 1e-9))))
+    return [timed(r, seconds[impl]) if impl in racing else r for impl, r in found.items()]
 
 
-def _one_case(number: int, case: Case, sides: list[Worker], rounds: int, small: bool) -> list[Result]:
-    begun = [side.ask(begin=number, small=small) for side in sides]
-    right = [side for side, answer in zip(sides, begun, strict=True) if answer["error"] <= answer["allowed"]]
-    seconds: dict[str, list[float]] = {side.runner.name: [] for side in right}
-    for _ in range(rounds):
-        for side in right:
-            seconds[side.runner.name].append(side.ask(round=True)["seconds"])
-    return [
-        Result(case, side.runner, **answer, time=times(seconds[side.runner.name]) if seconds.get(side.runner.name) else None)
-        for side, answer in zip(sides, begun, strict=True)
-    ]
+def timed(result: Result, rounds: Sequence[Sequence[float]]) -> Result:
+    """With the median of each round, and the best of all."""
+    return replace(result, rounds=tuple(median(taken) for taken in rounds), best=min(min(taken) for taken in rounds))
+
+
+def cost(timings: Sequence[float]) -> float:
+    """About how long a round took: each timing is at least long enough, and a call goes before them if there are several."""
+    return sum(max(t, LONG_ENOUGH) for t in timings) + (timings[0] if len(timings) > 1 else 0.0)

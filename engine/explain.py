@@ -173,7 +173,7 @@ def _watcher(tape: NamedTape, e: Explain, steps: list[Step]) -> Callable[[Entry,
 
     def watch(entry: Entry, g: Any, shown: list[tuple[int, Any, Any]]) -> None:
         nonlocal seen
-        formulas = {place: rule.formula for rule, places in entry.plan.rules for place in places}
+        formulas = {place: rule.formula for rule, places, _ in entry.plan.rules for place in places}
         shares = tuple(Share(tape.names[entry.parents[p]], formulas[p], primal(gx), primal(total)) for p, gx, total in shown)
         name = tape.names[entry.out[0]].partition("[")[0]
         cotangent = tuple(map(primal, g)) if type(g) is tuple else primal(g)

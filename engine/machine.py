@@ -13,8 +13,8 @@ import numpy as np
 
 LIBRARIES = ("numpy", "scipy", "numba", "llvmlite", "click", "rich", "safetensors", "matplotlib", "mlxtend", "scikit-learn")
 VARIABLES = (
-    "GNOMON_CPU", "GNOMON_DATA", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER",
-    "NUMBA_DISABLE_JIT", "NUMBA_CACHE_DIR", "MPLCONFIGDIR",
+    "GNOMON_CPU", "GNOMON_DATA", "GNOMON_MALLOC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS",
+    "NUMBA_THREADING_LAYER", "NUMBA_DISABLE_JIT", "NUMBA_CACHE_DIR", "MPLCONFIGDIR",
 )  # fmt: skip
 
 

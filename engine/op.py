@@ -11,6 +11,7 @@ A rule may name   g              the cotangent of the output (vjp)
                   y              the output
                   x              an argument
                   x_shape        only the shape of an argument: the tape then need not keep the array
+                  needed         of which of its arguments the gradient is wanted, a tuple of booleans: it may return None for another (vjp)
                   *, axis        a parameter of the op
 
 `slope` takes neither g nor d: it is dy/dx of an elementwise op and gives both rules.
@@ -37,6 +38,7 @@ from kernels.registry import running_kernels
 Function = Callable[..., Any]
 
 Y = -1  # in Rule.wants: the output
+NEEDED = -2  # in Rule.wants: which of the rule's arguments are traced
 SHAPE = 1 << 16  # in Rule.wants: added to the place of an argument of which only the shape is wanted
 ALL = 1 << 15  # in Rule.wants: the place of `*xs`
 REMEMBERED = 4096  # calls of one op whose shapes were found to fit, so that they are not checked again
@@ -63,9 +65,9 @@ class Rule:
     slope: bool = False
     accumulate: Rule | None = None
 
-    def __call__(self, lead: Any, y: Any, values: Sequence[Any], params: dict[str, Any]) -> Any:
+    def __call__(self, lead: Any, y: Any, values: Sequence[Any], params: dict[str, Any], needed: tuple[bool, ...] | None = None) -> Any:
         """`lead` is the cotangent or the tangent; an element of `values` may be a shape where no more is wanted."""
-        wanted = [y if w == Y else _shape(values, w) if w >= SHAPE else values if w == ALL else values[w] for w in self.wants]
+        wanted = [values[w] if 0 <= w < ALL else self._wanted(w, y, values, needed) for w in self.wants]
         options = {name: params[name] for name in self.params}
         if not self.slope:
             return self.function(lead, *wanted, **options)
@@ -73,6 +75,14 @@ class Rule:
         if type(slope) is int:  # 1 and -1 stand for themselves: no multiplication
             return lead if slope == 1 else -lead if slope == -1 else lead * slope
         return lead * slope
+
+    def _wanted(self, want: int, y: Any, values: Sequence[Any], needed: tuple[bool, ...] | None) -> Any:
+        """What is not just an argument."""
+        if want == Y:
+            return y
+        if want == NEEDED:
+            return needed or (True,) * len(self.args)
+        return values if want == ALL else _shape(values, want)
 
 
 def _shape(values: Sequence[Any], want: int) -> Any:
@@ -92,7 +102,7 @@ def shape_of(v: Any) -> Shape:
 class Plan:
     """What reverse mode does for a call in which certain arguments are traced."""
 
-    rules: tuple[tuple[Rule, tuple[int, ...]], ...]  # each rule with the places of the arguments it serves
+    rules: tuple[tuple[Rule, tuple[int, ...], tuple[bool, ...]], ...]  # each rule, the places of its arguments, and which are traced
     keep: tuple[int, ...]  # for each argument: 2 keep the value, 1 keep the shape, 0 keep nothing
     keep_y: bool
 
@@ -125,7 +135,7 @@ class Op:
         self.__wrapped__ = self.definition
         self.elementwise = self.notation is not None and self.notation.elementwise
         self.checks_first = self.notation is not None and not self.elementwise
-        self._plans: dict[tuple[int, ...], Plan] = {}
+        self._plans: dict[tuple[bool, ...], Plan] = {}
         self._fitting: set[Any] = set()
 
     def __call__(self, *args: Any, **params: Any) -> Any:
@@ -268,8 +278,8 @@ class Op:
         return Rule(self.name, args, function, formula, wants, keywords, slope=lead is None)
 
     def _place(self, name: str, where: str) -> int:
-        if name == "y":
-            return Y
+        if name in ("y", "needed"):
+            return Y if name == "y" else NEEDED
         stem = name.removesuffix("_shape") if name not in self.args else name
         if stem not in self.args:
             raise ValueError(f"{where}: {name!r} is neither y nor one of {', '.join(self.args)}")
@@ -286,17 +296,17 @@ class Op:
         self.sampler = sampler
         return sampler
 
-    def plan(self, traced: tuple[int, ...], count: int) -> Plan:
-        """What reverse mode keeps and runs when the arguments at places `traced`, out of `count`, are traced."""
-        key = (*traced, -count) if self.variadic else traced
-        plan = self._plans.get(key)
+    def plan(self, traced: tuple[bool, ...]) -> Plan:
+        """What reverse mode keeps and runs, when it is known of each argument whether it is traced."""
+        plan = self._plans.get(traced)
         if plan is None:
-            plan = self._plans[key] = self._make_plan(traced, count)
+            plan = self._plans[traced] = self._make_plan(traced)
         return plan
 
-    def _make_plan(self, traced: tuple[int, ...], count: int) -> Plan:
+    def _make_plan(self, traced: tuple[bool, ...]) -> Plan:
+        count = len(traced)
         rules: dict[int, tuple[Rule, list[int]]] = {}
-        for place in traced:
+        for place in [i for i, is_traced in enumerate(traced) if is_traced]:
             arg = self.argument(place)
             if arg in self.constant:
                 continue
@@ -308,7 +318,8 @@ class Op:
                 rules[id(rule)][1].extend(self.args.index(a) for a in rule.args)
         wants = {w for rule, _ in rules.values() for w in rule.wants}
         keep = tuple(2 if i in wants or ALL in wants else 1 if i + SHAPE in wants or ALL + SHAPE in wants else 0 for i in range(count))
-        return Plan(tuple((rule, tuple(places)) for rule, places in rules.values()), keep, Y in wants)
+        plans = [(rule, tuple(places), tuple([traced[p] for p in places])) for rule, places in rules.values()]
+        return Plan(tuple(plans), keep, Y in wants)
 
     def argument(self, place: int) -> str:
         """The name of the argument at `place`."""

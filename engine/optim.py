@@ -4,9 +4,9 @@
     moments = adam.init(params)
     params, moments = adam.step(params, grads, moments)
 
-Nothing is written into: a step returns new arrays under the same names. What an optimiser remembers is data as well:
-`{"t": steps taken, "m": {name: array}, ...}`. The arithmetic of one array is an op of `engine.ops.update`, formula and
-source beside it, so that a backend may have a kernel for it.
+Nothing is written into unless it is given away: a step returns new arrays under the same names. What an optimiser remembers is data
+as well: `{"t": steps taken, "m": {name: array}, ...}`. The arithmetic of one array is an op of `engine.ops.update`, formula and
+source beside it, so that a backend may have a kernel for it; one that takes dicts of arrays does all of them in one call, to the same bits.
 
 lr              a number, or a function of the step (0, 1, ...): see `engine.schedule`
 weight_decay    of every parameter, but for those whose name fits a pattern in `no_decay`, as ("*/b", "norm*")
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
@@ -26,7 +26,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from engine import ops
+from engine.interpret import EVAL, running
+from engine.op import Op
 from engine.schedule import Rate, rate
+from kernels.registry import running_kernels
 
 Arrays = dict[str, np.ndarray]
 Moments = dict[str, Any]
@@ -41,8 +44,8 @@ class Optimizer(ABC):
     no_decay: tuple[str, ...]
 
     @abstractmethod
-    def update(self, p: Any, g: Any, *moments: Any, lr: float, t: int, weight_decay: float) -> tuple[Any, ...]:
-        """One array's step, the t-th: its new value, then what is to be remembered of it."""
+    def rule(self, lr: float, t: int) -> tuple[Op, dict[str, Any]]:
+        """The op of the t-th step of one array, and its hyper-parameters except weight_decay."""
 
     def init(self, params: Mapping[str, Any]) -> Moments:
         """What is remembered before the first step: zeros."""
@@ -51,20 +54,32 @@ class Optimizer(ABC):
                 raise TypeError(f"{type(self).__name__}: parameter {name!r} is {np.asarray(p).dtype}, floating-point numbers are wanted")
         return {"t": 0, **{slot: {name: np.zeros(np.shape(p), p.dtype) for name, p in params.items()} for slot in self.slots}}
 
-    def step(self, params: Mapping[str, Any], grads: Mapping[str, Any], moments: Moments) -> tuple[Arrays, Moments]:
+    def step(
+        self, params: Mapping[str, Any], grads: Mapping[str, Any], moments: Moments, *, donate: bool = False, in_place: bool = False
+    ) -> tuple[Arrays, Moments]:
         """The parameters and the moments after one more step.
+
+        donate     the moments are given away: the new ones may be written over them, which saves the time that fresh memory costs
+        in_place   so are the parameters
 
         Raises ValueError if the names of params, grads and moments differ, ShapeError if their shapes do.
         """
         self._check(params, grads, moments)
         t = moments["t"] + 1
-        lr = rate(self.lr, t - 1)
-        new: list[Arrays] = [{} for _ in range(1 + len(self.slots))]
-        for name, p in params.items():
-            g = np.asarray(grads[name], p.dtype)
-            held = [moments[slot][name] for slot in self.slots]
-            for where, x in zip(new, self.update(p, g, *held, lr=lr, t=t, weight_decay=self._decay(name)), strict=True):
-                where[name] = np.asarray(x, p.dtype, order="C")  # one layout in memory: a run from a checkpoint meets the same
+        op, hyper = self.rule(rate(self.lr, t - 1), t)
+        held = [moments[slot] for slot in self.slots]
+        given = [dict(params), {name: np.asarray(grads[name], p.dtype) for name, p in params.items()}, *held]
+        decay = {name: self._decay(name) for name in params}
+        kernel = running_kernels().get(op.name) if running() is EVAL else None
+        if kernel is not None and kernel.contract.dicts and _alike(given) and kernel.takes([next(iter(d.values())) for d in given]):
+            over = [in_place and _writable(given[:1]), *[donate and _writable(held)] * len(held)]
+            out = [d if free else None for d, free in zip([given[0], *held], over, strict=True)]
+            new = kernel.run(*given, **hyper, weight_decay=decay, out=out)
+        else:
+            new = [{} for _ in range(1 + len(self.slots))]
+            for name, p in params.items():
+                for where, x in zip(new, op(*[d[name] for d in given], **hyper, weight_decay=decay[name]), strict=True):
+                    where[name] = np.asarray(x, p.dtype, order="C")  # one layout in memory: a run from a checkpoint meets the same
         return new[0], {"t": t, **dict(zip(self.slots, new[1:], strict=True))}
 
     def _decay(self, name: str) -> float:
@@ -88,9 +103,9 @@ class SGD(Optimizer):
     weight_decay: float = 0.0
     no_decay: tuple[str, ...] = ()
 
-    def update(self, p: Any, g: Any, *moments: Any, lr: float, t: int, weight_decay: float) -> tuple[Any, ...]:
+    def rule(self, lr: float, t: int) -> tuple[Op, dict[str, Any]]:
         """`sgd_step`"""
-        return ops.sgd_step(p, g, lr=lr, weight_decay=weight_decay)  # type: ignore[no-any-return]
+        return ops.sgd_step, {"lr": lr}
 
 
 @dataclass(frozen=True)
@@ -104,10 +119,9 @@ class Momentum(Optimizer):
     weight_decay: float = 0.0
     no_decay: tuple[str, ...] = ()
 
-    def update(self, p: Any, g: Any, *moments: Any, lr: float, t: int, weight_decay: float) -> tuple[Any, ...]:
+    def rule(self, lr: float, t: int) -> tuple[Op, dict[str, Any]]:
         """`momentum_step` or `nesterov_step`"""
-        step = ops.nesterov_step if self.nesterov else ops.momentum_step
-        return step(p, g, *moments, lr=lr, momentum=self.momentum, weight_decay=weight_decay)  # type: ignore[no-any-return]
+        return ops.nesterov_step if self.nesterov else ops.momentum_step, {"lr": lr, "momentum": self.momentum}
 
 
 @dataclass(frozen=True)
@@ -120,9 +134,9 @@ class Adagrad(Optimizer):
     weight_decay: float = 0.0
     no_decay: tuple[str, ...] = ()
 
-    def update(self, p: Any, g: Any, *moments: Any, lr: float, t: int, weight_decay: float) -> tuple[Any, ...]:
+    def rule(self, lr: float, t: int) -> tuple[Op, dict[str, Any]]:
         """`adagrad_step`"""
-        return ops.adagrad_step(p, g, *moments, lr=lr, eps=self.eps, weight_decay=weight_decay)  # type: ignore[no-any-return]
+        return ops.adagrad_step, {"lr": lr, "eps": self.eps}
 
 
 @dataclass(frozen=True)
@@ -136,11 +150,9 @@ class RMSprop(Optimizer):
     weight_decay: float = 0.0
     no_decay: tuple[str, ...] = ()
 
-    def update(self, p: Any, g: Any, *moments: Any, lr: float, t: int, weight_decay: float) -> tuple[Any, ...]:
+    def rule(self, lr: float, t: int) -> tuple[Op, dict[str, Any]]:
         """`rmsprop_step`"""
-        return ops.rmsprop_step(  # type: ignore[no-any-return]
-            p, g, *moments, lr=lr, alpha=self.alpha, eps=self.eps, weight_decay=weight_decay
-        )
+        return ops.rmsprop_step, {"lr": lr, "alpha": self.alpha, "eps": self.eps}
 
 
 @dataclass(frozen=True)
@@ -155,11 +167,9 @@ class Adam(Optimizer):
     weight_decay: float = 0.0
     no_decay: tuple[str, ...] = ()
 
-    def update(self, p: Any, g: Any, *moments: Any, lr: float, t: int, weight_decay: float) -> tuple[Any, ...]:
+    def rule(self, lr: float, t: int) -> tuple[Op, dict[str, Any]]:
         """`adam_step`"""
-        return ops.adam_step(  # type: ignore[no-any-return]
-            p, g, *moments, lr=lr, t=t, beta1=self.beta1, beta2=self.beta2, eps=self.eps, weight_decay=weight_decay
-        )
+        return ops.adam_step, {"lr": lr, "t": t, "beta1": self.beta1, "beta2": self.beta2, "eps": self.eps}
 
 
 @dataclass(frozen=True)
@@ -174,11 +184,24 @@ class AdamW(Optimizer):
     weight_decay: float = 1e-2
     no_decay: tuple[str, ...] = ()
 
-    def update(self, p: Any, g: Any, *moments: Any, lr: float, t: int, weight_decay: float) -> tuple[Any, ...]:
+    def rule(self, lr: float, t: int) -> tuple[Op, dict[str, Any]]:
         """`adamw_step`"""
-        return ops.adamw_step(  # type: ignore[no-any-return]
-            p, g, *moments, lr=lr, t=t, beta1=self.beta1, beta2=self.beta2, eps=self.eps, weight_decay=weight_decay
-        )
+        return ops.adamw_step, {"lr": lr, "t": t, "beta1": self.beta1, "beta2": self.beta2, "eps": self.eps}
+
+
+def _writable(dicts: Sequence[Mapping[str, Any]]) -> bool:
+    return all(x.flags.carray for d in dicts for x in d.values())
+
+
+def _alike(given: list[Arrays]) -> bool:
+    """All are plain arrays of one dtype, and of one shape under each name: then no conversion and no message of an op is missed."""
+    shapes = {name: np.shape(p) for name, p in given[0].items()}
+    arrays = [x for d in given for x in d.values()]
+    return bool(
+        arrays
+        and all(type(x) is np.ndarray and x.dtype == arrays[0].dtype for x in arrays)
+        and all(x.shape == shapes[name] for d in given for name, x in d.items())
+    )
 
 
 def global_norm(arrays: Mapping[str, Any]) -> float:

@@ -10,7 +10,10 @@ from engine.run import Run
 
 
 class Callback:
-    """Looks on while `fit` trains. Override what is wanted; all of it is called between two steps."""
+    """Looks on while `fit` trains. Override what is wanted; all of it is called between two steps.
+
+    To keep run.params is to keep these parameters; run.moments may be written over by the next step.
+    """
 
     def start(self, run: Run, plan: Mapping[str, Any]) -> None:
         """Before the first step. `plan` has "epochs" and "batches", those of an epoch, and all that a checkpoint tells of the plan."""

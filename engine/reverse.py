@@ -58,7 +58,7 @@ class Tape(Interpreter):
         parents = [a.slot if type(a) is Traced and a.owner is self else -1 for a in args]
         values = [a.value if p >= 0 else a for a, p in zip(args, parents)]  # noqa: B905
         y = self.below.apply(op, values, params)
-        plan = op.plan(tuple([i for i, p in enumerate(parents) if p >= 0]), len(parents))
+        plan = op.plan(tuple([p >= 0 for p in parents]))
         if not plan.rules:
             return y
         saved = [kept(v) if keep == 2 else shape_of(v) if keep else None for v, keep in zip(values, plan.keep)]  # noqa: B905
@@ -96,11 +96,13 @@ class Gradients:
 
     def take(self, out: range, several: bool) -> Any:
         """The cotangent of an entry's output, removed from here; None if nothing depends on it."""
+        if not several:
+            self.ours.discard(out[0])
+            return self.sums.pop(out[0], None)
         if all(node not in self.sums for node in out):
             return None
-        parts = tuple([self.sums.pop(n) if n in self.sums else self._zeros(n) for n in out])
         self.ours.difference_update(out)
-        return parts if several else parts[0]
+        return tuple([self.sums.pop(n) if n in self.sums else self._nothing(n) for n in out])
 
     def result(self, node: int) -> Any:
         """The gradient of an input, in a buffer of its own."""
@@ -111,6 +113,11 @@ class Gradients:
 
     def _zeros(self, node: int) -> Any:
         return np.zeros(self.tape.shapes[node], self.tape.dtypes[node])[()]
+
+    def _nothing(self, node: int) -> Any:
+        """Zeros to read: one number under every index, so that the indices of a pooling do not cost an array of zeros."""
+        shape, dtype = self.tape.shapes[node], self.tape.dtypes[node]
+        return np.ndarray(shape, dtype, np.zeros(1, dtype), strides=(0,) * len(shape))[()]
 
 
 Watcher = Callable[[Entry, Any, "list[tuple[int, Any, Any]]"], None]
@@ -134,34 +141,35 @@ def walk(tape: Tape, seeds: Sequence[tuple[int, Any]], *, consume: bool, watcher
         if g is None:
             continue
         shown: list[tuple[int, Any, Any]] = []
-        for rule, places in entry.plan.rules:
+        for rule, places, needed in entry.plan.rules:
             if rule.accumulate and not watcher:
                 total = gradients.open_to(entry.parents[places[0]], g)
                 if total is not None:
                     rule.accumulate(total, g, entry.saved, entry.params)  # g where a rule finds y
                     continue
-            answer = rule(g, entry.y, entry.saved, entry.params)
+            answer = rule(g, entry.y, entry.saved, entry.params, needed)
             parts = answer if type(answer) is tuple else (answer,)
             if len(parts) != len(places):
                 raise RuleError(f"{entry.op.name}: the rule for {', '.join(rule.args)} returned {len(parts)} gradients for {len(places)}")
-            for place, gx in zip(places, parts, strict=True):
-                node = entry.parents[place]
-                if node < 0:
-                    continue
-                gx = _fitted(tape, entry, place, gx)
-                gradients.add(node, gx, len(parts) == 1 and _fresh(gx, g, entry))
-                if watcher:
-                    shown.append((place, gx, gradients.sums[node]))
+            for i, part in enumerate(parts):
+                if needed[i]:
+                    gx = _fitted(tape, entry, places[i], part)
+                    gradients.add(entry.parents[places[i]], gx, _fresh(gx, parts, g, entry))
+                    if watcher:
+                        shown.append((places[i], gx, gradients.sums[entry.parents[places[i]]]))
         if watcher:
             watcher(entry, g, shown)
     return gradients
 
 
-def _fresh(gx: Any, g: Any, entry: Entry) -> bool:
-    """Was the buffer of `gx` made by the rule, so that no one else can hold it?"""
-    if type(gx) is not np.ndarray or gx.base is not None or gx is g or gx is entry.y:
+def _fresh(gx: Any, parts: tuple[Any, ...], g: Any, entry: Entry) -> bool:
+    """Was the buffer of `gx` made by the rule for this one of its `parts`, so that no one else can hold it?"""
+    if type(gx) is not np.ndarray or gx.base is not None:
         return False
-    return all(gx is not v for v in entry.saved)
+    if len(parts) > 1 and len([part for part in parts if part is gx or getattr(part, "base", None) is gx]) > 1:
+        return False
+    held = [*entry.saved, *(g if type(g) is tuple else (g,)), *(entry.y if type(entry.y) is tuple else (entry.y,))]
+    return not [v for v in held if v is gx]
 
 
 def _fitted(tape: Tape, entry: Entry, place: int, gx: Any) -> Any:
@@ -270,7 +278,7 @@ def value_and_grad(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = 
 
 
 def _places(argnums: Argnums, count: int) -> tuple[int, ...]:
-    given = tuple(argnums) if isinstance(argnums, Iterable) else (argnums,)
+    given = (argnums,) if isinstance(argnums, (int, np.integer)) else tuple(argnums) if isinstance(argnums, Iterable) else (argnums,)
     places = tuple([_place("grad", p, count) for p in given])
     if len(set(places)) < len(places):
         raise TypeError(f"grad: argnums {argnums} names an argument twice")

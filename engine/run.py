@@ -20,7 +20,8 @@ COUNTERS = ("seed", "step", "epoch", "position", "loss_sum", "examples", "second
 class Run:
     """What training knows between two steps. A checkpoint holds this and nothing else.
 
-    params, moments   what is learned, and what the optimiser remembers
+    params, moments   what is learned, and what the optimiser remembers. An array of params is never written into; moments are the
+                      run's own, and a step may write the new ones over them
     state             running statistics and the like; None for a loss without
     seed              of batches and dropout: the order of epoch e is that of (seed, e), the dropout of step t that of (seed, t)
     step              steps taken

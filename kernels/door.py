@@ -8,6 +8,8 @@ wants and what it was given. The axes that an op wants are written as in "... m 
     ...    leading axes, which broadcast against one another
     *s     any axes, the same ones wherever the name stands
 
+Where the contract says `dicts`, each argument may be a dict of arrays under the same names instead, and so may each result in `out`.
+
 The engine does not pass here: its ops have a contract of their own, and call `Rung.run`.
 """
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,9 +27,11 @@ from kernels.registry import Rung
 
 def enter(rung: Rung, arrays: Sequence[Any], params: dict[str, Any]) -> tuple[list[np.ndarray], dict[str, Any]]:
     """The arrays as NumPy's, and `out` among the parameters, if the rung takes them. Raises TypeError or ValueError."""
-    names = arguments(rung)
+    names = arguments(rung.run)
     if len(arrays) != len(names):
         raise TypeError(f"{rung.op} on {rung.backend}: wants {len(names)} arrays, {', '.join(names)}; given {len(arrays)}")
+    if rung.contract.dicts and any(isinstance(a, dict) for a in arrays):
+        return enter_by_name(rung, names, arrays, params)
     found = [as_array(rung, name, a) for name, a in zip(names, arrays, strict=True)]
     if not rung.takes(found):
         clash = f"wants all arrays in one of {dtypes(rung)}{but(rung, names)}"
@@ -37,15 +42,53 @@ def enter(rung: Rung, arrays: Sequence[Any], params: dict[str, Any]) -> tuple[li
             rung.contract.check(*found, **params)
     except ValueError as e:
         raise ValueError(told(rung, str(e), names, found)) from None
-    if params.get("out") is not None:
-        params = {**params, "out": as_array(rung, "out", params["out"])}
+    out = params.get("out")
+    if isinstance(out, (tuple, list)):  # a place for each result; None asks for a new array
+        params = {**params, "out": [None if a is None else as_array(rung, f"out[{i}]", a) for i, a in enumerate(out)]}
+    elif out is not None:
+        params = {**params, "out": as_array(rung, "out", out)}
     return found, params
 
 
-def arguments(rung: Rung) -> list[str]:
-    """The names of the arrays that a rung takes."""
-    parameters = inspect.signature(rung.run, follow_wrapped=False).parameters.values()
-    return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+def enter_by_name(
+    rung: Rung, names: Sequence[str], dicts: Sequence[Any], params: dict[str, Any]
+) -> tuple[list[dict[str, np.ndarray]], dict[str, Any]]:
+    """As `enter`, for dicts of arrays. That shapes and dtypes agree, name by name, a kernel sees itself as it goes through them."""
+    found = [named(rung, name, d, dicts[0]) for name, d in zip(names, dicts, strict=True)]
+    some = next(iter(found[0].values()), None)
+    if some is not None and not rung.takes([some] * len(found)):
+        raise TypeError(f"{rung.op} on {rung.backend}: wants all arrays in one of {dtypes(rung)}; given {some.dtype}")
+    for name, value in params.items():
+        if name == "out" and value is not None:
+            places = [None if d is None else named(rung, f"out[{i}]", d, dicts[0]) for i, d in enumerate(value)]
+            params = {**params, "out": places}
+        elif isinstance(value, dict):
+            same_names(rung, name, value, dicts[0])
+    return found, params
+
+
+def named(rung: Rung, name: str, d: Any, first: Any) -> dict[str, np.ndarray]:
+    if not isinstance(d, dict) or not isinstance(first, dict):
+        raise TypeError(f"{rung.op} on {rung.backend}: all are arrays, or all are dicts of arrays; {name} is a {type(d).__name__}")
+    same_names(rung, name, d, first)
+    if set(map(type, d.values())) == {np.ndarray}:
+        return d
+    return {key: as_array(rung, f"{name}[{key!r}]", a) for key, a in d.items()}
+
+
+def same_names(rung: Rung, name: str, d: dict[str, Any], first: dict[str, Any]) -> None:
+    if d.keys() != first.keys():
+        missing, extra = [key for key in first if key not in d], [key for key in d if key not in first]
+        raise ValueError(
+            f"{rung.op} on {rung.backend}: the names in {name} are not those in the first dict: missing {missing}, not there {extra}"
+        )
+
+
+@lru_cache(maxsize=1024)
+def arguments(run: Any) -> tuple[str, ...]:
+    """The names of the arrays that a kernel takes."""
+    parameters = inspect.signature(run, follow_wrapped=False).parameters.values()
+    return tuple([p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD])
 
 
 def as_array(rung: Rung, name: str, a: Any) -> np.ndarray:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 Function = Callable[..., Any]
@@ -28,6 +30,7 @@ class Contract:
 
     wants: str
     check: Function | None = None
+    dicts: bool = False  # dicts of arrays under the same names do as well, all in one call
 
 
 @dataclass(frozen=True)
@@ -71,10 +74,23 @@ class Rung:
         Raises TypeError for dtypes that this rung does not take, ValueError for shapes that clash: each names the op, what it
         wants and what it was given.
         """
-        from kernels.door import enter
+        if self.contract.dicts and isinstance(arrays[0], dict):  # a kernel over dicts sees itself whether they fit
+            try:
+                return self.run(*arrays, **params)
+            except (TypeError, ValueError, LookupError):
+                pass  # it has not begun; the door says what is wrong, or makes arrays of what is none
+        given, options = _door()(self, arrays, params)
+        try:
+            return self.run(*given, **options)
+        except ValueError as e:  # what only the kernel can see: an `out` that does not fit, an array among many
+            raise ValueError(f"{self.op} on {self.backend}: {e}") from e
 
-        given, options = enter(self, arrays, params)
-        return self.run(*given, **options)
+
+@lru_cache(maxsize=1)
+def _door() -> Function:
+    from kernels.door import enter
+
+    return enter
 
 
 _LADDERS: dict[tuple[str, str], list[Rung]] = {}
@@ -94,6 +110,7 @@ def rung(
     integers: Iterable[int] = (),
     wants: str | None = None,
     check: Function | None = None,
+    dicts: bool = False,
 ) -> Callable[[Function], Function]:
     """Register the decorated function as one step of the ladder of `op` on `backend`.
 
@@ -107,6 +124,7 @@ def rung(
     integers  places of arguments that hold integers instead, of any width: indices
     wants     the axes of each array, "m k, k n", said once an op, by its first rung: see `kernels.door`
     check     what else must hold, said once an op: check(*arrays, **params) raises ValueError
+    dicts     each argument may be a dict of arrays instead, said once an op: one call then does what a call for each name would
     """
 
     def register(run: Function) -> Function:
@@ -114,7 +132,7 @@ def rung(
         if any(r.step == step for r in ladder):
             raise ValueError(f"{op} on {backend}: two rungs claim step {step}")
         if wants is not None:
-            _CONTRACTS[op] = Contract(wants, check)
+            _CONTRACTS[op] = Contract(wants, check, dicts)
         bounds = {"float32": 1e-5, "float64": 1e-13} if rtol is None else rtol
         ladder.append(Rung(op, backend, step, idea, serves, bounds, tuple(integers), run))
         ladder.sort(key=lambda r: r.step)
@@ -130,6 +148,8 @@ def backends() -> list[str]:
 
 
 def _load(backend: str) -> None:
+    if f"kernels.{backend}" in sys.modules:  # to look for a library takes longer than a small op
+        return
     if backend not in backends():
         raise MissingKernel(f"no backend {backend!r} here: there is {', '.join(backends()) or 'none'}, and the definitions (None)")
     importlib.import_module(f"kernels.{backend}")
@@ -154,9 +174,8 @@ def serving(op: str, backend: str = "cpu") -> Rung:
     return next(r for r in ladder(op, backend) if r.serves)
 
 
-def running_kernels() -> dict[str, Rung]:
-    """What is in force now: op name -> rung. Empty outside `use`."""
-    return _running.get()
+running_kernels: Callable[[], dict[str, Rung]] = _running.get
+"""What is in force now: op name -> rung. Empty outside `use`."""
 
 
 @contextmanager

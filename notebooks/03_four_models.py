@@ -206,5 +206,5 @@ assert verdict.verdict == "PASS"
 # %% [markdown]
 # ## Try it
 #
-# - Train LeNet-5 with `activation=ops.tanh, pool=ops.avg_pool2d`, as the paper had it. What happens to the loss curve?
+# - Train LeNet-5 with `activation="tanh", pool=ops.avg_pool2d`, as the paper had it. What happens to the loss curve?
 # - Write a fifth model: `init`, `predict`, `loss`, in ten lines. `fit` and `judge` will take it as they took these.

@@ -53,9 +53,27 @@ def scale(op, args, params, want):
     """What a rounding error is relative to. A step subtracts from p, so p itself counts."""
     if op.name.startswith("max_pool2d_with"):
         return [np.zeros(w.shape) for w in want]  # chosen, not computed
+    if op.name.startswith("normalise"):
+        return scale_of_norms(op, args, params)
+    if op.name == "dense":  # a squashed sum has the error of the sum
+        params = {**params, "activation": "identity"}
     size = tupled(op.definition(*[np.abs(a) if a.dtype.kind == "f" else a for a in args], **params))
     p = np.abs(args[0]) if op.name.endswith("_step") else 0.0
     return [np.abs(s) + np.abs(w) + p for s, w in zip(size, want, strict=True)]
+
+
+def scale_of_norms(op, args, params):
+    """Where a mean is subtracted, absolute values cancel: the sizes of what is subtracted count."""
+    x, w = args[:2] if op.name == "normalise" else args[1:3]
+    mean, var = op.definition(*args, **params)[1:] if op.name == "normalise" else args[3:]
+    s = np.sqrt(var + params["eps"])
+    if op.name == "normalise":
+        x_hat = (np.abs(x) + np.abs(mean)) / s
+        means = [np.mean(np.abs(x) ** p, axis=params["axis"], keepdims=True) if x.size else mean for p in (1, 2)]
+        return [np.abs(w) * x_hat + np.abs(args[2]), *means]
+    gy, h = np.abs(args[0]), np.abs(args[0] * w)
+    minus, *sums = op.definition(gy, np.abs(x), np.abs(w), -np.abs(mean), var, **params)
+    return [2 * h / s - minus, *sums]
 
 
 def agrees(rung, dtype, args, params):
@@ -107,6 +125,13 @@ def matrices(m, k, n, left=(), right=()):
     return lambda rng: ([rng.normal(size=(*left, m, k)), rng.normal(size=(*right, k, n))], {})
 
 
+def a_layer(m, k, n, activation):
+    def draw(rng):
+        return [rng.normal(size=m + (k,)), rng.normal(size=(k, n)), rng.normal(size=n)], {"activation": activation}
+
+    return draw
+
+
 def convolution(what, x, w, **geometry):
     def draw(rng):
         full = {**OPS["conv2d"].defaults, **geometry}
@@ -145,6 +170,37 @@ def stepping(what, size):
     return draw
 
 
+def biased(what, shape, **params):
+    def draw(rng):
+        full = {**OPS[what].defaults, **params}
+        x, b = rng.normal(size=shape), rng.normal(size=shape[full["axis"]])
+        return ([x, b] if what == "bias_activation" else [rng.normal(size=shape), OPS["bias_activation"](x, b, **full)]), full
+
+    return draw
+
+
+def classified(what, *shape):
+    def draw(rng):
+        z, t = 5 * rng.normal(size=shape), rng.multinomial(3, [1 / shape[-1]] * shape[-1], size=shape[:-1]) / 3
+        if what == "cross_entropy":
+            return [z, t], {}
+        return [OPS["cross_entropy"](z, t)[1], t, rng.normal(size=shape[:-1])], {}
+
+    return draw
+
+
+def normalised(what, shape, axis, small):
+    def draw(rng):
+        x, w, b = 3 + 2 * rng.normal(size=shape), rng.normal(size=small), rng.normal(size=small)
+        params = {"axis": axis, "eps": 1e-5}
+        if what == "normalise":
+            return [x, w, b], params
+        _, mean, var = OPS["normalise"](x, w, b, **params)
+        return [rng.normal(size=shape), x, w, mean, var], {**params, "b_shape": small}
+
+    return draw
+
+
 LARGE = {
     "matmul": [
         matrices(67, 263, 541),  # over every edge: of tiles, of blocks, of what is worth packing
@@ -161,6 +217,17 @@ LARGE = {
         matrices(70, 200, 3),  # narrow
         matrices(2, 3, 200, left=(3, 1), right=(4,)),
         matrices(65, 66, 74),  # a few columns are left over
+    ],
+    "dense": [
+        a_layer((67,), 263, 541, "relu"),
+        a_layer((130,), 1100, 70, "relu"),  # longer than two blocks of sums
+        a_layer((5, 40), 257, 110, "tanh"),
+        a_layer((300,), 200, 500, "sigmoid"),
+        a_layer((1,), 700, 300, "relu"),
+        a_layer((), 40, 70, "sigmoid"),
+        a_layer((70,), 200, 3, "relu"),  # narrow
+        a_layer((60,), 300, 1, "identity"),
+        a_layer((7,), 0, 20, "relu"),
     ],
     **{
         op: [
@@ -182,6 +249,31 @@ LARGE = {
             pooling(op, (3, 40, 31, 30), kernel_size=3, stride=2, padding=1),
         ]
         for op in ("max_pool2d_with_indices", "max_pool2d_input_grad", "avg_pool2d", "avg_pool2d_input_grad")
+    },
+    **{
+        op: [
+            biased(op, (37, 7, 29, 28), activation="relu"),
+            biased(op, (3, 5, 9000), activation="tanh"),
+            biased(op, (700, 130), axis=-1, activation="sigmoid"),
+            biased(op, (130, 600), axis=0),
+        ]
+        for op in ("bias_activation", "bias_activation_grad")
+    },
+    **{
+        op: [classified(op, 300, 10), classified(op, 7, 5, 1003), classified(op, 3000, 37)]
+        for op in ("cross_entropy", "cross_entropy_grad")
+    },
+    **{
+        op: [
+            normalised(op, (700, 131), -1, (131,)),  # layer norm
+            normalised(op, (9, 5, 4, 700), (-2, -1), (4, 700)),
+            normalised(op, (40, 7, 29, 28), (0, 2, 3), (7, 1, 1)),  # batch norm
+            normalised(op, (90, 33), 0, (33,)),
+            normalised(op, (4, 60, 5, 7), (1, 3), (5, 1)),  # others
+            normalised(op, (4, 60, 5, 7), (0, 2), ()),
+            normalised(op, (30, 40, 50), None, (1, 40, 1)),
+        ]
+        for op in ("normalise", "normalise_grad")
     },
     **{op: [stepping(op, (3 * (1 << 16) + 5,)), stepping(op, (7, 11, 13))] for op in OPS if op.endswith("_step")},
 }
@@ -235,11 +327,264 @@ def test_a_rung_agrees_at_sizes_that_nothing_divides(case):
 def test_the_largest_is_the_first_of_equals_and_nan_is_larger_than_all(rung):
     rng = np.random.default_rng(0)
     for step in kernels.ladder(rung.op, rung.backend):
-        x = rng.choice([0.0, 1.0, -np.inf, np.inf, np.nan], size=(3, 4, 9, 8), p=[0.3, 0.3, 0.2, 0.1, 0.1])
-        params = {"kernel_size": 3, "stride": 2, "padding": 1}
-        want = OPS[rung.op].definition(x, **params)
-        for g, w in zip(step.run(x, **params), want, strict=True):
-            np.testing.assert_array_equal(g, w)
+        x = rng.choice([0.0, 1.0, -np.inf, np.inf, np.nan], size=(3, 4, 9, 38), p=[0.3, 0.3, 0.2, 0.1, 0.1])
+        for params in ({"kernel_size": 3, "stride": 2, "padding": 1}, {"kernel_size": 2}):
+            for numbers in (x, x.astype(np.float32)):
+                want = OPS[rung.op].definition(numbers, **params)
+                for g, w in zip(step.run(numbers, **params), want, strict=True):
+                    np.testing.assert_array_equal(g, w)
+
+
+def test_windows_that_only_look_like_two_by_two_are_put_back_right():
+    """Three by three, stride 2, padding 1: half as many windows as pixels, but they overlap."""
+    rng = np.random.default_rng(0)
+    for size in ((12, 12), (13, 37), (40, 7)):
+        x = rng.normal(size=(2, 3, *size))
+        window = {"kernel_size": 3, "stride": 2, "padding": ((1, 0), (1, 0))}
+        y, indices = OPS["max_pool2d_with_indices"](x, **window)
+        assert y.shape[2:] == (size[0] // 2, size[1] // 2)
+        want = OPS["max_pool2d_input_grad"](y, indices, input_size=size)
+        for step in kernels.ladder("max_pool2d_input_grad", "cpu"):
+            np.testing.assert_allclose(step.run(y, indices, input_size=size), want, rtol=1e-15)
+
+
+# Cross-entropy and norms.
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("gap", [1e-3, 1.0, 15.0, 40.0, 87.5, 103.0, 500.0])
+def test_a_right_answer_keeps_its_digits_in_every_rung(dtype, gap):
+    """p - 1 would be 0 here, and so would the loss."""
+    z, t = np.array([[gap, 0.0, 0.0], [gap, gap, 0.0]], dtype), np.array([[1.0, 0, 0], [0.5, 0.5, 0]], dtype)
+    want = OPS["cross_entropy"].definition(z.astype(np.float64), t.astype(np.float64))
+    few, least = 8 * np.finfo(dtype).eps, float(np.finfo(dtype).smallest_subnormal)
+    for step in kernels.ladder("cross_entropy", "cpu"):
+        for g, w in zip(step.run(z, t), want, strict=True):
+            np.testing.assert_allclose(g, w, rtol=few, atol=2 * least)
+    for step in kernels.ladder("cross_entropy_grad", "cpu"):
+        log_p, target = want[1][:1].astype(dtype), t[:1]  # the other row is the difference of two equal numbers
+        slope = OPS["cross_entropy_grad"].definition(log_p.astype(np.float64), target.astype(np.float64), np.ones(1))
+        np.testing.assert_allclose(step.run(log_p, target, np.ones(1, dtype)), slope, rtol=few, atol=2 * least)
+
+
+def test_logits_without_an_answer_are_nan_and_classes_ruled_out_count_nothing():
+    inf, nan = np.inf, np.nan
+    z = np.array([[-inf, 1, 2], [-inf, -inf, -inf], [inf, 0, 1], [nan, 0, 1], [0, 1, nan], [-inf, 0, -inf]])
+    t = np.array([[0.0, 1, 0]] * 5 + [[1.0, 0, 0]])
+    with np.errstate(all="ignore"):
+        y, log_p = OPS["cross_entropy"].definition(z, t)
+    for step in kernels.ladder("cross_entropy", "cpu"):
+        np.testing.assert_allclose(step.run(z, t)[0], y, rtol=1e-15)
+        np.testing.assert_allclose(step.run(z, t)[1], log_p, rtol=1e-15)
+        few = step.run(np.tile(z, 9)[:, :19].astype(np.float32), np.tile(t, 9)[:, :19].astype(np.float32))[1]
+        np.testing.assert_array_equal(np.isnan(few).all(axis=1), [False, True, True, True, True, False])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_equal_values_have_variance_0_and_give_the_shift_in_every_rung(dtype):
+    for value in (0.1, 3e4, -7.3):
+        x = np.full((5, 333), value, dtype)
+        w, b = np.ones(333, dtype), np.arange(333, dtype=dtype)
+        for step in kernels.ladder("normalise", "cpu"):
+            for axis, scale, shift in ((-1, w, b), (0, w, b)):
+                y, mean, var = step.run(x, scale, shift, axis=axis, eps=1e-5)
+                np.testing.assert_array_equal(var, np.zeros_like(var))
+                np.testing.assert_array_equal(mean, np.full_like(mean, x[0, 0]))
+                np.testing.assert_array_equal(y, np.broadcast_to(b, x.shape))
+
+
+@pytest.mark.parametrize("axis, small", [(-1, (300,)), ((0, 2), (7, 1))])
+def test_a_mean_that_only_rounding_keeps_from_the_values(axis, small):
+    """The squares about a mean that is off cancel to nothing: 1e4 + tiny differences in single precision."""
+    rng = np.random.default_rng(0)
+    x = (1e4 + 0.004 * rng.normal(size=(6, 7, 300))).astype(np.float32)
+    w, b = np.ones(small, np.float32), np.zeros(small, np.float32)
+    want = OPS["normalise"].definition(*[a.astype(np.float64) for a in (x, w, b)], axis=axis, eps=0.0)
+    for step in kernels.ladder("normalise", "cpu"):
+        np.testing.assert_allclose(step.run(x, w, b, axis=axis, eps=0.0)[2], want[2], rtol=2e-2)
+
+
+# Kernels that take dicts of arrays: all names in one call.
+
+BY_NAME = [(rung, dtype) for rung, dtype in CASES if rung.contract.dicts]
+SHAPES = {"w": (5, 7), "b": (), "none": (0, 3), "one": (1,), "long": (3 * (1 << 16) + 5,), "k": (2, 3, 4, 6), "row": (1, 67)}
+
+
+def model(rung, dtype, seed, layout="C"):
+    """Dicts of arrays for each argument, and parameters: a weight decay for each name."""
+    rng = np.random.default_rng(seed)
+    given = [{name: np.asarray(rng.normal(size=shape), dtype) for name, shape in SHAPES.items()} for _ in OPS[rung.op].args]
+    if OPS[rung.op].args[-1] == "v":
+        given[-1] = {name: np.square(x) for name, x in given[-1].items()}
+    hyper = {**OPS[rung.op].defaults, "lr": 0.01, "weight_decay": {name: 0.1 * (len(name) % 2) for name in SHAPES}}
+    given = [{name: laid_out(x, layout) for name, x in d.items()} for d in given]
+    return given, {**hyper, "t": 3} if "adam" in rung.op else hyper
+
+
+def name_by_name(rung, given, params):
+    """What a call for each name returns."""
+    decay = params["weight_decay"]
+    return {name: tupled(rung.run(*[d[name] for d in given], **{**params, "weight_decay": decay[name]})) for name in given[0]}
+
+
+def does_all_names_at_once(rung, given, params):
+    """One call over dicts returns, name by name and bit by bit, what a call for each name returns, in new arrays; it writes nothing."""
+    want, before = name_by_name(rung, given, params), [{name: x.copy() for name, x in d.items()} for d in given]
+    got = rung.run(*given, **params)
+    assert type(got) is tuple
+    for k, new in enumerate(got):
+        assert list(new) == list(given[0])
+        for name, x in new.items():
+            assert x.dtype == given[0][name].dtype and x.shape == want[name][k].shape and x.tobytes() == want[name][k].tobytes(), name
+            assert x.flags.c_contiguous and x.flags.writeable and not any(np.shares_memory(x, d[name]) for d in given)
+    for d, old in zip(given, before, strict=True):
+        assert all(x.tobytes() == old[name].tobytes() for name, x in d.items()), "an argument was written into"
+
+
+def fenced(x, fences):
+    """A copy of x in the middle of memory that nobody may write to."""
+    room = np.full(x.size + 128, 7.0, x.dtype)
+    fences += [(room[:64], room[:64].copy()), (room[-64:], room[-64:].copy())]
+    inside = room[64 : 64 + x.size].reshape(x.shape)
+    inside[...] = x
+    return inside
+
+
+def writes_where_it_is_told_and_nowhere_else(rung, given, params):
+    """With out=, in place or elsewhere, the results are the same bits, in the arrays named there; gradients and what lies around stay."""
+    want = name_by_name(rung, given, params)
+    count = len(next(iter(want.values())))
+    for places in ("in place", "elsewhere", "moments in place"):
+        fences = []
+        args = [{name: fenced(x, fences) for name, x in d.items()} for d in given]
+        own = [args[0], *args[2:]]
+        new = [{name: fenced(np.zeros_like(x), fences) for name, x in d.items()} for d in own]
+        out = {"in place": own, "elsewhere": new, "moments in place": [None, *own[1:]]}[places]
+        got = rung.run(*args, **params, out=out)
+        assert len(got) == count
+        for k, (result, to) in enumerate(zip(got, out, strict=True)):
+            for name, x in result.items():
+                assert x.tobytes() == want[name][k].tobytes(), f"{places}: {name}"
+                assert to is None or x is to[name] or np.shares_memory(x, to[name]) or x.size == 0
+        kept = args if places == "elsewhere" else [args[1]] if places == "in place" else args[:2]
+        for d, old in zip(kept, given if places == "elsewhere" else [given[1]] if places == "in place" else given[:2], strict=True):
+            assert all(x.tobytes() == old[name].tobytes() for name, x in d.items()), f"{places}: an argument was written into"
+        assert all(x.tobytes() == old.tobytes() for x, old in fences), f"{places}: written outside of the arrays"
+
+
+@pytest.mark.parametrize("case", BY_NAME, ids=named)
+def test_one_call_does_what_a_call_for_each_name_does(case):
+    rung, dtype = case
+    for seed, layout in enumerate(LAYOUTS):
+        does_all_names_at_once(rung, *model(rung, dtype, seed, layout))
+        tally.ran(rung.backend, "all names at once")
+
+
+@pytest.mark.parametrize("case", BY_NAME, ids=named)
+def test_results_go_where_they_are_told(case):
+    rung, dtype = case
+    writes_where_it_is_told_and_nowhere_else(rung, *model(rung, dtype, 0))
+    tally.ran(rung.backend, "results where they are told")
+
+
+@pytest.mark.parametrize("case", BY_NAME, ids=named)
+def test_a_model_without_parameters(case):
+    rung, dtype = case
+    _, params = model(rung, dtype, 0)
+    given = [{} for _ in OPS[rung.op].args]
+    assert rung(*given, **{**params, "weight_decay": {}}) == rung(*given, **{**params, "weight_decay": 0.1}) == ({},) * (len(given) - 1)
+
+
+@pytest.mark.parametrize("rung", [r for r in SERVING if r.contract.dicts], ids=lambda r: f"{r.backend}-{r.op}")
+def test_the_number_of_threads_changes_no_bit_of_a_model(rung, monkeypatch):
+    from kernels.cpu import threads, update
+
+    given, params = model(rung, np.float32, 0)
+    answers = []
+    for count in (1, 2, 3):
+        for module in (threads, update):
+            monkeypatch.setattr(module, "threads", lambda count=count: count)
+        monkeypatch.setattr(threads, "_pool", None)
+        answers.append([x.tobytes() for new in rung.run(*given, **params) for x in new.values()])
+    assert answers[0] == answers[1] == answers[2]
+
+
+@pytest.mark.parametrize("most", [1, 16, 100, 10**9])
+def test_pieces_of_a_table_are_all_of_it(most):
+    from kernels.cpu.table import cut
+
+    sizes = np.array([0, 5, 1, 200, 3, 0, 64])
+    table = np.stack([sizes, 1000 * np.arange(7), 1000 * np.arange(7) + 10**6], axis=1)
+    pieces = cut(table, np.arange(7), np.zeros((7, 2), np.float32), most)
+    elements = [(g, a + 4 * i, b + 4 * i) for t, groups, _ in pieces for (n, a, b), g in zip(t, groups, strict=True) for i in range(n)]
+    assert elements == [(g, a + 4 * i, b + 4 * i) for g, (n, a, b) in enumerate(table) for i in range(n)]
+    assert all(t[:, 0].max() <= most and t[:, 0].sum() < 2 * most + 1 for t, _, _ in pieces)
+    assert len(pieces) > 1 or most > sizes.sum()
+
+
+@pytest.mark.parametrize(
+    "break_it, error, says",
+    [
+        (lambda p, g, m, v: g.pop("w"), ValueError, r"names in g are not those in the first dict: missing \['w'\], not there \[\]"),
+        (lambda p, g, m, v: v.update(z=v["w"]), ValueError, r"names in v .* missing \[\], not there \['z'\]"),
+        (lambda p, g, m, v: g.update(w=g["w"].T), ValueError, r"g of 'w' is \(7, 5\) float64; wanted is \(5, 7\) float64"),
+        (lambda p, g, m, v: m.update(b=np.float32(1)), ValueError, r"moment of 'b' is \(\) float32; wanted is \(\) float64"),
+        (lambda p, g, m, v: g.update(w="much"), ValueError, "g of 'w' is .*; wanted is"),
+        (lambda p, g, m, v: p.update({k: x.astype(int) for k, x in p.items()}), TypeError, "one of float32, float64; given int64"),
+    ],
+)
+def test_dicts_that_do_not_fit(break_it, error, says):
+    for rung in kernels.ladder("adam_step", "cpu"):
+        given, params = model(rung, np.float64, 0)
+        break_it(*given)
+        with pytest.raises(error, match=says) as e:
+            rung(*given, **params)
+        assert str(e.value).startswith("adam_step on cpu: ")
+
+
+def test_dicts_and_arrays_are_not_mixed():
+    rung = kernels.serving("sgd_step", "cpu")
+    x = {"w": np.ones(3)}
+    for args in [(x, np.ones(3)), (np.ones(3), x)]:
+        with pytest.raises(TypeError, match="sgd_step on cpu: all are arrays, or all are dicts of arrays"):
+            rung(*args, lr=0.1)
+    with pytest.raises(ValueError, match="the names in weight_decay are not those in the first dict: missing"):
+        rung(x, x, lr=0.1, weight_decay={"b": 0.1})
+    with pytest.raises(ValueError, match=r"the names in out\[0\] are not those in the first dict"):
+        rung(x, x, lr=0.1, out=({"b": np.ones(3)},))
+
+
+@pytest.mark.parametrize(
+    "out, says",
+    [
+        (lambda p, g, m: ({"w": p["w"][:3]}, m), r"out\[0\] of 'w' is \(3,\) float64; wanted is \(6,\) float64, in C order and writable"),
+        (lambda p, g, m: ({"w": np.zeros(12)[::2]}, m), r"out\[0\] of 'w' is \(6,\) float64; .* in C order"),
+        (lambda p, g, m: ({"w": np.zeros(6, "f4")}, m), "float32; wanted is"),
+        (lambda p, g, m: (g, m), r"out\[0\] of 'w' has memory in common with another array"),
+        (lambda p, g, m: (m, p), "has memory in common with another array"),
+        (lambda p, g, m: (p, p), "has memory in common with another array"),
+        (lambda p, g, m: ({"w": m["room"][1:7]}, None), "has memory in common with another array"),
+    ],
+)
+def test_results_that_cannot_go_there(out, says):
+    for rung in kernels.ladder("momentum_step", "cpu"):
+        room = np.arange(8.0)
+        p, g, m = {"w": np.ones(6)}, {"w": np.ones(6)}, {"w": room[:6], "room": room}
+        to = out(p, g, m)
+        del m["room"]
+        before = [x["w"].copy() for x in (p, g, m)]
+        with pytest.raises(ValueError, match=says) as e:
+            rung(p, g, m, lr=0.1, out=to)
+        assert str(e.value).startswith("momentum_step on cpu: ")
+        assert all(np.array_equal(x["w"], old) for x, old in zip((p, g, m), before, strict=True))
+
+
+def test_single_arrays_go_where_they_are_told_too():
+    for rung in kernels.ladder("momentum_step", "cpu"):
+        p, g, m = np.arange(5.0), np.ones(5), np.ones(5)
+        want = rung(p, g, m, lr=0.1)
+        got = rung(p, g, m, lr=0.1, out=(p, None))
+        assert got[0] is p and np.array_equal(p, want[0]) and np.array_equal(got[1], want[1]) and np.array_equal(m, np.ones(5))
 
 
 # What `use` puts in force.
@@ -358,7 +703,7 @@ def test_compiled_kernels_go_where_numba_is_told(tmp_path):
         NUMBA_CACHE_DIR=str(tmp_path),
     )
     assert done.returncode == 0, done.stderr
-    assert list(tmp_path.rglob("update.sgd_one_pass*.nbc"))
+    assert list(tmp_path.rglob("update.sgd_together*.nbc"))
 
 
 # Products.
@@ -380,6 +725,20 @@ def test_no_copy_no_layout_and_no_tile_changes_a_bit_of_a_product(m, k, n, dtype
                 assert products()[name](x, y).tobytes() == want.tobytes(), name
     if k <= 512:  # one block of sums, no inner products: then the place in c does not count either
         assert products()["by_size"](a[1:-1], b[:, 3:-1]).tobytes() == want[1:-1, 3:-1].tobytes()
+
+
+@pytest.mark.parametrize("m, k, n", [(67, 600, 41), (30, 70, 150), (1, 600, 90), (40, 90, 2), (50, 70, 1)])
+@pytest.mark.parametrize("layout", ["C", "F", "stepped"])
+def test_a_layer_has_the_bits_of_its_three_ops_and_leaves_nan_and_infinity_where_they_were(m, k, n, layout):
+    rng = np.random.default_rng(0)
+    x, w, b = [rng.normal(size=size).astype("f4") for size in ((m, k), (k, n), (n,))]
+    x[m // 2, 1], w[0, n // 2] = np.inf, np.nan
+    x, w = laid_out(x, layout), laid_out(w, layout)
+    with np.errstate(invalid="ignore"):
+        want = products()["by_size"](x, w) + b
+        for rung in kernels.ladder("dense", "cpu")[1:]:
+            for activation, last in (("identity", want), ("relu", np.maximum(want, 0))):
+                np.testing.assert_array_equal(rung.run(x, w, b, activation=activation), last)  # nan equals nan here
 
 
 @pytest.mark.parametrize("m, k, n", [(5, 3, 7), (14, 20, 33), (1, 40, 150), (3, 40, 1), (40, 70, 2), (30, 600, 18)])
@@ -443,6 +802,9 @@ def test_each_tier_that_this_machine_has_multiplies_right(tier):
                 for y in (b, np.asfortranarray(b), b[::-1]):
                     error = np.abs(product(x, y) - x.astype("f8") @ y.astype("f8"))
                     assert np.all(error <= 1e-5 * (np.abs(x).astype("f8") @ np.abs(y).astype("f8"))), (m, k, n)
+        x, w, b = [rng.normal(size=size).astype("f4") for size in ((37, 600), (600, 43), (43,))]
+        y = kernels.serving("dense", "cpu")(x, w, b, activation="relu")
+        assert np.array_equal(y, np.maximum(product(x, w) + b, 0))
         print(features.tier(), features.lanes(32))
         """,
         GNOMON_CPU=tier,
@@ -611,6 +973,67 @@ def test_a_rung_with_another_default_is_caught():
     assert isinstance(OPS["conv2d"], Op)
     with pytest.raises(AssertionError):
         has_the_signature_of_its_op(broken(conv2d, op="conv2d"))
+
+
+def right_by_name(p, g, *, lr, weight_decay, out=None):
+    if not isinstance(p, dict):
+        return (p - lr * (g + weight_decay * p),)
+    new = {name: np.asarray(p[name] - lr * (g[name] + weight_decay[name] * p[name])) for name in p}
+    if out is None or out[0] is None:
+        return (new,)
+    for name, x in new.items():
+        out[0][name][...] = x
+    return (out[0],)
+
+
+def forgets_the_last_name(p, g, **params):
+    new = right_by_name(p, g, **params)[0]
+    return ({**new, "row": p["row"]} if isinstance(p, dict) else new,)
+
+
+def one_decay_for_all(p, g, *, weight_decay, **params):
+    same = dict.fromkeys(p, weight_decay["w"]) if isinstance(p, dict) else weight_decay
+    return right_by_name(p, g, weight_decay=same, **params)
+
+
+def hands_back_what_has_no_elements(p, g, **params):
+    new = right_by_name(p, g, **params)[0]
+    return ({**new, "none": p["none"].astype("f8")} if isinstance(p, dict) else new,)
+
+
+def spoils_the_gradient(p, g, **params):
+    new = right_by_name(p, g, **params)
+    if isinstance(p, dict):
+        g["w"] *= 2.0
+    return new
+
+
+def ignores_where_to(p, g, *, out=None, **params):
+    return right_by_name(p, g, **params)
+
+
+def whole_vectors_only(p, g, *, out=None, **params):
+    new = right_by_name(p, g, out=out, **params)
+    if out is not None and out[0] is not None:
+        x = out[0]["row"]
+        np.lib.stride_tricks.as_strided(x, (1, 80))[0, 67:] = 0.0
+    return new
+
+
+@pytest.mark.parametrize("run", [forgets_the_last_name, one_decay_for_all, hands_back_what_has_no_elements, spoils_the_gradient])
+def test_a_broken_rung_does_not_do_all_names(run):
+    given, params = model(broken(right_by_name, op="sgd_step"), np.float32, 0)
+    does_all_names_at_once(broken(right_by_name, op="sgd_step"), given, params)
+    with pytest.raises(AssertionError):
+        does_all_names_at_once(broken(run, op="sgd_step"), given, params)
+
+
+@pytest.mark.parametrize("run", [ignores_where_to, whole_vectors_only, spoils_the_gradient])
+def test_a_broken_rung_writes_elsewhere(run):
+    given, params = model(broken(right_by_name, op="sgd_step"), np.float32, 0)
+    writes_where_it_is_told_and_nowhere_else(broken(right_by_name, op="sgd_step"), given, params)
+    with pytest.raises(AssertionError):
+        writes_where_it_is_told_and_nowhere_else(broken(run, op="sgd_step"), given, params)
 
 
 def test_two_rungs_cannot_claim_one_step():

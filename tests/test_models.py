@@ -29,7 +29,7 @@ def cases():
     d, p = np.float64, np.array([3, 0, 2, 1, 2])
 
     def paper(params, x, t):
-        return cnn.loss_classic(params, x, t, activation=ops.tanh, pool=ops.avg_pool2d)
+        return cnn.loss_classic(params, x, t, activation="tanh", pool=ops.avg_pool2d)
 
     yield "linear", linear.loss, linear.init(0, 4, dtype=d), ROWS, numbers
     yield "logistic", logistic.loss, logistic.init(0, 4, dtype=d), ROWS, two
@@ -123,7 +123,7 @@ def lenet(p, x, padding, between, pool, dense_layers):
 def test_lenet_against_scipy():
     p = CASES["classic"][1]
     assert np.allclose(cnn.predict_classic(p, PICTURES), lenet(p, PICTURES, 2, lambda h: np.maximum(h, 0), np.max, 3))
-    of_paper = cnn.predict_classic(p, PICTURES, activation=ops.tanh, pool=ops.avg_pool2d)
+    of_paper = cnn.predict_classic(p, PICTURES, activation="tanh", pool=ops.avg_pool2d)
     assert np.allclose(of_paper, lenet(p, PICTURES, 2, np.tanh, np.mean, 3))
     p = CASES["caffe"][1]
     assert np.allclose(cnn.predict_caffe(p, PICTURES), lenet(p, PICTURES, 0, lambda h: h, np.max, 2))

@@ -387,7 +387,7 @@ def test_shapes_that_clash_are_named_with_their_path(net, shape, message):
 def test_arrays_that_clash_are_named_with_their_path():
     net = serial(serial(dense(3), name="block"), dense(2))
     params, _ = made(net, (8,))
-    with pytest.raises(NetError, match=r"^block/dense1: matmul: axis k is 7 in x but 8 in w"):
+    with pytest.raises(NetError, match=r"^block/dense1: dense: axis k is 7 in x but 8 in w"):
         net(params, np.ones((2, 7)))
     with pytest.raises(NetError, match=r"^block/dense1: 'w' is not among the arrays of this layer; there are: b"):
         net({"block/dense1/b": params["block/dense1/b"]}, np.ones((2, 8)))

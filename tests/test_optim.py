@@ -1,10 +1,13 @@
 """Optimisers against their formulas, worked out number by number; schedules against a table."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+import kernels
+from engine import optim
 from engine.optim import SGD, Adagrad, Adam, AdamW, Momentum, RMSprop, clip_by_global_norm, global_norm
 from engine.schedule import Constant, Cosine, LinearWarmup, StepDecay, rate
 from engine.seed import fold
@@ -134,6 +137,122 @@ def test_moments_of_another_optimiser():
     params = {"w": np.ones(2)}
     with pytest.raises(ValueError, match="the moments 'v' do not fit"):
         Adam().step(params, params, Momentum(0.1).init(params))
+
+
+# All parameters in one call.
+
+
+def counting(monkeypatch, used):
+    """Kernels in force that enter each call in `used`: the name of the op, and whether it was for all parameters."""
+
+    def counted(rung):
+        def run(*args, **params):
+            used.append((rung.op, isinstance(args[0], dict)))
+            return rung.run(*args, **params)
+
+        return replace(rung, run=run)
+
+    table = {op: counted(kernels.serving(op, "cpu")) for op in kernels.ops("cpu") if op.endswith("_step")}
+    monkeypatch.setattr(optim, "running_kernels", lambda: table)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("o", ALL, ids=repr)
+def test_one_call_ends_in_the_same_bits_as_a_call_for_each_array(o, dtype, monkeypatch):
+    o = replace(o, no_decay=("*/b",))
+    params, gradients, used = some_params(dtype), [some_params(dtype) for _ in range(3)], []
+    with kernels.use("cpu"):
+        with monkeypatch.context() as m:
+            m.setattr(optim, "running_kernels", dict)  # then each array's op finds its kernel by itself
+            want, want_moments = train(o, params, gradients)
+        counting(monkeypatch, used)
+        got, got_moments = train(o, params, gradients)
+    assert [all_at_once for _, all_at_once in used] == [True] * 3
+    assert got_moments["t"] == want_moments["t"] == 3
+    for a, b in zip([*want, *(want_moments[s] for s in o.slots)], [*got, *(got_moments[s] for s in o.slots)], strict=True):
+        assert list(a) == list(b)
+        assert all(a[name].tobytes() == b[name].tobytes() and a[name].dtype == b[name].dtype for name in a)
+
+
+@pytest.mark.parametrize("backend", [None, "cpu"])
+@pytest.mark.parametrize("o", ALL, ids=repr)
+def test_moments_given_away_may_be_written_over_and_nothing_else(o, backend):
+    params, grads = some_params(), some_params()
+    with kernels.use(backend):
+        _, moments = o.step(params, grads, o.init(params))
+        want, want_moments = o.step(params, grads, moments)
+        before = [{name: x.copy() for name, x in d.items()} for d in (params, grads)]
+        got, got_moments = o.step(params, grads, moments, donate=True)
+    for slot in o.slots:
+        for name, x in got_moments[slot].items():
+            assert x.tobytes() == want_moments[slot][name].tobytes()
+            assert backend is None or x is moments[slot][name]
+    for d, old in zip((params, grads, got), (*before, want), strict=True):
+        assert all(x.tobytes() == old[name].tobytes() for name, x in d.items())
+    assert not any(np.shares_memory(got[name], params[name]) for name in SHAPES)
+
+
+@pytest.mark.parametrize("o", ALL, ids=repr)
+def test_parameters_in_place_are_those_of_a_step_and_stand_where_the_old_ones_stood(o):
+    params, grads = some_params(), some_params()
+    with kernels.use("cpu"):
+        _, moments = o.step(params, grads, o.init(params))
+        want, want_moments = o.step(params, grads, moments)
+        before = {slot: {name: x.copy() for name, x in moments[slot].items()} for slot in o.slots}
+        got, got_moments = o.step(params, grads, moments, in_place=True)
+    assert all(got[name] is params[name] and got[name].tobytes() == want[name].tobytes() for name in SHAPES)
+    for slot in o.slots:
+        assert all(moments[slot][name].tobytes() == x.tobytes() for name, x in before[slot].items())
+        assert all(x.tobytes() == want_moments[slot][name].tobytes() for name, x in got_moments[slot].items())
+
+
+def test_moments_that_cannot_be_written_over_are_not():
+    params = some_params()
+    moments = Adam().init(params)
+    moments["m"]["scale"].flags.writeable = False
+    with kernels.use("cpu"):
+        _, after = Adam().step(params, params, moments, donate=True)
+    assert not any(moments[slot][name].any() for slot in ("m", "v") for name in SHAPES)
+    assert after["m"]["conv/w"].any()
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"a": np.ones(2, np.float32), "b": np.ones(3)},
+        {"a": np.ones(2, np.float16)},
+        {"a": np.ones(2).view(type("Sub", (np.ndarray,), {}))},
+        {},
+    ],
+    ids=["two dtypes", "half precision", "a subclass", "none"],
+)
+def test_what_one_call_does_not_take_goes_array_by_array(params, monkeypatch):
+    used = []
+    want, _ = Adam(0.1).step(params, params, Adam().init(params))
+    counting(monkeypatch, used)
+    with kernels.use("cpu"):
+        got, _ = Adam(0.1).step(params, params, Adam().init(params))
+    assert used == []
+    for name, x in want.items():
+        assert got[name].dtype == x.dtype
+        np.testing.assert_allclose(got[name], x, rtol=1e-5)
+
+
+def test_who_watches_the_ops_sees_each_step_under_kernels_too(monkeypatch):
+    from engine.interpret import Interpreter, interpreting, running
+
+    class Watch(Interpreter):
+        def __init__(self):
+            self.below, self.seen = running(), []
+
+        def apply(self, op, args, params):
+            self.seen.append(op.name)
+            return self.below.apply(op, args, params)
+
+    params = some_params()
+    with kernels.use("cpu"), interpreting(Watch()) as watch:
+        SGD(0.1).step(params, params, SGD(0.1).init(params))
+    assert watch.seen == ["sgd_step"] * len(SHAPES)
 
 
 def test_clipping():

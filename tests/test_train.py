@@ -296,6 +296,22 @@ def test_a_line_is_found_and_nothing_given_is_changed():
     assert not params["w"].any()
 
 
+def test_parameters_that_a_callback_keeps_stay_as_they_were():
+    class Keeps(Callback):
+        def start(self, run, plan):
+            self.kept = [(run.params, {name: x.copy() for name, x in run.params.items()})]
+
+        def step(self, run, loss):
+            self.kept.append((run.params, {name: x.copy() for name, x in run.params.items()}))
+
+    keeps = Keeps()
+    with kernels.use("cpu"):
+        fit(line_loss, line(), (X, T), optimizer=Adam(0.1), epochs=2, batch_size=16, callbacks=[keeps], progress=False)
+    assert len(keeps.kept) == 9
+    assert all(np.array_equal(params["w"], then["w"]) for params, then in keeps.kept)
+    assert not np.array_equal(keeps.kept[0][0]["w"], keeps.kept[-1][0]["w"])
+
+
 def test_one_step_is_the_gradient_times_the_rate():
     run = Run(line(), SGD(0.5).init(line()))
     before = train_step(run, line_loss, (X[:7], T[:7]), SGD(0.5))

@@ -7,7 +7,7 @@ from importlib import import_module
 
 import click
 
-COMMANDS = ("demo", "train", "evaluate", "explain", "check", "info")
+COMMANDS = ("demo", "train", "evaluate", "explain", "check", "bench", "info")
 
 
 class Commands(click.Group):
@@ -39,6 +39,7 @@ def gnomon() -> None:
       gnomon evaluate runs/mlp-digits --data digits    metrics and the confusion matrix
       gnomon explain "tanh(x * w + b)" x=1.5 w=2 b=-1  forward and backward, with the numbers
       gnomon check rules.py:f --vjp rules.py:f_vjp     is the gradient right?
+      gnomon bench sgemm conv                          our kernels against other libraries
       gnomon info                                      versions, kernels, threads, caches
 
     Exit codes: 0 done, 1 something failed (a FAIL verdict, a broken file), 2 not understood, 130 interrupted.

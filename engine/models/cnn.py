@@ -25,6 +25,7 @@ import numpy as np
 from engine import ops
 from engine.initialise import Initialiser, glorot_uniform, lecun_uniform
 from engine.models.inputs import as_rows
+from engine.ops.bias import Activation
 from engine.shapes import Shape, ShapeError
 
 Params = dict[str, np.ndarray]
@@ -41,16 +42,16 @@ def init_classic(seed: int, shape: Shape = PICTURE, classes: int = 10, *, dtype:
     return _drawn(seed, shapes, glorot_uniform, dtype)
 
 
-def predict_classic(params: Mapping[str, Any], x: Any, *, activation: Function = ops.relu, pool: Function = ops.max_pool2d) -> Any:
-    """The logits of the classes for each picture. The paper's: `activation=ops.tanh, pool=ops.avg_pool2d`."""
-    h = pool(activation(_conv(params, "conv1", x, padding=2)), kernel_size=2)
-    h = pool(activation(_conv(params, "conv2", h)), kernel_size=2)
-    h = activation(_dense(params, "dense1", as_rows(h)))
-    h = activation(_dense(params, "dense2", h))
+def predict_classic(params: Mapping[str, Any], x: Any, *, activation: Activation = "relu", pool: Function = ops.max_pool2d) -> Any:
+    """The logits of the classes for each picture. The paper's: `activation="tanh", pool=ops.avg_pool2d`."""
+    h = _pooled(params, "conv1", x, pool, activation, padding=2)
+    h = _pooled(params, "conv2", h, pool, activation)
+    h = _dense(params, "dense1", as_rows(h), activation)
+    h = _dense(params, "dense2", h, activation)
     return _dense(params, "dense3", h)
 
 
-def loss_classic(params: Mapping[str, Any], x: Any, t: Any, *, activation: Function = ops.relu, pool: Function = ops.max_pool2d) -> Any:
+def loss_classic(params: Mapping[str, Any], x: Any, t: Any, *, activation: Activation = "relu", pool: Function = ops.max_pool2d) -> Any:
     r"""$L = -\frac{1}{n} \sum_i \ln p_{i, t_i}, \quad p = \mathrm{softmax}(z)$"""
     return ops.cross_entropy(predict_classic(params, x, activation=activation, pool=pool), t)
 
@@ -65,9 +66,9 @@ def init_caffe(seed: int, shape: Shape = PICTURE, classes: int = 10, *, dtype: A
 
 def predict_caffe(params: Mapping[str, Any], x: Any) -> Any:
     """The logits of the classes for each picture."""
-    h = ops.max_pool2d(_conv(params, "conv1", x), kernel_size=2)
-    h = ops.max_pool2d(_conv(params, "conv2", h), kernel_size=2)
-    h = ops.relu(_dense(params, "dense1", as_rows(h)))
+    h = _pooled(params, "conv1", x, ops.max_pool2d)
+    h = _pooled(params, "conv2", h, ops.max_pool2d)
+    h = _dense(params, "dense1", as_rows(h), "relu")
     return _dense(params, "dense2", h)
 
 
@@ -76,13 +77,16 @@ def loss_caffe(params: Mapping[str, Any], x: Any, t: Any) -> Any:
     return ops.cross_entropy(predict_caffe(params, x), t)
 
 
-def _conv(params: Mapping[str, Any], name: str, x: Any, *, padding: int = 0) -> Any:
-    b = params[f"{name}/b"]
-    return ops.conv2d(x, params[f"{name}/w"], padding=padding) + ops.reshape(b, shape=(b.shape[0], 1, 1))
+def _pooled(params: Mapping[str, Any], name: str, x: Any, pool: Function, activation: Activation = "identity", *, padding: int = 0) -> Any:
+    """pool(activation(x * w + b)). A bias and an activation that never falls may as well follow a maximum, as a quarter of the numbers."""
+    y, b = ops.conv2d(x, params[f"{name}/w"], padding=padding), params[f"{name}/b"]
+    if pool is ops.max_pool2d:
+        return ops.bias_activation(pool(y, kernel_size=2), b, activation=activation)
+    return pool(ops.bias_activation(y, b, activation=activation), kernel_size=2)
 
 
-def _dense(params: Mapping[str, Any], name: str, x: Any) -> Any:
-    return ops.matmul(x, params[f"{name}/w"]) + params[f"{name}/b"]
+def _dense(params: Mapping[str, Any], name: str, x: Any, activation: Activation = "identity") -> Any:
+    return ops.dense(x, params[f"{name}/w"], params[f"{name}/b"], activation=activation)
 
 
 def _drawn(seed: int, shapes: Mapping[str, Shape], draw: Initialiser, dtype: Any) -> Params:

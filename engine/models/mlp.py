@@ -44,8 +44,8 @@ def predict(params: Mapping[str, Any], x: Any) -> Any:
     layers = len(params) // 2
     h = as_rows(x)
     for i in range(1, layers):
-        h = ops.relu(ops.matmul(h, params[f"w{i}"]) + params[f"b{i}"])
-    return ops.matmul(h, params[f"w{layers}"]) + params[f"b{layers}"]
+        h = ops.dense(h, params[f"w{i}"], params[f"b{i}"], activation="relu")
+    return ops.dense(h, params[f"w{layers}"], params[f"b{layers}"])
 
 
 def loss(params: Mapping[str, Any], x: Any, t: Any) -> Any:

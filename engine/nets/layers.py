@@ -14,21 +14,29 @@ import numpy as np
 from engine import ops
 from engine.initialise import Initialiser, glorot_uniform, normal
 from engine.nets.layer import Arrays, Layer, function, layer, nothing, same_shape
+from engine.ops.bias import Activation
 from engine.ops.windows import Pair, pair, window_grid
 from engine.shapes import Shape, ShapeError
 from engine.traced import primal
 
 
-def dense(n: int, *, bias: bool = True, init: Initialiser = glorot_uniform, name: str | None = None) -> Layer:
-    r"""$y = x w + b$ along the last axis: n outputs. Arrays w (inputs, n), b (n)."""
+def dense(
+    n: int, *, bias: bool = True, activation: Activation = "identity", init: Initialiser = glorot_uniform, name: str | None = None
+) -> Layer:
+    r"""$y = \mathrm{act}(x w + b)$ along the last axis: n outputs. Arrays w (inputs, n), b (n).
+
+    activation "identity", "relu", "tanh" or "sigmoid": in one go with the product
+    """
 
     def make(rng: np.random.Generator, shape: Shape, dtype: Any) -> Arrays:
         w = {"w": init(rng, (shape[-1], n), dtype)}
         return {**w, "b": np.zeros(n, dtype)} if bias else w
 
     def apply(params: Mapping[str, Any], x: Any) -> Any:
+        if bias:
+            return ops.dense(x, params["w"], params["b"], activation=activation)
         y = ops.matmul(x, params["w"])
-        return y + params["b"] if bias else y
+        return y if activation == "identity" else getattr(ops, activation)(y)
 
     def out(shape: Shape) -> Shape:
         if not shape:
@@ -47,15 +55,17 @@ def conv(
     dilation: int | Pair = 1,
     groups: int = 1,
     bias: bool = True,
+    activation: Activation = "identity",
     init: Initialiser = glorot_uniform,
     name: str | None = None,
 ) -> Layer:
-    r"""$y = x * w + b$: 2-D convolution to so many channels. Arrays w (channels, inputs / groups, rows, columns), b (channels).
+    r"""$y = \mathrm{act}(x * w + b)$: 2-D convolution to so many channels. Arrays w (channels, inputs / groups, rows, columns), b.
 
     padding    an int, (rows, columns), ((top, bottom), (left, right)), "valid" for none, or "same", with which a picture
                keeps its size, divided by the stride and rounded up; where that takes an odd number of pixels, the last
                one goes to the bottom and to the right
     groups     the input's channel count for a depthwise convolution
+    activation "identity", "relu", "tanh" or "sigmoid": in one pass with the bias
     """
     window = pair(kernel, "kernel", 1)
 
@@ -68,7 +78,9 @@ def conv(
 
     def apply(params: Mapping[str, Any], x: Any) -> Any:
         y = ops.conv2d(x, params["w"], stride=stride, padding=around(x.shape[2:]), dilation=dilation, groups=groups)
-        return y + ops.reshape(params["b"], shape=(channels, 1, 1)) if bias else y
+        if bias:
+            return ops.bias_activation(y, params["b"], activation=activation)
+        return y if activation == "identity" else getattr(ops, activation)(y)
 
     def out(shape: Shape) -> Shape:
         as_picture(shape, "conv")

@@ -1,9 +1,11 @@
 """Every op of the engine, one module a family. Formula, forward and derivative stand in one place."""
 
 from engine.ops.activations import *  # noqa: F403
+from engine.ops.bias import *  # noqa: F403
 from engine.ops.bits import *  # noqa: F403
 from engine.ops.conv import *  # noqa: F403
 from engine.ops.cumulative import *  # noqa: F403
+from engine.ops.dense import *  # noqa: F403
 from engine.ops.einsum import *  # noqa: F403
 from engine.ops.elementwise import *  # noqa: F403
 from engine.ops.factor import *  # noqa: F403

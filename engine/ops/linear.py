@@ -35,13 +35,13 @@ def matmul(x, w):
 @matmul.vjp("x")
 def _(g, w):
     r"""\bar X = \bar Y W^\top"""
-    return matmul(g, matrix_transpose(w))
+    return matrices(g, matrix_transpose(w))
 
 
 @matmul.vjp("w")
 def _(g, x):
     r"""\bar W = X^\top \bar Y"""
-    return matmul(matrix_transpose(x), g)
+    return matrices(matrix_transpose(x), g)
 
 
 matrices = matmul  # the op, OPS["matmul"]; from here on the name takes vectors too

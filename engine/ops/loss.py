@@ -27,7 +27,7 @@ from engine.ops.normalise import log_softmax
 from engine.ops.reduce import sum as sum_over
 from engine.traced import Traced, primal
 
-__all__ = ["cross_entropy", "huber", "logistic_loss", "mean_absolute_error", "squared_error"]
+__all__ = ["cross_entropy", "cross_entropy_grad", "huber", "logistic_loss", "mean_absolute_error", "squared_error"]
 
 PAIR = "..., ... -> ..."
 Reduction = Literal["mean", "sum", "none"]
@@ -232,7 +232,7 @@ def cross_entropy(z, t):
 def _(g, y, t):
     r"""\bar z = \bar y\, (p \sum_c t_c - t) + \bar y_2 - p \sum_c (\bar y_2)_c"""
     log_p = y[1]
-    gz = expand_dims(g[0], axis=-1) * _probability_minus_target(log_p, t)
+    gz = cross_entropy_grad(log_p, t, g[0])
     if type(g[1]) is not Traced and not np.any(g[1]):  # nothing but the rule uses ln p, and nobody asks what would change if it did
         return gz
     return gz + g[1] - exp(log_p) * sum_over(g[1], axis=-1, keepdims=True)
@@ -258,6 +258,44 @@ def _(d, y):
     return -sum_over(d * y[1], axis=-1), np.zeros(y[1].shape, y[1].dtype)
 
 
+@op("... c, ... c, ... -> ... c", linear=("t", "gy"))
+def cross_entropy_grad(log_p, t, gy):
+    r"""$\bar z = \bar y\, (p \sum_k t_k - t), \quad p = e^{\ln p}$
+
+    log_p   (..., c), the second output of cross_entropy;  t   (..., c);  gy   (...)
+    Written $p\, (\sum_k t_k - t) - t\, (1 - p)$, where $1 - p$ keeps its digits for p near 1.
+    """
+    return gy[..., None] * (np.exp(log_p) * (np.sum(t, axis=-1, keepdims=True) - t) + t * np.expm1(log_p))
+
+
+@cross_entropy_grad.vjp("log_p")
+def _(g, log_p, t, gy):
+    r"""\overline{\ln p} = g\, \bar y\, p \sum_k t_k"""
+    return g * _turned(log_p, t, gy)
+
+
+@cross_entropy_grad.jvp("log_p")
+def _(d, log_p, t, gy):
+    r"""\dot{\bar z} = \bar y\, p \sum_k t_k\, \dot{\ln p}"""
+    return d * _turned(log_p, t, gy)
+
+
+@cross_entropy_grad.vjp("t")
+def _(g, log_p, gy):
+    r"""\bar t = \bar y\, (\sum_c g_c p_c - g)"""
+    return expand_dims(gy, axis=-1) * (sum_over(g * exp(log_p), axis=-1, keepdims=True) - g)
+
+
+@cross_entropy_grad.vjp("gy")
+def _(g, log_p, t):
+    r"""\bar{\bar y} = \sum_c g_c\, (p \sum_k t_k - t)_c"""
+    return sum_over(g * _probability_minus_target(log_p, t), axis=-1)
+
+
+def _turned(log_p, t, gy):
+    return expand_dims(gy, axis=-1) * exp(log_p) * sum_over(t, axis=-1, keepdims=True)
+
+
 def _probability_minus_target(log_p, t):
     r"""$p \sum_k t_k - t = p\, (\sum_k t_k - t) - t\, (1 - p)$, where $1 - p$ keeps its digits for p near 1."""
     return exp(log_p) * (sum_over(t, axis=-1, keepdims=True) - t) + t * expm1(log_p)
@@ -267,6 +305,12 @@ def _probability_minus_target(log_p, t):
 def _(pick: Pick):
     n, c = pick.size(0, 3), pick.size(1, 4)
     return [pick.array(n, c), pick.array(n, c)], {}
+
+
+@cross_entropy_grad.sample
+def _(pick: Pick):
+    n, c = pick.size(0, 3), pick.size(1, 4)
+    return [pick.array(n, c), pick.array(n, c), pick.array(n)], {}
 
 
 each_cross_entropy = cross_entropy
@@ -310,13 +354,19 @@ def _one_hot(z, t, smoothing, ignored):
     if t.dtype.kind not in "iu":
         raise TypeError(f"cross_entropy: labels are integers, these are {t.dtype}; if they are whole numbers write t.astype(int)")
     c = z.shape[-1]
-    counts = np.ones(t.shape, bool) if ignored is None else t != ignored
-    bad = counts & ((t < 0) | (t >= c))
-    if bad.any():
-        cure = "; they seem to start at 1: subtract 1" if counts.any() and t[counts].min() == 1 and t[counts].max() == c else ""
+    hits = t[..., None] == np.arange(c)
+    counts = None if ignored is None else t != ignored
+    if counts is not None:
+        hits &= counts[..., None]
+    count = t.size if counts is None else int(np.count_nonzero(counts))
+    if np.count_nonzero(hits) != count:  # a label that is no class hits none
+        counted = t if counts is None else t[counts]
+        cure = "; they seem to start at 1: subtract 1" if counted.min() == 1 and counted.max() == c else ""
+        outside = (t < 0) | (t >= c)
+        bad = outside if counts is None else outside & counts
         raise ValueError(f"cross_entropy: {_first(t, bad)}, there are {c} classes, 0 to {c - 1}{cure}")
-    dtype = z.dtype if z.dtype.kind == "f" else np.dtype(float)
-    rows = (t[..., None] == np.arange(c)).astype(dtype)
+    rows = hits.astype(z.dtype if z.dtype.kind == "f" else float)
     if smoothing:
         rows = (1 - smoothing) * rows + smoothing / c
-    return (rows if ignored is None else rows * counts[..., None]), int(counts.sum())
+        rows = rows if counts is None else rows * counts[..., None]
+    return rows, count

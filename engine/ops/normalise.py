@@ -13,13 +13,14 @@ import math
 
 import numpy as np
 
-from engine.domain import Pick
+from engine.domain import Pick, interval
 from engine.op import op, shape_of
 from engine.ops.elementwise import exp, sqrt
 from engine.ops.layout import axes_of, reshape, sum_to
-from engine.shapes import ShapeError
+from engine.shapes import Shape, ShapeError
+from engine.traced import Traced
 
-__all__ = ["batch_norm", "batch_norm_inference", "batch_norm_update", "layer_norm", "log_softmax", "normalise", "softmax"]
+__all__ = ["batch_norm", "batch_norm_inference", "batch_norm_update", "layer_norm", "log_softmax", "normalise", "normalise_grad", "softmax"]
 
 Axes = int | tuple[int, ...] | None
 
@@ -133,19 +134,19 @@ normalise.checks_first = True  # NumPy would broadcast x to a larger w in silenc
 @normalise.vjp("x", "w", "b")
 def _(g, y, x, w, b_shape, *, axis, eps):
     r"""\bar x = (h - \langle h \rangle - \hat x \langle h \hat x \rangle) / s + (\bar \mu + 2 s \bar v \hat x) / n, \; h = w \bar y"""
-    (g, g_mean, g_var), count, kept = g, _count(x.shape, axis), y[1].shape
-    x_hat, s = _standard(x, y, eps)
-    h = g * w
-    level = (g_mean - sum_to(h, shape=kept) / s) / count
-    along = (2 * s * g_var - sum_to(h * x_hat, shape=kept) / s) / count
-    return h / s + x_hat * along + level, sum_to(g * x_hat, shape=w.shape), sum_to(g, shape=b_shape)
+    (g, *g_statistics), (_, mean, var) = g, y
+    gx, gw, gb = normalise_grad(g, x, w, mean, var, b_shape=b_shape, axis=axis, eps=eps)
+    if any(type(part) is Traced or np.any(part) for part in g_statistics):  # else nothing depends on them
+        x_hat, s = _standard(x, mean, var, eps)
+        gx = gx + (g_statistics[0] + 2 * s * g_statistics[1] * x_hat) / _count(x.shape, axis)
+    return gx, gw, gb
 
 
 @normalise.jvp("x")
 def _(d, y, x, w, *, axis, eps):
     r"""\dot y = w (d - \dot \mu - \hat x \dot v / 2s) / s, \; \dot \mu = \langle d \rangle, \; \dot v = 2s \langle \hat x d \rangle"""
-    count, kept = _count(x.shape, axis), y[1].shape
-    x_hat, s = _standard(x, y, eps)
+    (_, mean, var), count, kept = y, _count(x.shape, axis), y[1].shape
+    x_hat, s = _standard(x, mean, var, eps)
     d_mean = sum_to(d, shape=kept) / count
     along = sum_to(d * x_hat, shape=kept) / count
     return (d - d_mean - x_hat * along) / s * w, d_mean, 2 * s * along
@@ -154,7 +155,8 @@ def _(d, y, x, w, *, axis, eps):
 @normalise.jvp("w")
 def _(d, y, x, *, eps):
     r"""\dot y = \dot w \odot \hat x"""
-    return d * _standard(x, y, eps)[0], *_still(y)
+    _, mean, var = y
+    return d * _standard(x, mean, var, eps)[0], *_still(y)
 
 
 @normalise.jvp("b")
@@ -163,9 +165,94 @@ def _(d, y):
     return d, *_still(y)
 
 
-def _standard(x, y, eps):
+@op(linear=("gy",), outputs=("gx", "gw", "gb"))
+def normalise_grad(gy, x, w, mean, var, *, b_shape: Shape, axis: Axes = -1, eps: float = 1e-5):
+    r"""$\bar x = (h - \langle h \rangle - \hat x \langle h \hat x \rangle) / s, \; \bar w = \sum \bar y \hat x, \; \bar b = \sum \bar y$
+
+    h = w gy    and < > means over `axis`
+    mean, var   as normalise returned them; here they are given, and what depends on them is not in gx twice
+    b_shape     the shape of b
+    Returns gx, gw and gb, in the shapes of x, w and b.
+    """
+    s, h, count = np.sqrt(var + eps), gy * w, _count(x.shape, axis)
+    x_hat = (x - mean) / s
+    h_mean, along = [np.sum(part, axis=axis, keepdims=True) / count for part in (h, h * x_hat)]
+    gw, gb = [sum_to.definition(part, shape=shape) for part, shape in ((gy * x_hat, w.shape), (gy, b_shape))]
+    return (h - h_mean - x_hat * along) / s, gw, np.array(gb)
+
+
+@normalise_grad.shape
+def _(gy, x, w, mean, var, *, b_shape, axis, eps):
+    for name, shape, wanted in (("gy", gy, x), ("mean", mean, _kept(x, axis)), ("var", var, _kept(x, axis))):
+        if shape != wanted:
+            raise ShapeError(f"{name} has shape {shape}, for such an x it is {wanted}")
+    return [x, w, b_shape]
+
+
+normalise_grad.checks_first = True
+
+
+@normalise_grad.vjp("gy", "x", "w", "mean", "var")
+def _(g, y, gy, x, w, mean, var, *, axis, eps):
+    r"""\bar{\bar y} = w q + g_w \hat x + g_b, \; \bar w = \sum \bar y q, \; \bar{\hat x} = g_w \bar y - (g_x \langle h \hat x \rangle + h \langle g_x \hat x \rangle) / s"""  # noqa: E501
+    (u, of_w, of_b), (x_hat, s), h = g, _standard(x, mean, var, eps), gy * w
+    q = _projected(u, x_hat, s)  # the map from h to gx is its own transpose
+    turn = gy * of_w - (u * _mean(h * x_hat, s) + h * _mean(u * x_hat, s)) / s
+    g_mean = -sum_to(turn, shape=mean.shape) / s
+    g_s = -sum_to(h * q + turn * x_hat, shape=mean.shape) / s
+    return w * q + of_w * x_hat + of_b, turn / s, sum_to(gy * q, shape=w.shape), g_mean, g_s / (2 * s)
+
+
+@normalise_grad.jvp("x")
+def _(d, gy, x, w, mean, var, *, b_shape, eps):
+    r"""\dot{\bar x} = -(\dot{\hat x} \langle h \hat x \rangle + \hat x \langle h \dot{\hat x} \rangle) / s, \; \dot{\hat x} = \dot x / s"""
+    x_hat, s = _standard(x, mean, var, eps)
+    return _turned(d / s, gy, w, x_hat, s, b_shape)
+
+
+@normalise_grad.jvp("mean")
+def _(d, gy, x, w, mean, var, *, b_shape, eps):
+    r"""\text{as for } x, \; \dot{\hat x} = -\dot \mu / s"""
+    x_hat, s = _standard(x, mean, var, eps)
+    return _turned(-d / s + np.zeros(x.shape, x.dtype), gy, w, x_hat, s, b_shape)
+
+
+@normalise_grad.jvp("var")
+def _(d, y, gy, x, w, mean, var, *, b_shape, eps):
+    r"""\text{as for } x, \; \dot{\hat x} = -\hat x \dot s / s, \; \dot{\bar x} = \ldots - \bar x \dot s / s, \; \dot s = \dot v / 2s"""
+    x_hat, s = _standard(x, mean, var, eps)
+    rate = d / (2 * s * s)
+    gx, gw, gb = _turned(-x_hat * rate, gy, w, x_hat, s, b_shape)
+    return gx - y[0] * rate, gw, gb
+
+
+@normalise_grad.jvp("w")
+def _(d, gy, x, w_shape, mean, var, *, b_shape, eps):
+    r"""\dot{\bar x} = \bar x \text{ with } \dot w \text{ for } w"""
+    x_hat, s = _standard(x, mean, var, eps)
+    return _projected(gy * d, x_hat, s), np.zeros(w_shape, x.dtype), np.zeros(b_shape, x.dtype)
+
+
+def _projected(h, x_hat, s):
+    r"""$(h - \langle h \rangle - \hat x \langle h \hat x \rangle) / s$"""
+    return (h - _mean(h, s) - x_hat * _mean(h * x_hat, s)) / s
+
+
+def _turned(d, gy, w, x_hat, s, b_shape):
+    """How the gradients move with x_hat."""
+    h = gy * w
+    gx = -(d * _mean(h * x_hat, s) + x_hat * _mean(h * d, s)) / s
+    return gx, sum_to(gy * d, shape=w.shape), np.zeros(b_shape, x_hat.dtype)
+
+
+def _mean(h, like):
+    """The mean over the axes where `like` has one element."""
+    count = max(1, math.prod(m for m, n in zip(h.shape, like.shape, strict=True) if n == 1))
+    return sum_to(h, shape=like.shape) / count
+
+
+def _standard(x, mean, var, eps):
     """x with mean 0 and variance 1, and the deviation, from the statistics that the op returned."""
-    _, mean, var = y
     s = sqrt(var + eps)
     return (x - mean) / s, s
 
@@ -192,6 +279,16 @@ def _(pick: Pick):
     small = pick.choice([shape[-1:], (shape[1], 1), (1, 1, 1), (), shape])
     x = pick.array(*shape) + 4.0 * (np.sum(np.indices(shape), axis=0) % 2)  # near variance 0 the curvature is of the size of 1 / eps
     return [x, pick.array(*small), pick.array(*small)], {"axis": axis, "eps": pick.choice([1e-5, 0.1])}
+
+
+@normalise_grad.sample
+def _(pick: Pick):
+    shape = (pick.size(0, 3), pick.size(1, 3), pick.size(2, 4))
+    axis = pick.choice([-1, 1, (0, 2), (-2, -1), None])
+    small = pick.choice([shape[-1:], (shape[1], 1), (1, 1, 1), (), shape])
+    mean, var = pick.array(*_kept(shape, axis)), pick.array(*_kept(shape, axis), domain=interval(0.5, 2.0))
+    arrays = [pick.array(*shape), pick.array(*shape), pick.array(*small), mean, var]
+    return arrays, {"b_shape": small, "axis": axis, "eps": pick.choice([1e-5, 0.1])}
 
 
 @softmax.sample

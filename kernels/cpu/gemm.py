@@ -13,6 +13,7 @@ an error is at most about (K + k / K) half units in the last place, relative to 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil, prod
 from typing import Any
 
@@ -20,10 +21,12 @@ import numpy as np
 from numba import config, njit, types
 from numpy import empty, ndarray  # the names cost time in a small product
 
+from kernels.cpu.arrays import result
 from kernels.cpu.cache import stamped
+from kernels.cpu.eager import given
 from kernels.cpu.features import BITS, caches, tier
 from kernels.cpu.threads import share, threads
-from kernels.cpu.tile import BROAD, FEW, LESS_BROAD, ROWS, copy, dots, gather, tiles, transpose
+from kernels.cpu.tile import BROAD, FEW, LESS_BROAD, ROWS, copy, dots, finished_tiles, gather, lines, shift, transpose
 from kernels.cpu.vector import address, allocate, apart, fetch, release, size_of
 from kernels.registry import rung
 
@@ -32,42 +35,44 @@ HALVES = VECTOR == 64  # vectors half as wide are done faster than whole ones: t
 K = 512  # a sum is cut into blocks of so many products, on every machine alike: the bits depend on it
 BLOCK = caches()[2] // 2  # bytes of a in a block: half of the second-level cache
 PANELS = max(1 << 20, caches()[3] // 8)  # bytes of b in a block: the third-level cache belongs to other cores as well
+LINE = 1 << 14  # bytes of a row of c that stay in the first-level cache while rows of b pass
 DOTS = 4  # columns up to which vectors along k are better than vectors along n
 
 SMALL = 1 << 15  # bytes of a matrix of a stack that is brought near while the one before it is in work
-WORTH_COPYING = caches()[2] // 2  # bytes of a factor from which on it pays to copy it, if the other one has
-MANY = 240  # rows or columns: strips of b that lie far apart are fetched ahead (`tile.py`), which is as good for fewer
+TALL = 20 * ROWS  # rows of a strip of c: each lies in a page of its own, and a processor remembers where some hundred pages are
+WORTH_COPYING_A, WORTH_COPYING_B = caches()[2] // 3, caches()[2] // 10  # bytes of a factor from which on it pays to copy it, if
+MANY_COLUMNS, MANY_ROWS = 240, 120  # the other one has so many columns or rows
 WORTH_A_THREAD = 4_000_000  # flops in a piece: about 40 microseconds, the cost of handing it over
 
 
 @njit(nogil=True)
-def half(like, a, b, c, a_steps, b_p, c_i, sizes, add):
+def half(like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu):
     apart()
-    tiles(ROWS, 1, 2, like, a, b, c, a_steps, b_p, c_i, sizes, add)
+    finished_tiles(ROWS, 1, 2, like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu)
 
 
 @njit(nogil=True)
-def one(like, a, b, c, a_steps, b_p, c_i, sizes, add):
+def one(like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu):
     apart()
-    tiles(ROWS, 1, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add)
+    finished_tiles(ROWS, 1, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu)
 
 
 @njit(nogil=True)
-def two(like, a, b, c, a_steps, b_p, c_i, sizes, add):
+def two(like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu):
     apart()
-    tiles(ROWS, 2, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add)
+    finished_tiles(ROWS, 2, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu)
 
 
 @njit(nogil=True)
-def broad(like, a, b, c, a_steps, b_p, c_i, sizes, add):
+def broad(like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu):
     apart()
-    tiles(FEW, BROAD, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add)
+    finished_tiles(FEW, BROAD, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu)
 
 
 @njit(nogil=True)
-def less_broad(like, a, b, c, a_steps, b_p, c_i, sizes, add):
+def less_broad(like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu):
     apart()
-    tiles(FEW, LESS_BROAD, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add)
+    finished_tiles(FEW, LESS_BROAD, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu)
 
 
 @njit(nogil=True)
@@ -112,38 +117,39 @@ def pack_b(like, b, b_p, b_j, to, k, n):
 
 
 @njit(nogil=True, inline="always")
-def strips(like, a, a_steps, b, b_p, panel, c, c_i, m, k, n, add):
-    """All of c, strip after strip; the next panel of b begins `panel` bytes behind."""
+def strips(like, a, a_steps, b, b_p, panel, c, c_i, m, k, n, add, bias, relu):
+    """All of c, strip after strip; the next panel of b begins `panel` bytes behind. `bias`: 0, or an address: then c is finished."""
     size = size_of(like)
+    step = size if bias else 0
     lanes, j = VECTOR // size, 0
     if m <= FEW and panel == 2 * VECTOR:  # b lies as it came
         while n - j > LESS_BROAD * lanes:
-            broad(like, a, b + j * size, c + j * size, a_steps, b_p, c_i, (m, k, min(BROAD * lanes, n - j)), add)
+            broad(like, a, b + j * size, c + j * size, a_steps, b_p, c_i, (m, k, min(BROAD * lanes, n - j)), add, bias + j * step, relu)
             j += BROAD * lanes
         if n - j > LESS_BROAD // 2 * lanes:
-            less_broad(like, a, b + j * size, c + j * size, a_steps, b_p, c_i, (m, k, n - j), add)
+            less_broad(like, a, b + j * size, c + j * size, a_steps, b_p, c_i, (m, k, n - j), add, bias + j * step, relu)
             j = n
     while j < n:
         columns, place = min(2 * lanes, n - j), b + j // (2 * lanes) * panel + j % (2 * lanes) * size
         if columns > lanes and not (HALVES and columns <= lanes + lanes // 2):
-            two(like, a, place, c + j * size, a_steps, b_p, c_i, (m, k, columns), add)
+            two(like, a, place, c + j * size, a_steps, b_p, c_i, (m, k, columns), add, bias + j * step, relu)
             j += 2 * lanes
         elif HALVES and columns <= lanes // 2:
-            half(like, a, place, c + j * size, a_steps, b_p, c_i, (m, k, columns), add)
+            half(like, a, place, c + j * size, a_steps, b_p, c_i, (m, k, columns), add, bias + j * step, relu)
             j += lanes
         else:
-            one(like, a, place, c + j * size, a_steps, b_p, c_i, (m, k, min(lanes, columns)), add)
+            one(like, a, place, c + j * size, a_steps, b_p, c_i, (m, k, min(lanes, columns)), add, bias + j * step, relu)
             j += lanes
 
 
 @njit(nogil=True, inline="always")
-def multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b):
-    """c = a b in blocks; whether factors are copied changes no bit."""
+def multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b, bias, relu):
+    """c = a b in blocks, and with the last block of k what `finished_tiles` does; whether factors are copied changes no bit."""
     size = size_of(like)
     lanes = VECTOR // size
     deep = min(K, k)
     broadest = min(n, PANELS // (K * size) // (2 * lanes) * (2 * lanes))
-    tallest = min(m, max(1, BLOCK // (K * size * ROWS)) * ROWS) if packs_a else m
+    tallest = min(m, max(1, BLOCK // (K * size * ROWS)) * ROWS if packs_a else TALL)
     bytes_b = (deep + lanes) * (broadest + 2 * lanes) * size if packs_b else 0
     bytes_a = (deep + lanes) * (tallest + ROWS + lanes) * size if packs_a else 0
     room = allocate(bytes_a + bytes_b + 64) if bytes_a + bytes_b > 0 else 0
@@ -154,6 +160,7 @@ def multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b):
         for top in range(0, max(1, k), K):
             depth = min(K, k - top)
             right, right_p, panel = b + top * b_p + left * b_j, b_p, 2 * VECTOR
+            last = bias + left * size if bias and top + K >= k else 0
             if packs_b:
                 pack_b(like, right, b_p, b_j, block_b, depth, columns)
                 right, right_p, panel = block_b, 2 * VECTOR, 2 * VECTOR * depth
@@ -163,7 +170,7 @@ def multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b):
                 if packs_a:
                     pack_a(like, part, a_i, a_p, block_a, rows, depth)
                     part, steps = block_a, (size, ROWS * size, ROWS * size * depth)
-                strips(like, part, steps, right, right_p, panel, c + i * c_i + left * size, c_i, rows, depth, columns, top > 0)
+                strips(like, part, steps, right, right_p, panel, c + i * c_i + left * size, c_i, rows, depth, columns, top > 0, last, relu)
     if room:
         release(room)
 
@@ -185,8 +192,36 @@ def inner_columns(like, a, a_i, b, b_p, b_j, c, c_i, c_j, m, k, n):
 
 
 @njit(nogil=True)
-def by_shape(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, whole, always):
-    """c = a b; `whole`: rows and columns of all of c, of which this may be a part. `always`: both factors are copied in any case."""
+def one_row(like, a, a_p, b, b_p, c, k, n):
+    """c = a b for one row, where rows of b are contiguous. Sums are those of the tiles."""
+    apart()
+    size = size_of(like)
+    wide = LINE // size
+    room = allocate(LINE) if k > K else 0
+    for j in range(0, n, wide):
+        columns = min(wide, n - j)
+        for top in range(0, k, K):
+            to = c + j * size if top == 0 else room
+            lines(8, like, a + top * a_p, b + top * b_p + j * size, to, a_p, b_p, min(K, k - top), columns)
+            if top > 0:
+                shift(like, room, c + j * size, columns, False)
+    if room:
+        release(room)
+
+
+@njit(nogil=True)
+def finish(like, c, c_i, m, n, bias, relu):
+    """c + bias, and relu, where that was not done as c was written."""
+    apart()
+    if bias:
+        for i in range(m):
+            shift(like, bias, c + i * c_i, n, relu)
+
+
+@njit(nogil=True)
+def by_shape(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, whole, always, bias, relu):
+    """c = a b, or with the address of a bias c = a b + bias; `whole`: rows and columns of all of c, of which this may be a part.
+    `always`: both factors are copied in any case. `relu`: what is below 0 becomes 0 after the bias."""
     apart()
     size = size_of(like)
     c_j = size
@@ -196,14 +231,19 @@ def by_shape(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, whole, always):
         a_p = size
     if not always and k >= 2 * VECTOR // size:  # long enough for vectors along k
         if whole[1] <= DOTS and a_p == size:
-            return inner_columns(like, a, a_i, b, b_p, b_j, c, c_i, c_j, m, k, n)
+            inner_columns(like, a, a_i, b, b_p, b_j, c, c_i, c_j, m, k, n)
+            return finish(like, c, c_i, m, n, bias, relu)
         if whole[0] <= DOTS and b_p == size and b_j != size:
-            return inner_columns(like, b, b_j, a, a_p, a_i, c, c_j, c_i, n, k, m)
-    if n == 1 and m > 1 and a_i == size and c_i == size:  # a column of c lies like a row
+            inner_columns(like, b, b_j, a, a_p, a_i, c, c_j, c_i, n, k, m)
+            return finish(like, c, c_i, m, n, bias, relu)
+    if m == 1 and b_j == size and k > 0 and n * size > 4 * VECTOR and not always:
+        one_row(like, a, a_p, b, b_p, c, k, n)
+        return finish(like, c, c_i, m, n, bias, relu)
+    if n == 1 and m > 1 and a_i == size and c_i == size and not bias:  # a column of c lies like a row
         a, a_i, a_p, b, b_p, b_j, m, n = b, b_j, b_p, a, a_p, a_i, n, m
-    packs_a = always or (n > MANY and m * k * size > WORTH_COPYING)
-    packs_b = always or b_j != size or (m > MANY and n * k * size > WORTH_COPYING)
-    return multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b)
+    packs_a = always or (n > MANY_COLUMNS and m * k * size > WORTH_COPYING_A)
+    packs_b = always or b_j != size or (m >= MANY_ROWS and n * k * size > WORTH_COPYING_B)
+    return multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b, bias, relu)
 
 
 def product(a, b, c, always):
@@ -211,7 +251,7 @@ def product(a, b, c, always):
     (m, k), n, like = a.shape, b.shape[1], c.dtype.type(0)
     left, right, to = (address(a), *a.strides), (address(b), *b.strides), (address(c), n * size_of(like))
     if c.size:
-        by_shape(like, *left, *right, *to, m, k, n, (m, n), always)
+        by_shape(like, *left, *right, *to, m, k, n, (m, n), always, 0, False)
 
 
 def products(a, b, c, always, stacks, rows, columns):
@@ -228,7 +268,20 @@ def products(a, b, c, always, stacks, rows, columns):
         if k * w * size == b.strides[0] <= SMALL and s + 1 < stacks[1]:
             fetch(right + b.strides[0], b.strides[0])
         if m and w:
-            by_shape(like, left, a_i, a.strides[2], right, b.strides[1], b_j, to, n * size, m, k, w, c.shape[1:], always)
+            by_shape(like, left, a_i, a.strides[2], right, b.strides[1], b_j, to, n * size, m, k, w, c.shape[1:], always, 0, False)
+
+
+def affine(a, b, c, bias, relu, rows, columns):
+    """c = a b + bias, for the rows and columns of c in the two ranges, and relu after it. The bias lies in line."""
+    k, n, like = b.shape[0], c.shape[1], c.dtype.type(0)
+    size = size_of(like)
+    i, m, j, w = rows[0], rows[1] - rows[0], columns[0], columns[1] - columns[0]
+    left, right, to = address(a) + i * a.strides[0], address(b) + j * b.strides[1], address(c) + (i * n + j) * size
+    if m and w:
+        by_shape(
+            like, left, a.strides[0], a.strides[1], right, b.strides[0], b.strides[1], to, n * size, m, k, w, c.shape, False,
+            address(bias) + j * size, relu,
+        )  # fmt: skip
 
 
 def uncompiled(a, b, c, always, stacks=(), rows=(), columns=()):
@@ -240,82 +293,97 @@ def uncompiled(a, b, c, always, stacks=(), rows=(), columns=()):
         c[s, i, j] = np.matmul(a[s, i], b[s, :, j])
 
 
+def affine_uncompiled(a, b, c, bias, relu, rows, columns):
+    i, j = slice(*rows), slice(*columns)
+    c[i, j] = np.matmul(a[i], b[:, j]) + bias[j]
+    if relu:
+        np.maximum(c[i, j], 0, out=c[i, j])
+
+
 class Compiled(dict[str, Any]):
     """A function of arrays a, b and c by the letter of their dtype: compiled when one is first asked for, once for all layouts.
-    a and b may be read only."""
+    a and b may be read only. `others`: the types of what follows, of a dtype."""
 
-    def __init__(self, function: Any, ndim: int, *others: Any):
+    def __init__(self, function: Any, ndim: int, others: Callable[[Any], tuple[Any, ...]], without: Any = uncompiled):
         super().__init__()
-        self.function, self.ndim, self.others = function, ndim, others
+        self.function, self.ndim, self.others, self.without = function, ndim, others, without
 
     def __missing__(self, letter: str) -> Any:
         if config.DISABLE_JIT:  # to debug or to measure coverage: instructions exist in compiled code only
-            return uncompiled
+            return self.without
         number = {"f": types.float32, "d": types.float64}[letter]
-        given = types.Array(number, self.ndim, "A", readonly=True, aligned=False)
+        factor = types.Array(number, self.ndim, "A", readonly=True, aligned=False)
         run = stamped(njit(cache=True, nogil=True)(self.function))
-        run.compile((given, given, types.Array(number, self.ndim, "C"), types.boolean, *self.others))
+        run.compile((factor, factor, types.Array(number, self.ndim, "C"), *self.others(number)))
         run.disable_compile()  # else it compiles again for each layout
         return self.setdefault(letter, run)
 
 
 RANGE = types.UniTuple(types.int64, 2)
-of_matrices = Compiled(product, 2)
-of_stacks = Compiled(products, 3, RANGE, RANGE, RANGE)
+of_matrices = Compiled(product, 2, lambda number: (types.boolean,))
+of_stacks = Compiled(products, 3, lambda number: (types.boolean, RANGE, RANGE, RANGE))
+of_layers = Compiled(affine, 2, lambda number: (given(number), types.boolean, RANGE, RANGE), affine_uncompiled)
 
 
-def in_pieces(a: Any, b: Any, always: bool, workers: int) -> np.ndarray:
+def in_pieces(a: Any, b: Any, always: bool, workers: int, out: ndarray | None = None) -> ndarray:
     """The product by so many threads."""
     a, b = np.asarray(a), np.asarray(b)
-    c, a, b, out = stacked(a, b)
+    c, a, b, whole = stacked(a, b, out)
     run = of_stacks[c.dtype.char]
-    share(run, [(a, b, out, always, *piece) for piece in cut(len(out), *a.shape[1:], b.shape[2], workers)])
+    share(run, [(a, b, whole, always, *piece) for piece in cut(len(whole), *a.shape[1:], b.shape[2], workers)])
     return c
 
 
-def stacked(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def stacked(a: ndarray, b: ndarray, out: ndarray | None) -> tuple[ndarray, ndarray, ndarray, ndarray]:
     """c; and a, b, c with one leading axis. A matrix that serves all of c is not copied: it has a step of 0 there."""
-    shape = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    c = np.empty((*shape, a.shape[-2], b.shape[-1]), a.dtype)
+    before, m, n = a.shape[:-2], a.shape[-2], b.shape[-1]
+    if len(before) == 1 and before == b.shape[:-2]:  # as they should be: NumPy's broadcasting takes longer than a few small products
+        c = result((*before, m, n), a.dtype, out, a, b)
+        return c, a, b, c
+    shape = np.broadcast_shapes(before, b.shape[:-2])
+    c = result((*shape, m, n), a.dtype, out, a, b)
     many = prod(shape)
 
-    def one(x: np.ndarray) -> np.ndarray:
+    def one(x: ndarray) -> ndarray:
         if prod(x.shape[:-2]) == 1:
             return np.broadcast_to(x.reshape(x.shape[-2:]), (many, *x.shape[-2:]))
         return np.broadcast_to(x, (*shape, *x.shape[-2:])).reshape(many, *x.shape[-2:])
 
-    return c, one(a), one(b), c.reshape(many, *c.shape[-2:])
+    return c, one(a), one(b), c.reshape(many, m, n)
 
 
 @rung("matmul", "cpu", step=6, idea="a tile of c stays in registers while strips of a and b, copied to where they are read in line, pass")
-def register_tile(a: Any, b: Any) -> np.ndarray:
-    return in_pieces(a, b, True, 1)
+def register_tile(a: Any, b: Any, *, out: ndarray | None = None) -> ndarray:
+    return in_pieces(a, b, True, 1, out)
 
 
 @rung("matmul", "cpu", step=7, idea="small and narrow factors are read where they lie; with few columns, inner products along k (reassoc)")
-def by_size(a: Any, b: Any) -> np.ndarray:
-    return in_pieces(a, b, False, 1)
+def by_size(a: Any, b: Any, *, out: ndarray | None = None) -> ndarray:
+    return in_pieces(a, b, False, 1, out)
 
 
 @rung("matmul", "cpu", step=8, serves=True, idea="give blocks of c to threads; a small product takes the shortest way there")
-def threaded(a: Any, b: Any) -> np.ndarray:
+def threaded(a: Any, b: Any, *, out: ndarray | None = None) -> ndarray:
     if type(a) is type(b) is ndarray and a.ndim == b.ndim == 2:
         (m, k), n = a.shape, b.shape[1]
         if m * k * n < WORTH_A_THREAD or threads() == 1:
             dtype = a.dtype
-            c = empty((m, n), dtype)
+            c = empty((m, n), dtype) if out is None else result((m, n), dtype, out, a, b)
             of_matrices[dtype.char](a, b, c, False)
             return c
-    return in_pieces(a, b, False, threads())
+    return in_pieces(a, b, False, threads(), out)
 
 
 def cut(many: int, m: int, k: int, n: int, workers: int) -> list[tuple[tuple[int, int], ...]]:
     """Ranges of matrices, rows and columns of c: a few pieces for each of the workers."""
     count = min(2 * workers, 2 * many * m * k * n // WORTH_A_THREAD) if workers > 1 else 1
+    if count <= 1:
+        return [((0, many), (0, m), (0, n))]
+    if count >= workers:
+        count -= count % workers  # as many for each
     size = [max(1, many), max(1, m), max(1, n)]
-    if count > 1:
-        axis = 0 if many >= count else 1 if m >= n else 2
-        step = (1, ROWS, 2 * VECTOR // 4)[axis]
-        size[axis] = ceil(size[axis] / count / step) * step
+    axis = 0 if many >= count else 1 if m >= n else 2
+    step = (1, ROWS, 2 * VECTOR // 4)[axis]
+    size[axis] = ceil(size[axis] / count / step) * step
     ranges = [[(i, min(whole, i + step)) for i in range(0, max(1, whole), step)] for whole, step in zip((many, m, n), size, strict=True)]
     return [(s, i, j) for s in ranges[0] for i in ranges[1] for j in ranges[2]]

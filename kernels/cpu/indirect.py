@@ -21,7 +21,7 @@ from kernels.cpu.features import registers
 from kernels.cpu.tile import transposed
 from kernels.cpu.vector import INT, Vectors, loop
 
-# rows by vectors: sums that stay in registers, with some left for what is loaded. From the highest down: any number of rows is a sum of these
+# rows by vectors: sums that stay in registers, with some left for what is loaded. Any number of rows is a sum of these
 SPREAD = ((8, 3), (6, 4), (4, 6), (3, 8), (2, 8), (1, 8)) if registers() >= 32 else ((4, 3), (2, 5), (1, 8))
 MEET = ((6, 4), (4, 6), (2, 10), (1, 12)) if registers() >= 32 else ((3, 3), (1, 8))
 PANEL = SPREAD[0][0]  # rows of a that are packed side by side

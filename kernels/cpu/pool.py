@@ -17,10 +17,13 @@ from functools import wraps
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import config, njit, types
 
-from kernels.cpu.arrays import dense
+from kernels.cpu import fours
+from kernels.cpu.arrays import dense, result
+from kernels.cpu.eager import INT, eager, given, room
 from kernels.cpu.threads import share
+from kernels.cpu.vector import address
 from kernels.cpu.windows import Pair, count, pair, sides
 from kernels.registry import rung
 
@@ -29,6 +32,7 @@ WORTH_A_THREAD = 50_000  # pixels in a piece: about 50 microseconds
 DEFINITION = "the definition: window by window, pixel by pixel, with a test whether the pixel lies inside the picture"
 DOWN_THEN_ACROSS = "down the columns first, whole rows at a time, then across: h + w additions a window instead of h w"
 THREADS = "give the planes to threads"
+FOURS = "windows of two by two that neither overlap nor leave a gap: a vector of them at a time"
 
 Run = Callable[..., Any]
 
@@ -49,6 +53,34 @@ def in_threads(run: Run, *job: Any) -> None:
     *job, first, last = job
     width = max(1, WORTH_A_THREAD // max(1, job[0][:1].size))
     share(run, [(*job, i, min(last, i + width)) for i in range(first, last, width)])
+
+
+def filled(out: Any, y: np.ndarray) -> np.ndarray:
+    """y, in `out` if that is given."""
+    if out is None:
+        return y
+    result(y.shape, y.dtype, out)[...] = y
+    return out  # type: ignore[no-any-return]
+
+
+# Windows of two by two, which most networks have: flat arrays of planes, and rows of windows by `fours`.
+
+
+def are_fours(kernel_size: Any, stride: Any, padding: Any) -> bool:
+    """Two by two, side by side, without padding?"""
+    two, none = (2, (2, 2)), (0, (0, 0))
+    return kernel_size in two and (stride is None or stride in two) and padding in none and not config.DISABLE_JIT
+
+
+def of_fours(run: Run, h: int, w: int, *arrays: np.ndarray) -> None:
+    """`run(*arrays, h, w, first, last)` on flat arrays, the first of which has as many planes of h by w as there are."""
+    count = arrays[0].size // max(1, h * w)
+    flat = [a.ravel() for a in arrays]
+    if arrays[0].size <= WORTH_A_THREAD:
+        run(*flat, h, w, 0, count)
+    else:
+        width = max(1, WORTH_A_THREAD // (h * w))
+        share(run, [(*flat, h, w, i, min(count, i + width)) for i in range(0, count, width)])
 
 
 # The largest of each window.
@@ -110,10 +142,29 @@ rung("max_pool2d_with_indices", "cpu", step=2, idea="cut the window to the pictu
 )
 
 
-@rung("max_pool2d_with_indices", "cpu", step=3, serves=True, idea=THREADS)
+@rung("max_pool2d_with_indices", "cpu", step=3, idea=THREADS)
 @max_pool
 def largest_threaded(*job: Any) -> None:
     in_threads(largest_without_branches, *job)
+
+
+@eager(lambda t: (given(t), room(t), room(types.int64), *[INT] * 4))
+def largest_of_planes(x, y, indices, h, w, first, last):
+    size, p, q = x.itemsize, h // 2, w // 2
+    for n in range(first, last):
+        for i in range(p):
+            top, row = address(x) + (n * h + 2 * i) * w * size, (n * p + i) * q
+            fours.largest(x.dtype.type(0), top, top + w * size, address(y) + row * size, address(indices) + row * 8, 2 * i * w, w, q)
+
+
+@rung("max_pool2d_with_indices", "cpu", step=4, serves=True, idea=FOURS)
+def largest_of_fours(x: Any, *, kernel_size: Any, stride: Any = None, padding: Any = 0) -> tuple[np.ndarray, np.ndarray]:
+    n, c, h, w = x.shape
+    if not are_fours(kernel_size, stride, padding):
+        return largest_threaded(x, kernel_size=kernel_size, stride=stride, padding=padding)
+    y, indices = np.empty((n, c, h // 2, w // 2), x.dtype), np.empty((n, c, h // 2, w // 2), np.int64)
+    of_fours(largest_of_planes[x.dtype.char], h, w, x, y, indices)
+    return y, indices
 
 
 # Its transpose: what a window chose gets what the window was given.
@@ -146,10 +197,52 @@ rung(
 )(scatter(add_where_chosen))  # fmt: skip
 
 
-@rung("max_pool2d_input_grad", "cpu", step=2, integers=(1,), serves=True, idea=THREADS)
+@rung("max_pool2d_input_grad", "cpu", step=2, integers=(1,), idea=THREADS)
 @scatter
 def add_threaded(*job: Any) -> None:
     in_threads(add_where_chosen, *job)
+
+
+@njit(nogil=True)
+def zero_rest(gx, n, h, w):
+    """Zeros where no window is: in the last row, if it is one too many, and in the last column."""
+    plane = gx[n * h * w : (n + 1) * h * w]
+    if h % 2:
+        plane[(h - 1) * w :] = 0
+    if w % 2:
+        plane[w - 1 :: w] = 0
+
+
+@eager(lambda t: (room(t), given(t), given(types.int64), *[INT] * 4))
+def put_back_in_planes(gx, gy, indices, h, w, first, last):
+    size, p, q = gx.itemsize, h // 2, w // 2
+    for n in range(first, last):
+        fits = True
+        for i in range(p):
+            top, row = address(gx) + (n * h + 2 * i) * w * size, (n * p + i) * q
+            fits &= fours.put_back(
+                gy.dtype.type(0), address(gy) + row * size, address(indices) + row * 8, top, top + w * size, 2 * i * w, w, q
+            )
+        if fits:
+            zero_rest(gx, n, h, w)
+        else:
+            plane = gx[n * h * w : (n + 1) * h * w]
+            plane[:] = 0
+            for t in range(n * p * q, (n + 1) * p * q):
+                plane[indices[t]] += gy[t]
+
+
+@rung(
+    "max_pool2d_input_grad", "cpu", step=3, integers=(1,), serves=True,
+    idea="half as many windows as pixels: guess that each chose one of its own four, write these at once, and make it good where not so",
+)  # fmt: skip
+def put_back_in_fours(gy: Any, indices: Any, *, input_size: Any, out: Any = None) -> np.ndarray:
+    (n, c, p, q), (h, w) = gy.shape, input_size
+    if p != h // 2 or q != w // 2 or not gy.size or config.DISABLE_JIT:
+        return filled(out, add_threaded(gy, indices, input_size=input_size))
+    gx = result((n, c, h, w), gy.dtype, out, gy, indices)
+    of_fours(put_back_in_planes[gy.dtype.char], h, w, gx, gy, indices.astype(np.int64, copy=False))
+    return gx
 
 
 # The mean of each window.
@@ -208,10 +301,32 @@ def means(x, y, kernel, step, corner, include_pad, first, last):
 rung("avg_pool2d", "cpu", step=2, idea=DOWN_THEN_ACROSS)(avg_pool(means))
 
 
-@rung("avg_pool2d", "cpu", step=3, serves=True, idea=THREADS)
+@rung("avg_pool2d", "cpu", step=3, idea=THREADS)
 @avg_pool
 def means_threaded(*job: Any) -> None:
     in_threads(means, *job)
+
+
+@eager(lambda t: (given(t), room(t), *[INT] * 4))
+def means_of_planes(x, y, h, w, first, last):
+    size, p, q = x.itemsize, h // 2, w // 2
+    for n in range(first, last):
+        for i in range(p):
+            top = address(x) + (n * h + 2 * i) * w * size
+            fours.mean(x.dtype.type(0), top, top + w * size, address(y) + (n * p + i) * q * size, q)
+
+
+@rung("avg_pool2d", "cpu", step=4, serves=True, idea=FOURS)
+def means_of_fours(
+    x: Any, *, kernel_size: Any, stride: Any = None, padding: Any = 0, count_include_pad: bool = True, out: Any = None
+) -> np.ndarray:
+    n, c, h, w = x.shape
+    if not are_fours(kernel_size, stride, padding):
+        general = means_threaded(x, kernel_size=kernel_size, stride=stride, padding=padding, count_include_pad=count_include_pad)
+        return filled(out, general)
+    y = result((n, c, h // 2, w // 2), x.dtype, out, x)
+    of_fours(means_of_planes[x.dtype.char], h, w, x, y)
+    return y
 
 
 # Its transpose: each pixel of a window gets an equal part of what the window was given.
@@ -274,7 +389,30 @@ rung("avg_pool2d_input_grad", "cpu", step=2, idea="across first, then down whole
 )
 
 
-@rung("avg_pool2d_input_grad", "cpu", step=3, serves=True, idea=THREADS)
+@rung("avg_pool2d_input_grad", "cpu", step=3, idea=THREADS)
 @spread
 def spread_threaded(*job: Any) -> None:
     in_threads(parts, *job)
+
+
+@eager(lambda t: (room(t), given(t), *[INT] * 4))
+def quarters_of_planes(gx, gy, h, w, first, last):
+    size, p, q = gx.itemsize, h // 2, w // 2
+    for n in range(first, last):
+        for i in range(p):
+            top = address(gx) + (n * h + 2 * i) * w * size
+            fours.quarters(gy.dtype.type(0), address(gy) + (n * p + i) * q * size, top, top + w * size, q)
+        zero_rest(gx, n, h, w)
+
+
+@rung("avg_pool2d_input_grad", "cpu", step=4, serves=True, idea=FOURS)
+def quarters_in_fours(
+    gy: Any, *, input_size: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, count_include_pad: bool = True, out: Any = None
+) -> np.ndarray:
+    h, w = input_size
+    if not are_fours(kernel_size, stride, padding):
+        window = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "count_include_pad": count_include_pad}
+        return filled(out, spread_threaded(gy, input_size=input_size, **window))
+    gx = result((*gy.shape[:2], h, w), gy.dtype, out, gy)
+    of_fours(quarters_of_planes[gy.dtype.char], h, w, gx, gy)
+    return gx

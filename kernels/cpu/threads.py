@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 from numba import config
 
-_pool: ThreadPoolExecutor | None = None
+_pool: SimpleQueue[Job] | None = None
 
 
 def threads() -> int:
@@ -30,30 +31,75 @@ def share(run: Callable[..., Any], pieces: Sequence[tuple[Any, ...]]) -> None:
 
     `run` must release the interpreter lock (`nogil=True`), else the threads only wait for each other.
     """
-    if len(pieces) == 1:
-        run(*pieces[0])
-        return
     helpers = min(threads(), len(pieces)) - 1
-    left = iter(pieces)  # `next` of a built-in iterator is one step under the interpreter lock: each piece is taken once
-    futures = [_workers().submit(_work, run, left) for _ in range(helpers)]
-    try:
-        _work(run, left)
-    finally:
-        for future in futures:
-            if not future.cancel():  # one that has not begun has nothing left to do
-                future.result()
+    if helpers < 1:
+        for piece in pieces:
+            run(*piece)
+        return
+    job, pool = Job(run, pieces, helpers), _workers()
+    for _ in range(helpers):
+        pool.put(job)
+    job.finish()
 
 
-def _work(run: Callable[..., Any], left: Iterator[tuple[Any, ...]]) -> None:
-    for piece in left:
-        run(*piece)
+class Job:
+    """Pieces that several threads take from. One step of a list, an iterator or a queue is one step under the interpreter lock: each
+    piece is taken once. Futures would do, at three times the price."""
+
+    def __init__(self, run: Callable[..., Any], pieces: Sequence[tuple[Any, ...]], helpers: int):
+        self.run = run
+        self.left: Iterator[tuple[Any, ...]] = iter(pieces)
+        self.open = [None] * helpers  # places for helpers
+        self.done: SimpleQueue[BaseException | None] = SimpleQueue()  # what became of the helpers that took one
+
+    def work(self) -> None:
+        for piece in self.left:
+            self.run(*piece)
+
+    def help(self) -> None:
+        try:
+            self.open.pop()
+        except IndexError:  # too late: all is done
+            return
+        try:
+            self.work()
+        except BaseException as e:
+            self.done.put(e)
+        else:
+            self.done.put(None)
+
+    def finish(self) -> None:
+        """Work, close the places that nobody has taken, and wait for the helpers. What a helper raised is raised here."""
+        helpers = len(self.open)
+        try:
+            self.work()
+        finally:
+            while self._close_one():
+                helpers -= 1
+            failures = [e for e in [self.done.get() for _ in range(helpers)] if e is not None]
+        if failures:
+            raise failures[0]
+
+    def _close_one(self) -> bool:
+        try:
+            self.open.pop()
+        except IndexError:
+            return False
+        return True
 
 
-def _workers() -> ThreadPoolExecutor:
+def _workers() -> SimpleQueue[Job]:
     global _pool
     if _pool is None:
-        _pool = ThreadPoolExecutor(max(1, threads() - 1), thread_name_prefix="kernel")
+        _pool = SimpleQueue()
+        for _ in range(max(1, threads() - 1)):
+            Thread(target=_serve, args=(_pool,), name="kernel", daemon=True).start()
     return _pool
+
+
+def _serve(pool: SimpleQueue[Job]) -> None:
+    while True:
+        pool.get().help()
 
 
 def _forget() -> None:

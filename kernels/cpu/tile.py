@@ -11,17 +11,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from kernels.cpu.features import registers
+from kernels.cpu.features import BITS, registers, tier
 from kernels.cpu.vector import INT, Vectors, loop
 
 ROWS = 12 if registers() >= 32 else 6  # with two vectors each: 24 or 12 sums, and registers left for a and b
 FEW = 3  # rows for which a tile is broader instead: so few sums would wait for one another
 BROAD, LESS_BROAD = (8, 4) if registers() >= 32 else (4, 2)
+MASKS_ARE_FREE = BITS[tier()] == 512  # elsewhere a vector that is there in full is written without a mask
 LONG = 128  # p from which on it pays to fetch c ahead
 AHEAD = 2  # strips of b to fetch ahead: its rows may lie so far apart that the machine does not guess the next place
+NEAR_A, NEAR_B = 16, 8  # p to fetch ahead from the second-level cache: a strip of b is larger than the first, and a passes only once
 
 
 @intrinsic(prefer_literal=True)
@@ -39,16 +42,36 @@ def tiles(
     sizes       m, k, and how many columns are there: more than the first half of the vectors hold. k may be 0
     add         false: c is written; true: c is added to
     """
+    return types.void(rows, vecs, parts, like, a, b, c, a_steps, b_p, c_i, sizes, add), written(rows, vecs, parts)
+
+
+@intrinsic(prefer_literal=True)
+def finished_tiles(
+    typing: Any, rows: Any, vecs: Any, parts: Any, like: Any, a: Any, b: Any, c: Any, a_steps: Any, b_p: Any, c_i: Any, sizes: Any,
+    add: Any, bias: Any, relu: Any,
+) -> Any:  # fmt: skip
+    """The same, and what a layer does to c before it is written.
+
+    bias        address of what is added to a row of the strip, or 0: then this is `tiles`
+    relu        whether what is below 0 becomes 0 after that
+    """
+    return types.void(rows, vecs, parts, like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu), written(rows, vecs, parts)
+
+
+def written(rows: Any, vecs: Any, parts: Any) -> Any:
+    """How the code of a strip is written."""
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         v = Vectors(builder, context.get_value_type(signature.args[3]), parts.literal_value)
-        _, _, _, _, a, b, c, a_steps, b_p, c_i, sizes, add = values
+        _, _, _, _, a, b, c, a_steps, b_p, c_i, sizes, add, *finish = values
         a_i, a_p, a_tile = [builder.extract_value(a_steps, x) for x in range(3)]
         m, k, n = [builder.extract_value(sizes, x) for x in range(3)]
-        Strip(v, rows.literal_value, vecs.literal_value, a, a_i, a_p, a_tile, b, b_p, c, c_i, k, n, add).downwards(m)
+        strip = Strip(v, rows.literal_value, vecs.literal_value, a, a_i, a_p, a_tile, b, b_p, c, c_i, k, n, add)
+        strip.finish = finish
+        strip.downwards(m)
         return context.get_dummy_value()
 
-    return types.void(rows, vecs, parts, like, a, b, c, a_steps, b_p, c_i, sizes, add), code
+    return code
 
 
 class Strip:
@@ -60,6 +83,11 @@ class Strip:
         unsure = range(vecs // 2, vecs)  # which vectors may have lanes that are not there
         self.masks = {x: v.first(v.builder.sub(n, INT(x * v.lanes))) for x in unsure}
         self.full = v.builder.icmp_signed("==", n, INT(vecs * v.lanes))
+        self.starts = [v.zero] * vecs  # of the sums of a row
+        self.finish: list[Any] = []  # bias and relu, if c may be finished here
+        packed = v.builder.icmp_signed("==", self.b_p, INT(vecs * v.bytes))  # then the next strip lies behind this one
+        self.ahead = v.builder.select(packed, v.builder.mul(self.k, self.b_p), INT(AHEAD * vecs * v.bytes))
+        self.near_a, self.near_b = v.builder.mul(self.a_p, INT(NEAR_A)), v.builder.mul(self.b_p, INT(NEAR_B))
         self.long = v.builder.icmp_signed(">=", self.k, INT(LONG))
 
     def downwards(self, m: Any) -> None:
@@ -81,19 +109,29 @@ class Strip:
 
         def product(_: Any, a: Any, b: Any, *sums: Any) -> list[Any]:
             left = [builder.add(a, step) for step in down]
-            ahead = v.plus(b, AHEAD * self.vecs * v.bytes)
-            for x in range(self.vecs if self.vecs <= 2 else 0):  # a broad tile has its hands full with loading
-                v.prefetch(v.plus(ahead, x * v.bytes), writing=False)
+            if self.vecs <= 2:  # a broad tile has its hands full with loading
+                self.fetch_ahead(a, b)
             return [builder.add(a, self.a_p), builder.add(b, self.b_p), *self.products(left, b, sums)]
 
-        _, (_, _, *sums) = loop(builder, self.k, [a, self.b, *[v.zero] * (rows * self.vecs)], product)
-        with builder.if_else(self.full) as (whole, part):
-            with whole:
-                self.write(sums, places, masked=False)
-            with part:
-                self.write(sums, places, masked=True)
+        _, (_, _, *sums) = loop(builder, self.k, [a, self.b, *self.starts * rows], product)
+        if MASKS_ARE_FREE:
+            self.write(sums, places, masked=True)
+        else:
+            with builder.if_else(self.full) as (whole, part):
+                with whole:
+                    self.write(sums, places, masked=False)
+                with part:
+                    self.write(sums, places, masked=True)
         after = self.a_tile if rows == self.rows else builder.mul(self.a_i, INT(rows))  # packed tiles are all as wide as a whole one
         return [builder.add(a, after), builder.add(c, builder.mul(self.c_i, INT(rows)))]
+
+    def fetch_ahead(self, a: Any, b: Any) -> None:
+        v = self.v
+        ahead, near = self.builder.add(b, self.ahead), self.builder.add(b, self.near_b)
+        for x in range(self.vecs):
+            v.prefetch(v.plus(ahead, x * v.bytes), writing=False)
+            v.prefetch(v.plus(near, x * v.bytes), level=1)
+        v.prefetch(self.builder.add(a, self.near_a), level=1)
 
     def products(self, left: list[Any], b: Any, sums: tuple[Any, ...]) -> list[Any]:
         """The sums, row by row, after one more p. Of a broad tile the numbers of a stay in registers, else the vectors of b."""
@@ -119,24 +157,55 @@ class Strip:
         return self.v.load_some(place, self.masks[x]) if x in self.masks else self.v.load(place)
 
     def write(self, sums: list[Any], places: list[Any], *, masked: bool) -> None:
+        """The sums to c: as they are, added to what is there, or finished."""
+        if self.finish:
+            bias, relu = self.finish
+            with self.builder.if_else(self.builder.icmp_signed("!=", bias, INT(0))) as (finishing, not_yet):
+                with finishing:
+                    self.finish_rows(bias, relu, sums, places, masked)
+                with not_yet:
+                    self.write_or_add(sums, places, masked)
+        else:
+            self.write_or_add(sums, places, masked)
+
+    def write_or_add(self, sums: list[Any], places: list[Any], masked: bool) -> None:
         with self.builder.if_else(self.add) as (adding, writing):
             with adding:
-                self.write_rows(sums, places, masked, adding=True)
+                for value, place in self.in_rows(sums, places):
+                    old = self.load(place, masked)
+                    self.store(self.v.added(old, value), place, masked)
             with writing:
-                self.write_rows(sums, places, masked, adding=False)
+                for value, place in self.in_rows(sums, places):
+                    self.store(value, place, masked)
 
-    def write_rows(self, sums: list[Any], places: list[Any], masked: bool, adding: bool) -> None:
-        v = self.v
-        for number, value in enumerate(sums):
-            row, x = divmod(number, self.vecs)
-            place = v.plus(places[row], x * v.bytes)
-            cut = masked and x in self.masks
-            if adding:
-                value = self.builder.fadd(v.load_some(place, self.masks[x]) if cut else v.load(place), value)
-            if cut:
-                v.store_some(value, place, self.masks[x])
-            else:
-                v.store(value, place)
+    def finish_rows(self, bias: Any, relu: Any, sums: list[Any], places: list[Any], masked: bool) -> None:
+        """c = sums + bias, or c + sums + bias, and relu."""
+        v, builder, floor = self.v, self.builder, lowest(self.v, relu)
+        none = ir.Constant(ir.VectorType(ir.IntType(1), v.lanes), [0] * v.lanes)
+        lanes = [self.masks[x] if masked and x in self.masks else ir.Constant(none.type, [1] * v.lanes) for x in range(self.vecs)]
+        shifts = [v.load_some(v.plus(bias, x * v.bytes), lanes[x]) for x in range(self.vecs)]
+        before = [builder.select(self.add, mask, none) for mask in lanes]
+        for value, (place, x) in self.in_rows(sums, places):
+            old = v.load_some(v.plus(place, x * v.bytes), before[x])
+            value = builder.fadd(builder.select(self.add, builder.fadd(old, value), value), shifts[x])
+            self.store(raised(v, value, floor), (place, x), masked)
+
+    def in_rows(self, sums: list[Any], places: list[Any]) -> list[tuple[Any, tuple[Any, int]]]:
+        """Each vector of sums with where its row of c begins and which vector of the row it is."""
+        return [(value, (places[number // self.vecs], number % self.vecs)) for number, value in enumerate(sums)]
+
+    def load(self, place: tuple[Any, int], masked: bool) -> Any:
+        row, x = place
+        address = self.v.plus(row, x * self.v.bytes)
+        return self.v.load_some(address, self.masks[x]) if masked and x in self.masks else self.v.load(address)
+
+    def store(self, value: Any, place: tuple[Any, int], masked: bool) -> None:
+        row, x = place
+        address = self.v.plus(row, x * self.v.bytes)
+        if masked and x in self.masks:
+            self.v.store_some(value, address, self.masks[x])
+        else:
+            self.v.store(value, address)
 
 
 @intrinsic(prefer_literal=True)
@@ -181,6 +250,79 @@ def inner(v: Vectors, rows: list[Any], b: Any, k: Any) -> list[Any]:
     done, (offset, *sums) = loop(builder, k, [INT(0), *[v.zero] * len(rows)], whole, step=v.lanes)
     mask = v.first(builder.sub(k, done))
     return [v.total(total) for total in along(offset, lambda place: v.load_some(place, mask), sums)]
+
+
+@intrinsic(prefer_literal=True)
+def lines(typing: Any, rows: Any, like: Any, a: Any, b: Any, c: Any, a_p: Any, b_p: Any, k: Any, n: Any) -> Any:
+    """One row, c[j] = sum over p = 0, 1, 2, ... of a[p] b[p, j], with whole rows of b read in line: memory is fastest so.
+
+    rows        a literal: so many of b are added at a time to a c in the first-level cache, then the rest one by one
+    a_p, b_p    bytes from one p to the next. k is 1 or more
+    """
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Vectors(builder, context.get_value_type(signature.args[1]))
+        _, _, a, b, c, a_p, b_p, k, n = values
+
+        def some(count: int, before: Any) -> Any:
+            def body(p: Any, a: Any, b: Any) -> list[Any]:
+                first = builder.icmp_signed("==", builder.add(before, p), INT(0))
+                mine = [v.broadcast(builder.add(a, builder.mul(a_p, INT(row)))) for row in range(count)]
+                places = [builder.add(b, builder.mul(b_p, INT(row))) for row in range(count)]
+
+                def total(offset: Any, load: Any) -> Any:
+                    value = builder.select(first, v.zero, load(builder.add(c, offset)))
+                    for number, place in zip(mine, places, strict=True):
+                        value = v.fused(number, load(builder.add(place, offset)), value)
+                    return value
+
+                def whole(_: Any, offset: Any) -> list[Any]:
+                    v.store(total(offset, v.load), builder.add(c, offset))
+                    return [v.plus(offset, v.bytes)]
+
+                done, (offset,) = loop(builder, n, [INT(0)], whole, step=v.lanes)
+                mask = v.first(builder.sub(n, done))
+                v.store_some(total(offset, lambda place: v.load_some(place, mask)), builder.add(c, offset), mask)
+                return [builder.add(step, builder.mul(by, INT(count))) for step, by in ((a, a_p), (b, b_p))]
+
+            return body
+
+        done, (a, b) = loop(builder, k, [a, b], some(rows.literal_value, INT(0)), step=rows.literal_value)
+        loop(builder, builder.sub(k, done), [a, b], some(1, done))
+        return context.get_dummy_value()
+
+    return types.void(rows, like, a, b, c, a_p, b_p, k, n), code
+
+
+@intrinsic
+def shift(typing: Any, like: Any, source: Any, target: Any, n: Any, relu: Any) -> Any:
+    """target += source, both contiguous; with `relu` what is below 0 becomes 0 after that."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Vectors(builder, context.get_value_type(signature.args[0]))
+        _, source, target, n, relu = values
+        floor = lowest(v, relu)
+
+        def whole(_: Any, here: Any, there: Any) -> list[Any]:
+            v.store(raised(v, builder.fadd(v.load(there), v.load(here)), floor), there)
+            return [v.plus(here, v.bytes), v.plus(there, v.bytes)]
+
+        done, (here, there) = loop(builder, n, [source, target], whole, step=v.lanes)
+        mask = v.first(builder.sub(n, done))
+        v.store_some(raised(v, builder.fadd(v.load_some(there, mask), v.load_some(here, mask)), floor), there, mask)
+        return context.get_dummy_value()
+
+    return types.void(like, source, target, n, relu), code
+
+
+def lowest(v: Vectors, relu: Any) -> Any:
+    """A floor: 0, or -inf, to which nothing is raised."""
+    return v.builder.select(relu, v.zero, ir.Constant(v.type, [float("-inf")] * v.lanes))
+
+
+def raised(v: Vectors, value: Any, floor: Any) -> Any:
+    """What is below a floor is raised to it; nan stays, and 0 is the positive one."""
+    return v.builder.select(v.builder.fcmp_ordered("<=", value, floor), floor, value)
 
 
 @intrinsic

@@ -9,24 +9,32 @@
 
 where g stands for g + weight_decay p, except in adamw.
 
-Little is done to a number once it is here: memory is the limit, and the ladder is about passing over it less often. Every rung
-is a function of flat arrays that writes new ones: run(p, g, m, v, new_p, new_m, new_v, ...hyper-parameters), each without what
-it does not have. `sgd` and its like turn that into the op, and bring the hyper-parameters into the dtype of p, as NumPy does
-with Python floats: else float32 would be computed in float64.
+Little is done to a number once it is here: memory is the limit, and the ladder is about passing over it less often, then about
+what a call costs. The lower rungs are functions of flat arrays that write new ones: run(p, g, m, v, new_p, new_m, new_v, ...numbers),
+each without what it does not have, and go from name to name. In the last one a formula runs along all arrays of a table.
+`sgd` and its like turn either into the op, and bring the hyper-parameters into the dtype of p, as NumPy does with Python floats: else
+float32 would be computed in float64.
+
+Each takes arrays, or dicts of arrays under the same names, and returns the like. weight_decay is then a number, or a dict of numbers.
+out=(p, m, v) says where the results go, and may be the arguments themselves; None in a place of it is a new array.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from math import sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
 from kernels.cpu.arrays import dense
-from kernels.cpu.threads import share
+from kernels.cpu.cache import stamped
+from kernels.cpu.formula import along
+from kernels.cpu.table import Dicts, cut, no_overlap, table_of
+from kernels.cpu.threads import share, threads
+from kernels.cpu.vector import address
 from kernels.registry import rung
 
 WORTH_A_THREAD = 1 << 16  # elements in a piece: half a megabyte or more to move, about 30 microseconds
@@ -35,21 +43,74 @@ LINES = "the definition: one pass over memory for each line of the formula"
 ONE_PASS = "one pass: each number is read once and written once; products are fused with sums (contract)"
 THREADS = "give blocks to threads"
 
+TOGETHER = "all arrays of a model in one call, by a table of where they lie; a vector is read before it is written, in place or not"
+
 Run = Callable[..., Any]
-Arrays = tuple[np.ndarray, ...]
+Numbers = Callable[[float], tuple[float, ...]]  # those of a formula, for a weight decay
 
 # Division by zero gives inf or nan, as in NumPy: a test for it would stand in the way of vector instructions.
 lines = njit(cache=True, nogil=True, error_model="numpy")
 one_pass = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 
 
-def step(run: Run, arrays: tuple[Any, ...], hyper: tuple[float, ...]) -> Arrays:
-    """The new p, m, v by `run`, from arrays p, g, m, v."""
-    shape, number = arrays[0].shape, arrays[0].dtype.type
-    flat = [dense(np.asarray(x)).reshape(-1) for x in arrays]
-    new = [np.empty_like(flat[0]) for _ in range(len(arrays) - 1)]
-    run(*flat, *new, *[number(h) for h in hyper])
-    return tuple([x.reshape(shape) for x in new])
+def one_call(run: Run) -> Run:
+    return stamped(njit(cache=True, nogil=True)(run))
+
+
+class Job(NamedTuple):
+    """All that a step is made of: what it reads and writes, as dicts and as a table, and the weight decays, of which line i has
+    the one at groups[i]."""
+
+    dicts: Dicts  # the arguments, then the results
+    table: np.ndarray
+    dtype: np.dtype
+    elements: int
+    decays: list[float]
+    groups: np.ndarray
+    results: tuple[Any, ...]
+
+    @staticmethod
+    def of(given: Sequence[Any], weight_decay: Any, out: Any) -> Job:
+        """Raises ValueError for a shape, dtype or layout that does not fit, and for an `out` that overlaps with more than its argument."""
+        named = isinstance(given[0], dict)
+        dicts, reads = [dict(x) if named else {"": x} for x in given], len(given)  # nobody takes an array out of our own dicts meanwhile
+        if [*map(len, dicts)] != [len(dicts[0])] * reads:
+            raise ValueError("all arguments are dicts of arrays under the same names")
+        first = dicts[0]
+        dtype = next(iter(first.values())).dtype if first else np.dtype(np.float32)
+        for to in out or (None,) * (reads - 1):
+            if to is None:
+                dicts.append({name: np.empty(p.shape, dtype) for name, p in first.items()})
+            else:
+                dicts.append(dict(to) if named else {"": to})
+
+        def told(slot: int, name: str) -> str:
+            array = ("p", "g", "the first moment", "the second moment")[slot] if slot < reads else f"out[{slot - reads}]"
+            return f"{array} of {name!r}" if named else array
+
+        table, elements, dicts = table_of(dicts, reads, dtype, told)
+        if out is not None:
+            no_overlap(table, dtype.itemsize, dicts, reads, told)
+        decays, groups = [weight_decay], np.zeros(len(first), np.int64)
+        if isinstance(weight_decay, dict):
+            decays = list(dict.fromkeys(weight_decay.values()))
+            groups[:] = [decays.index(weight_decay[name]) for name in first]
+        new = dicts[reads:]
+        return Job(dicts, table, dtype, elements, decays, groups, tuple(new if named else [d[""] for d in new]))
+
+
+def in_turn(run: Run) -> Run:
+    """A step that does one array after the other: run(p, g, ..., new_p, ..., ...numbers) on flat ones."""
+
+    @wraps(run)
+    def step(given: Sequence[Any], numbers: Numbers, weight_decay: Any, out: Any) -> tuple[Any, ...]:
+        job = Job.of(given, weight_decay, out)
+        for name, group in zip(job.dicts[0], job.groups, strict=True):
+            flat = [dense(d[name]).reshape(-1) for d in job.dicts]
+            run(*flat, *[job.dtype.type(x) for x in numbers(job.decays[group])])
+        return job.results
+
+    return step
 
 
 def in_threads(run: Run, arrays: int, *job: Any) -> None:
@@ -63,27 +124,47 @@ def in_threads(run: Run, arrays: int, *job: Any) -> None:
     share(run, [(*[x[block] for x in flat], *hyper) for block in blocks])
 
 
+def together(run: Run) -> Run:
+    """A step that does all arrays at once: run(table, groups, numbers), where line i of the table has the numbers of groups[i]."""
+
+    @wraps(run)
+    def step(given: Sequence[Any], numbers: Numbers, weight_decay: Any, out: Any) -> tuple[Any, ...]:
+        job = Job.of(given, weight_decay, out)
+        if job.elements:
+            work = job.table, job.groups, np.array([numbers(decay) for decay in job.decays], job.dtype)
+            if job.elements <= WORTH_A_THREAD or threads() == 1:
+                run(*work)
+            else:
+                share(run, cut(*work, WORTH_A_THREAD))
+        return job.results
+
+    return step
+
+
 # Gradient descent, with and without momentum.
 
 
-def sgd(run: Run) -> Run:
-    @wraps(run)
-    def sgd_step(p: Any, g: Any, *, lr: float, weight_decay: float = 0.0) -> Arrays:
-        return step(run, (p, g), (lr, weight_decay))
+def sgd(step: Run) -> Run:
+    @wraps(step)
+    def sgd_step(p: Any, g: Any, *, lr: float, weight_decay: Any = 0.0, out: Any = None) -> tuple[Any, ...]:
+        return step((p, g), lambda decay: (lr, decay), weight_decay, out)
 
     return sgd_step
 
 
-def with_momentum(run: Run) -> Run:
-    @wraps(run)
-    def momentum_step(p: Any, g: Any, m: Any, *, lr: float, momentum: float = 0.9, weight_decay: float = 0.0) -> Arrays:
-        return step(run, (p, g, m), (lr, momentum, weight_decay))
+def with_momentum(step: Run) -> Run:
+    @wraps(step)
+    def momentum_step(
+        p: Any, g: Any, m: Any, *, lr: float, momentum: float = 0.9, weight_decay: Any = 0.0, out: Any = None
+    ) -> tuple[Any, ...]:
+        return step((p, g, m), lambda decay: (lr, momentum, decay), weight_decay, out)
 
     return momentum_step
 
 
-@rung("sgd_step", "cpu", step=1, wants="*s, *s", idea=LINES)
+@rung("sgd_step", "cpu", step=1, wants="*s, *s", dicts=True, idea=LINES)
 @sgd
+@in_turn
 @lines
 def sgd_lines(p, g, new_p, lr, decay):
     g = g + decay * p
@@ -96,17 +177,33 @@ def sgd_one_pass(p, g, new_p, lr, decay):
         new_p[i] = p[i] - lr * (g[i] + decay * p[i])
 
 
-rung("sgd_step", "cpu", step=2, idea=ONE_PASS)(sgd(sgd_one_pass))
+rung("sgd_step", "cpu", step=2, idea=ONE_PASS)(sgd(in_turn(sgd_one_pass)))
 
 
-@rung("sgd_step", "cpu", step=3, serves=True, idea=THREADS)
+@rung("sgd_step", "cpu", step=3, idea=THREADS)
 @sgd
+@in_turn
 def sgd_threaded(*job: Any) -> None:
     in_threads(sgd_one_pass, 3, *job)
 
 
-@rung("momentum_step", "cpu", step=1, wants="*s, *s, *s", idea=LINES)
+@partial(along, arrays=2, numbers=2)
+def sgd_line(p, g, lr, decay):
+    return (p - lr * (g + decay * p),)
+
+
+@rung("sgd_step", "cpu", step=4, serves=True, idea=TOGETHER)
+@sgd
+@together
+@one_call
+def sgd_together(table, groups, numbers):
+    for i in range(len(table)):
+        sgd_line(numbers[0, 0], address(table[i]), address(numbers[groups[i]]))
+
+
+@rung("momentum_step", "cpu", step=1, wants="*s, *s, *s", dicts=True, idea=LINES)
 @with_momentum
+@in_turn
 @lines
 def momentum_lines(p, g, m, new_p, new_m, lr, momentum, decay):
     g = g + decay * p
@@ -122,17 +219,34 @@ def momentum_one_pass(p, g, m, new_p, new_m, lr, momentum, decay):
         new_p[i] = p[i] - lr * mi
 
 
-rung("momentum_step", "cpu", step=2, idea=ONE_PASS)(with_momentum(momentum_one_pass))
+rung("momentum_step", "cpu", step=2, idea=ONE_PASS)(with_momentum(in_turn(momentum_one_pass)))
 
 
-@rung("momentum_step", "cpu", step=3, serves=True, idea=THREADS)
+@rung("momentum_step", "cpu", step=3, idea=THREADS)
 @with_momentum
+@in_turn
 def momentum_threaded(*job: Any) -> None:
     in_threads(momentum_one_pass, 5, *job)
 
 
-@rung("nesterov_step", "cpu", step=1, wants="*s, *s, *s", idea=LINES)
+@partial(along, arrays=3, numbers=3)
+def momentum_line(p, g, m, lr, momentum, decay):
+    m = momentum * m + (g + decay * p)
+    return p - lr * m, m
+
+
+@rung("momentum_step", "cpu", step=4, serves=True, idea=TOGETHER)
 @with_momentum
+@together
+@one_call
+def momentum_together(table, groups, numbers):
+    for i in range(len(table)):
+        momentum_line(numbers[0, 0], address(table[i]), address(numbers[groups[i]]))
+
+
+@rung("nesterov_step", "cpu", step=1, wants="*s, *s, *s", dicts=True, idea=LINES)
+@with_momentum
+@in_turn
 @lines
 def nesterov_lines(p, g, m, new_p, new_m, lr, momentum, decay):
     g = g + decay * p
@@ -149,36 +263,56 @@ def nesterov_one_pass(p, g, m, new_p, new_m, lr, momentum, decay):
         new_p[i] = p[i] - lr * (gi + momentum * mi)
 
 
-rung("nesterov_step", "cpu", step=2, idea=ONE_PASS)(with_momentum(nesterov_one_pass))
+rung("nesterov_step", "cpu", step=2, idea=ONE_PASS)(with_momentum(in_turn(nesterov_one_pass)))
 
 
-@rung("nesterov_step", "cpu", step=3, serves=True, idea=THREADS)
+@rung("nesterov_step", "cpu", step=3, idea=THREADS)
 @with_momentum
+@in_turn
 def nesterov_threaded(*job: Any) -> None:
     in_threads(nesterov_one_pass, 5, *job)
+
+
+@partial(along, arrays=3, numbers=3)
+def nesterov_line(p, g, m, lr, momentum, decay):
+    g = g + decay * p
+    m = momentum * m + g
+    return p - lr * (g + momentum * m), m
+
+
+@rung("nesterov_step", "cpu", step=4, serves=True, idea=TOGETHER)
+@with_momentum
+@together
+@one_call
+def nesterov_together(table, groups, numbers):
+    for i in range(len(table)):
+        nesterov_line(numbers[0, 0], address(table[i]), address(numbers[groups[i]]))
 
 
 # A step length for each parameter, from the squares of its gradients.
 
 
-def adagrad(run: Run) -> Run:
-    @wraps(run)
-    def adagrad_step(p: Any, g: Any, v: Any, *, lr: float, eps: float = 1e-10, weight_decay: float = 0.0) -> Arrays:
-        return step(run, (p, g, v), (lr, eps, weight_decay))
+def adagrad(step: Run) -> Run:
+    @wraps(step)
+    def adagrad_step(p: Any, g: Any, v: Any, *, lr: float, eps: float = 1e-10, weight_decay: Any = 0.0, out: Any = None) -> tuple[Any, ...]:
+        return step((p, g, v), lambda decay: (lr, eps, decay), weight_decay, out)
 
     return adagrad_step
 
 
-def rmsprop(run: Run) -> Run:
-    @wraps(run)
-    def rmsprop_step(p: Any, g: Any, v: Any, *, lr: float, alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0.0) -> Arrays:
-        return step(run, (p, g, v), (lr, alpha, 1 - alpha, eps, weight_decay))
+def rmsprop(step: Run) -> Run:
+    @wraps(step)
+    def rmsprop_step(
+        p: Any, g: Any, v: Any, *, lr: float, alpha: float = 0.99, eps: float = 1e-8, weight_decay: Any = 0.0, out: Any = None
+    ) -> tuple[Any, ...]:
+        return step((p, g, v), lambda decay: (lr, alpha, 1 - alpha, eps, decay), weight_decay, out)
 
     return rmsprop_step
 
 
-@rung("adagrad_step", "cpu", step=1, wants="*s, *s, *s", idea=LINES)
+@rung("adagrad_step", "cpu", step=1, wants="*s, *s, *s", dicts=True, idea=LINES)
 @adagrad
+@in_turn
 @lines
 def adagrad_lines(p, g, v, new_p, new_v, lr, eps, decay):
     g = g + decay * p
@@ -195,17 +329,35 @@ def adagrad_one_pass(p, g, v, new_p, new_v, lr, eps, decay):
         new_p[i] = p[i] - lr * gi / (sqrt(vi) + eps)
 
 
-rung("adagrad_step", "cpu", step=2, idea=ONE_PASS)(adagrad(adagrad_one_pass))
+rung("adagrad_step", "cpu", step=2, idea=ONE_PASS)(adagrad(in_turn(adagrad_one_pass)))
 
 
-@rung("adagrad_step", "cpu", step=3, serves=True, idea=THREADS)
+@rung("adagrad_step", "cpu", step=3, idea=THREADS)
 @adagrad
+@in_turn
 def adagrad_threaded(*job: Any) -> None:
     in_threads(adagrad_one_pass, 5, *job)
 
 
-@rung("rmsprop_step", "cpu", step=1, wants="*s, *s, *s", idea=LINES)
+@partial(along, arrays=3, numbers=3)
+def adagrad_line(p, g, v, lr, eps, decay):
+    g = g + decay * p
+    v = v + g * g
+    return p - lr * g / (np.sqrt(v) + eps), v
+
+
+@rung("adagrad_step", "cpu", step=4, serves=True, idea=TOGETHER)
+@adagrad
+@together
+@one_call
+def adagrad_together(table, groups, numbers):
+    for i in range(len(table)):
+        adagrad_line(numbers[0, 0], address(table[i]), address(numbers[groups[i]]))
+
+
+@rung("rmsprop_step", "cpu", step=1, wants="*s, *s, *s", dicts=True, idea=LINES)
 @rmsprop
+@in_turn
 @lines
 def rmsprop_lines(p, g, v, new_p, new_v, lr, alpha, rest, eps, decay):
     g = g + decay * p
@@ -222,48 +374,66 @@ def rmsprop_one_pass(p, g, v, new_p, new_v, lr, alpha, rest, eps, decay):
         new_p[i] = p[i] - lr * gi / (sqrt(vi) + eps)
 
 
-rung("rmsprop_step", "cpu", step=2, idea=ONE_PASS)(rmsprop(rmsprop_one_pass))
+rung("rmsprop_step", "cpu", step=2, idea=ONE_PASS)(rmsprop(in_turn(rmsprop_one_pass)))
 
 
-@rung("rmsprop_step", "cpu", step=3, serves=True, idea=THREADS)
+@rung("rmsprop_step", "cpu", step=3, idea=THREADS)
 @rmsprop
+@in_turn
 def rmsprop_threaded(*job: Any) -> None:
     in_threads(rmsprop_one_pass, 5, *job)
+
+
+@partial(along, arrays=3, numbers=5)
+def rmsprop_line(p, g, v, lr, alpha, rest, eps, decay):
+    g = g + decay * p
+    v = alpha * v + rest * (g * g)
+    return p - lr * g / (np.sqrt(v) + eps), v
+
+
+@rung("rmsprop_step", "cpu", step=4, serves=True, idea=TOGETHER)
+@rmsprop
+@together
+@one_call
+def rmsprop_together(table, groups, numbers):
+    for i in range(len(table)):
+        rmsprop_line(numbers[0, 0], address(table[i]), address(numbers[groups[i]]))
 
 
 # Adam and AdamW: one loop, in which the gradient takes up `decay` of p, and p keeps `kept` of itself.
 
 
-def moments(
-    run: Run, arrays: tuple[Any, ...], lr: float, t: int, beta1: float, beta2: float, eps: float, decay: float, kept: float
-) -> Arrays:
+def moments(lr: float, t: int, beta1: float, beta2: float, eps: float) -> tuple[float, ...]:
     if t < 1:
         raise ValueError(f"t is {t}, but counts steps from 1, this one included: the bias corrections divide by 1 - beta**t")
-    return step(run, arrays, (lr / (1 - beta1**t), 1 - beta2**t, beta1, 1 - beta1, beta2, 1 - beta2, eps, decay, kept))
+    return lr / (1 - beta1**t), 1 - beta2**t, beta1, 1 - beta1, beta2, 1 - beta2, eps
 
 
-def adam(run: Run) -> Run:
-    @wraps(run)
+def adam(step: Run) -> Run:
+    @wraps(step)
     def adam_step(
-        p: Any, g: Any, m: Any, v: Any, *,
-        lr: float, t: int, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0,
-    ) -> Arrays:  # fmt: skip
-        return moments(run, (p, g, m, v), lr, t, beta1, beta2, eps, weight_decay, 1.0)
+        p: Any, g: Any, m: Any, v: Any, *, lr: float, t: int, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
+        weight_decay: Any = 0.0, out: Any = None,
+    ) -> tuple[Any, ...]:  # fmt: skip
+        same = moments(lr, t, beta1, beta2, eps)
+        return step((p, g, m, v), lambda decay: (*same, decay, 1.0), weight_decay, out)
 
     return adam_step
 
 
-def adamw(run: Run) -> Run:
-    @wraps(run)
+def adamw(step: Run) -> Run:
+    @wraps(step)
     def adamw_step(
-        p: Any, g: Any, m: Any, v: Any, *,
-        lr: float, t: int, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.01,
-    ) -> Arrays:  # fmt: skip
-        return moments(run, (p, g, m, v), lr, t, beta1, beta2, eps, 0.0, 1 - lr * weight_decay)
+        p: Any, g: Any, m: Any, v: Any, *, lr: float, t: int, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
+        weight_decay: Any = 0.01, out: Any = None,
+    ) -> tuple[Any, ...]:  # fmt: skip
+        same = moments(lr, t, beta1, beta2, eps)
+        return step((p, g, m, v), lambda decay: (*same, 0.0, 1 - lr * decay), weight_decay, out)
 
     return adamw_step
 
 
+@in_turn
 @lines
 def adam_lines(p, g, m, v, new_p, new_m, new_v, length, c2, beta1, rest1, beta2, rest2, eps, decay, kept):
     g = g + decay * p
@@ -282,11 +452,29 @@ def adam_one_pass(p, g, m, v, new_p, new_m, new_v, length, c2, beta1, rest1, bet
         new_p[i] = kept * p[i] - length * mi / (sqrt(vi / c2) + eps)
 
 
+@in_turn
 def adam_threaded(*job: Any) -> None:
     in_threads(adam_one_pass, 7, *job)
 
 
+@partial(along, arrays=4, numbers=9)
+def adam_line(p, g, m, v, length, c2, beta1, rest1, beta2, rest2, eps, decay, kept):
+    g = g + decay * p
+    m = beta1 * m + rest1 * g
+    v = beta2 * v + rest2 * (g * g)
+    root = np.sqrt(c2)  # the same for all: taken out of the root of v, it leaves one division where there were two
+    return kept * p - length * root * m / (np.sqrt(v) + eps * root), m, v
+
+
+@together
+@one_call
+def adam_together(table, groups, numbers):
+    for i in range(len(table)):
+        adam_line(numbers[0, 0], address(table[i]), address(numbers[groups[i]]))
+
+
 for _op, _made in (("adam_step", adam), ("adamw_step", adamw)):
-    rung(_op, "cpu", step=1, wants="*s, *s, *s, *s", idea=LINES)(_made(adam_lines))
-    rung(_op, "cpu", step=2, idea=ONE_PASS)(_made(adam_one_pass))
-    rung(_op, "cpu", step=3, serves=True, idea=THREADS)(_made(adam_threaded))
+    rung(_op, "cpu", step=1, wants="*s, *s, *s, *s", dicts=True, idea=LINES)(_made(adam_lines))
+    rung(_op, "cpu", step=2, idea=ONE_PASS)(_made(in_turn(adam_one_pass)))
+    rung(_op, "cpu", step=3, idea=THREADS)(_made(adam_threaded))
+    rung(_op, "cpu", step=4, serves=True, idea=f"{TOGETHER}; one division (Kingma & Ba 2015, section 2)")(_made(adam_together))
