@@ -6,9 +6,9 @@ G w G' is made once a call, B' x B once a patch and channel: sums and difference
 products, one for each place in a patch, and run in the tiles of `indirect.py`, a vector being one patch of as many pictures.
 
 The price is rounding: sums of pixels meet sums of weights, and what cancels leaves its error behind. An error is some units in the last
-place of any pixel of a window times any weight of the kernel, where that of the other rungs is relative to the products of pixels with their
-own weights. Where both are of one scale that is the same, and there the rung's bound holds; where large pixels meet small weights
-only, digits are lost. An infinity may come out as nan.
+place of any pixel of a window times any weight of the kernel, where that of the other rungs is relative to the products of pixels with
+their own weights. Where both are of one scale that is the same, and there the rung's bound holds; where large pixels meet small
+weights only, digits are lost. An infinity may come out as nan.
 
 Source: Lavin & Gray (2016), Fast algorithms for convolutional neural networks, sec. 4.1, after Winograd (1980).
 """
@@ -50,7 +50,7 @@ BLOCK = caches()[2] // 2  # bytes of a band of patches: half of the second-level
 
 @intrinsic
 def spread_patches(typing: Any, like: Any, source: Any, pitch: Any, count: Any, target: Any, step: Any) -> Any:
-    """B' x B of patches side by side, two vectors apart, from rows of pixels `pitch` apart; place i of them to `target` + i `step`, in line."""
+    """B' x B of patches side by side, two vectors apart, in rows of pixels `pitch` apart; place i of all to `target` + i `step`, in line."""
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         v = Vectors(builder, context.get_value_type(signature.args[0]))
