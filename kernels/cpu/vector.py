@@ -59,6 +59,31 @@ class Vectors:
         run = self._intrinsic("llvm.masked.store", ".p0", ir.VoidType(), [self.type, self.type.as_pointer(), ir.IntType(32), mask.type])
         self.builder.call(run, [value, self.pointer(address), ir.IntType(32)(self.size), mask])
 
+    def integers(self, address: Any, kind: Any, mask: Any | None = None) -> Any:
+        """As many integers of a kind as there are lanes, 64 bits wide; with a mask as in `load_some`."""
+        some = ir.VectorType(kind, self.lanes)
+        if mask is None:
+            found = self.builder.load(self.pointer(address, some))
+            found.align = kind.width // 8
+        else:
+            name = f"llvm.masked.load.v{self.lanes}i{kind.width}.p0"
+            run = ir.FunctionType(some, [some.as_pointer(), ir.IntType(32), mask.type, some])
+            given = [self.pointer(address, some), ir.IntType(32)(kind.width // 8), mask, ir.Constant(some, [0] * self.lanes)]
+            found = self.builder.call(cgutils.get_or_insert_function(self.builder.module, run, name), given)
+        return self.builder.zext(found, ir.VectorType(INT, self.lanes))
+
+    def scaled(self, numbers: Any, by: Any) -> Any:
+        """64-bit integers, each times one."""
+        return self.builder.mul(numbers, self._spread(by, numbers.type))
+
+    def gather(self, address: Any, offsets: Any, mask: Any | None) -> Any:
+        """The numbers that lie at offsets (64 bits wide) from an address; zeros where the mask says so."""
+        places = self.builder.add(self._spread(address, offsets.type), offsets)
+        pointers = self.builder.inttoptr(places, ir.VectorType(self.element.as_pointer(), self.lanes))
+        mask = ir.Constant(ir.VectorType(ir.IntType(1), self.lanes), [1] * self.lanes) if mask is None else mask
+        run = self._intrinsic("llvm.masked.gather", f".v{self.lanes}p0", self.type, [pointers.type, ir.IntType(32), mask.type, self.type])
+        return self.builder.call(run, [pointers, ir.IntType(32)(self.size), mask, self.zero])
+
     def first(self, count: Any) -> Any:
         """The mask of the first `count` lanes."""
         numbers = ir.VectorType(INT, self.lanes)

@@ -1,0 +1,535 @@
+"""Y = A B on the CPU, where A (m, k) is mostly zeros and kept without them; b (k, n) is dense, and so is y (m, n).
+
+    CSR    data (nnz), indices (nnz), indptr (m + 1)                          SciPy's words
+    BSR    data (blocks, r, c), indices (blocks), indptr (m / r + 1)          of blocks
+    2:4    values (m, k / 2), indices (m, k / 2): which two of each four columns are kept
+
+float32 or float64; b may have any strides, indices any width. What is left to gain is in how rows of b are read: each number of A reads
+one. The sums stay in registers (`sparse_tile.py`); b is copied to where a strip of it lies in line, if it is read often enough.
+
+Indices are checked in every call, before anything is read: out of place they would read what is not b's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numba import config, njit, types
+
+from kernels.cpu.arrays import dense, result
+from kernels.cpu.cache import stamped
+from kernels.cpu.features import BITS, caches, registers, tier
+from kernels.cpu.sparse_tile import bsr_rows, csr_column, csr_rows, pairs, pairs_column
+from kernels.cpu.threads import share
+from kernels.cpu.tile import copy, gather
+from kernels.cpu.vector import address, allocate, apart, release, size_of
+from kernels.registry import rung
+
+VECTOR = BITS[tier()] // 8  # bytes
+WIDE, HALF = 4, 2  # vectors of a strip: with two chains eight sums, as many as fused products can be under way; of one that is narrower
+LINE = 64  # bytes of a cache line: a vector that lies across two is loaded twice
+TALL = 4 if registers() >= 32 else 2  # rows of a tile in blocks, with as many vectors; twice as many rows with half as many
+NARROW = 8 if registers() >= 32 else 4
+OFTEN = 4  # times that each row of b is read, from which on copying it has paid for itself
+WORTH_A_THREAD = 4_000_000  # flops in a piece: about 50 to 100 microseconds
+RTOL = {"float32": 1e-5, "float64": 1e-13}
+
+
+# What must hold, checked at the door, and again (faster) in each call.
+
+
+def check_csr(data: Any, indices: Any, indptr: Any, b: Any) -> None:
+    """Raises ValueError for places that are none."""
+    check_places(indices, indptr, len(b))
+
+
+def check_bsr(data: Any, indices: Any, indptr: Any, b: Any) -> None:
+    _, r, c = data.shape
+    if r < 1 or c < 1 or len(b) % c:
+        raise ValueError(f"blocks of {r} by {c} do not divide a matrix with {len(b)} columns: that many rows b has")
+    check_places(indices, indptr, len(b) // c)
+
+
+def check_2to4(values: Any, indices: Any, b: Any) -> None:
+    if 2 * values.shape[1] != len(b) or len(b) % 4:
+        raise ValueError(f"values has {values.shape[1]} columns, two for each four rows of b, of which there are {len(b)}")
+    if indices.size and not 0 <= indices.min() <= indices.max() <= 3:
+        raise ValueError(f"indices run from {indices.min()} to {indices.max()}, but name one of four columns: 0, 1, 2 or 3")
+
+
+def check_places(indices: Any, indptr: Any, columns: int) -> None:
+    if len(indptr) < 1:
+        raise ValueError("indptr is empty: it has one element more than there are rows")
+    if indptr[0] != 0 or indptr[-1] != len(indices) or np.any(indptr[1:] < indptr[:-1]):
+        raise ValueError(f"indptr runs from 0 to {len(indices)}, where the last row ends, and never back")
+    if len(indices) and not 0 <= indices.min() <= indices.max() < columns:
+        raise ValueError(f"indices run from {indices.min()} to {indices.max()}, but there are {columns} columns, counted from 0")
+    if columns > 1 << 31:
+        raise ValueError(f"{columns} columns are more than 32 bits count")
+
+
+def places(indices: Any, indptr: Any, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both as jitted code reads them. Raises ValueError for places that are none."""
+    if indices.dtype != np.int32:
+        check_places(indices, indptr, columns)
+    short, starts = dense(indices.astype(np.int32, copy=False)), dense(indptr.astype(np.int64, copy=False))
+    if not sound(short, starts, min(columns, (1 << 31) - 1)):
+        check_places(indices, indptr, columns)
+    return short, starts
+
+
+@njit(cache=True, nogil=True)
+def sound(indices, indptr, columns):
+    """Are these places in a matrix with so many columns?"""
+    if len(indptr) < 1 or indptr[0] != 0 or indptr[-1] != len(indices):
+        return False
+    wrong = 0
+    for i in range(len(indptr) - 1):
+        wrong |= indptr[i + 1] < indptr[i]
+    limit = np.uint32(columns)
+    for t in range(len(indices)):
+        wrong |= np.uint32(indices[t]) >= limit  # what is below 0 is large
+    return wrong == 0
+
+
+# CSR.
+
+
+def on_csr(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Make `run(data, indices, indptr, b, y)`, which adds to a y of zeros, into the product."""
+
+    def matmul_csr(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
+        short, starts = places(indices, indptr, len(b))
+        y = result((len(starts) - 1, b.shape[1]), b.dtype, out, data, b, indices, indptr)
+        y[...] = 0
+        run(dense(data), short, starts, dense(b), y)
+        return y
+
+    matmul_csr.__name__ = run.__name__
+    return matmul_csr
+
+
+@rung(
+    "matmul_csr", "cpu", step=1, wants="nnz, nnz, p, k n", check=check_csr, integers=(1, 2),
+    idea="the definition: each element of y is the sum over what its row keeps",
+)  # fmt: skip
+@on_csr
+@njit(cache=True, nogil=True)
+def csr_by_definition(data, indices, indptr, b, y):
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            for t in range(indptr[i], indptr[i + 1]):
+                y[i, j] += data[t] * b[indices[t], j]
+
+
+@rung("matmul_csr", "cpu", step=2, integers=(1, 2), idea="swap the loops: a row of b is added as a whole, as memory lies")
+@on_csr
+@njit(cache=True, nogil=True)
+def csr_rows_added(data, indices, indptr, b, y):
+    for i in range(y.shape[0]):
+        for t in range(indptr[i], indptr[i + 1]):
+            row, number = b[indices[t]], data[t]
+            for j in range(y.shape[1]):
+                y[i, j] += number * row[j]
+
+
+@njit(nogil=True)
+def csr_wide(like, data, indices, indptr, b, b_p, y, y_i, sizes):
+    apart()
+    csr_rows(WIDE, 1, like, data, indices, indptr, b, b_p, y, y_i, sizes)
+
+
+@njit(nogil=True)
+def csr_half(like, data, indices, indptr, b, b_p, y, y_i, sizes):
+    apart()
+    csr_rows(HALF, 1, like, data, indices, indptr, b, b_p, y, y_i, sizes)
+
+
+@njit(nogil=True)
+def csr_narrow(like, data, indices, indptr, b, b_p, y, y_i, sizes):
+    apart()
+    csr_rows(1, 1, like, data, indices, indptr, b, b_p, y, y_i, sizes)
+
+
+@njit(nogil=True)
+def csr_edge(like, data, indices, indptr, b, b_p, y, y_i, sizes):
+    apart()
+    csr_rows(1, 0, like, data, indices, indptr, b, b_p, y, y_i, sizes)
+
+
+@njit(nogil=True)
+def brought(like, b, b_p, b_j, to, rows, columns):
+    """A strip of b, copied to where its rows follow one another."""
+    apart()
+    size = size_of(like)
+    if b_j == size:
+        copy(like, b, b_p, to, WIDE * VECTOR, rows, columns)
+    else:
+        gather(like, b, (b_p, b_j), to, (WIDE * VECTOR, size), rows, columns)
+
+
+@njit(nogil=True, inline="always")
+def in_line(b, b_p, b_j, size):
+    """Does a strip of b lie as a copy of it would?"""
+    return b_j == size and b_p == WIDE * VECTOR and b % LINE == 0
+
+
+def csr_product(data, indices, indptr, b, y, first, last, copies):
+    """Rows of y from `first` up to `last`; strips of b are copied if `copies`, and if it is worth it."""
+    (k, n), like = b.shape, y.dtype.type(0)
+    size = size_of(like)
+    lanes, (b_p, b_j) = VECTOR // size, b.strides
+    values, places, right = address(data), address(indices), address(b)
+    starts, to, y_i, rows = address(indptr) + 8 * first, address(y) + first * n * size, n * size, last - first
+    if n == 1 and copies:
+        csr_column(like, values, places, starts, right, b_p, to, rows)
+        return
+    read = indptr[last] - indptr[first]
+    packs = b_j != size or (copies and read >= OFTEN * k and not in_line(right, b_p, b_j, size))
+    room = allocate(k * WIDE * VECTOR + LINE) if packs else 0
+    panel = (room + LINE - 1) // LINE * LINE
+    j = 0
+    while j < n:
+        left = n - j
+        here, step = right + j * b_j, b_p
+        if packs:
+            brought(like, here, b_p, b_j, panel, k, min(left, WIDE * lanes))
+            here, step = panel, WIDE * VECTOR
+        if left >= WIDE * lanes or (packs and left > HALF * lanes):
+            csr_wide(like, values, places, starts, here, step, to + j * size, y_i, (rows, left))
+            j += WIDE * lanes
+        elif packs and left > lanes:
+            csr_half(like, values, places, starts, here, step, to + j * size, y_i, (rows, left))
+            j = n
+        elif packs:
+            csr_narrow(like, values, places, starts, here, step, to + j * size, y_i, (rows, left))
+            j = n
+        else:
+            csr_edge(like, values, places, starts, here, step, to + j * size, y_i, (rows, left))
+            j += lanes
+    if room:
+        release(room)
+
+
+class Compiled(dict[str, Any]):
+    """A function of arrays, the last of which is y, by the letter of their dtype: compiled when one is first asked for, for all layouts."""
+
+    def __init__(self, function: Any, plain: Callable[..., None], *arguments: Any):
+        """arguments: Numba's types; an integer stands for an array of numbers with so many axes, which may be read only.
+        plain: what it does, by NumPy"""
+        super().__init__()
+        self.function, self.plain, self.arguments = function, plain, arguments
+
+    def __missing__(self, letter: str) -> Any:
+        if config.DISABLE_JIT:  # to debug or to measure coverage: instructions exist in compiled code only
+            return self.plain
+        number = {"f": types.float32, "d": types.float64}[letter]
+        given = [a if isinstance(a, types.Type) else types.Array(number, a, "A", readonly=True, aligned=False) for a in self.arguments]
+        run = stamped(njit(cache=True, nogil=True)(self.function))
+        run.compile((*given, types.Array(number, 2, "C"), types.int64, types.int64, types.boolean))
+        run.disable_compile()  # else it compiles again for each layout
+        return self.setdefault(letter, run)
+
+
+PLACES = types.Array(types.int32, 1, "C"), types.Array(types.int64, 1, "C")
+
+
+def plain_csr(data, indices, indptr, b, y, first, last, copies):
+    for i in range(first, last):
+        row = slice(indptr[i], indptr[i + 1])
+        y[i] = data[row] @ b[indices[row]]
+
+
+of_csr = Compiled(csr_product, plain_csr, 1, *PLACES, 2)
+
+
+def contiguous(x: np.ndarray) -> np.ndarray:
+    return x if x.flags.c_contiguous else np.array(x, order="C")
+
+
+def pieces(starts: Sequence[int], flops: int) -> list[tuple[int, int]]:
+    """Ranges of rows with about the same numbers in each, from where the rows start; `flops`: of a number."""
+    m = len(starts) - 1
+    count = min(m, int(starts[-1]) * flops // WORTH_A_THREAD)
+    if count < 2:
+        return [(0, m)]
+    cuts = np.searchsorted(starts, np.arange(1, count) * int(starts[-1]) // count)
+    edges = [0, *np.unique(cuts).tolist(), m]
+    return [(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if a < b]
+
+
+def csr(data: Any, indices: Any, indptr: Any, b: Any, out: Any, *, copies: bool, threads: bool) -> np.ndarray:
+    short, starts = places(indices, indptr, len(b))
+    m, n = len(starts) - 1, b.shape[1]
+    y = result((m, n), b.dtype, out, data, b, indices, indptr)
+    run, data = of_csr[y.dtype.char], contiguous(data)
+    ranges = pieces(starts, 2 * n) if threads else [(0, m)]
+    share(run, [(data, short, starts, b, y, first, last, copies) for first, last in ranges])
+    return y
+
+
+@rung(
+    "matmul_csr", "cpu", step=3, integers=(1, 2),
+    idea="sums of a strip stay in registers for a whole row, those of every second number apart (reassoc, contract)",
+)  # fmt: skip
+def csr_in_registers(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
+    return csr(data, indices, indptr, b, out, copies=False, threads=False)
+
+
+@rung(
+    "matmul_csr", "cpu", step=4, integers=(1, 2),
+    idea="copy strips of b into one line, if it is read often: no vector lies across two cache lines; one column is gathered along a row",
+)  # fmt: skip
+def csr_copied(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
+    return csr(data, indices, indptr, b, out, copies=True, threads=False)
+
+
+@rung("matmul_csr", "cpu", step=5, integers=(1, 2), serves=True, idea="give rows to threads, cut so that each piece has as many numbers")
+def csr_threaded(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
+    return csr(data, indices, indptr, b, out, copies=True, threads=True)
+
+
+# BSR.
+
+
+@rung(
+    "matmul_bsr", "cpu", step=1, wants="blocks r c, blocks, p, k n", check=check_bsr, integers=(1, 2),
+    idea="the definition: block by block, each element of y is a sum",
+)  # fmt: skip
+def bsr_by_definition(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
+    short, starts = places(indices, indptr, len(b) // data.shape[2])
+    y = result(((len(starts) - 1) * data.shape[1], b.shape[1]), b.dtype, out, data, b, indices, indptr)
+    y[...] = 0
+    blocks_by_definition(dense(data), short, starts, dense(b), y)
+    return y
+
+
+@njit(cache=True, nogil=True)
+def blocks_by_definition(data, indices, indptr, b, y):
+    _, r, c = data.shape
+    for i in range(len(indptr) - 1):
+        for t in range(indptr[i], indptr[i + 1]):
+            for u in range(r):
+                for p in range(c):
+                    for j in range(y.shape[1]):
+                        y[i * r + u, j] += data[t, u, p] * b[indices[t] * c + p, j]
+
+
+@njit(nogil=True)
+def bsr_wide(like, data, indices, indptr, b, b_p, y, y_i, sizes):
+    apart()
+    bsr_rows(TALL, WIDE, 1, like, data, indices, indptr, b, b_p, y, y_i, sizes)
+
+
+@njit(nogil=True)
+def bsr_half(like, data, indices, indptr, b, b_p, y, y_i, sizes):
+    apart()
+    bsr_rows(NARROW, HALF, 1, like, data, indices, indptr, b, b_p, y, y_i, sizes)
+
+
+@njit(nogil=True)
+def bsr_narrow(like, data, indices, indptr, b, b_p, y, y_i, sizes):
+    apart()
+    bsr_rows(NARROW, 1, 1, like, data, indices, indptr, b, b_p, y, y_i, sizes)
+
+
+@njit(nogil=True)
+def bsr_edge(like, data, indices, indptr, b, b_p, y, y_i, sizes):
+    apart()
+    bsr_rows(TALL, 1, 0, like, data, indices, indptr, b, b_p, y, y_i, sizes)
+
+
+def bsr_product(data, indices, indptr, b, y, first, last, copies):
+    """Rows of blocks of y from `first` up to `last`; strips of b are copied if `copies`, and if it is worth it."""
+    (k, n), like = b.shape, y.dtype.type(0)
+    _, r, c = data.shape
+    size = size_of(like)
+    lanes, (b_p, b_j) = VECTOR // size, b.strides
+    values, places, right = address(data), address(indices), address(b)
+    starts, to, y_i, rows = address(indptr) + 8 * first, address(y) + first * r * n * size, n * size, last - first
+    read = (indptr[last] - indptr[first]) * c
+    packs = b_j != size or (copies and read >= OFTEN * k and not in_line(right, b_p, b_j, size))
+    room = allocate(k * WIDE * VECTOR + LINE) if packs else 0
+    panel = (room + LINE - 1) // LINE * LINE
+    j = 0
+    while j < n:
+        left = n - j
+        here, step = right + j * b_j, b_p
+        if packs:
+            brought(like, here, b_p, b_j, panel, k, min(left, WIDE * lanes))
+            here, step = panel, WIDE * VECTOR
+        if left >= WIDE * lanes or (packs and left > HALF * lanes):
+            bsr_wide(like, values, places, starts, here, step, to + j * size, y_i, (rows, left, r, c))
+            j += WIDE * lanes
+        elif packs and left > lanes:
+            bsr_half(like, values, places, starts, here, step, to + j * size, y_i, (rows, left, r, c))
+            j = n
+        elif packs:
+            bsr_narrow(like, values, places, starts, here, step, to + j * size, y_i, (rows, left, r, c))
+            j = n
+        else:
+            bsr_edge(like, values, places, starts, here, step, to + j * size, y_i, (rows, left, r, c))
+            j += lanes
+    if room:
+        release(room)
+
+
+def plain_bsr(data, indices, indptr, b, y, first, last, copies):
+    _, r, c = data.shape
+    for i in range(first, last):
+        y[i * r : (i + 1) * r] = 0
+        for t in range(indptr[i], indptr[i + 1]):
+            y[i * r : (i + 1) * r] += data[t] @ b[indices[t] * c : (indices[t] + 1) * c]
+
+
+of_bsr = Compiled(bsr_product, plain_bsr, 3, *PLACES, 2)
+
+
+def bsr(data: Any, indices: Any, indptr: Any, b: Any, out: Any, *, copies: bool, threads: bool) -> np.ndarray:
+    _, r, c = data.shape
+    short, starts = places(indices, indptr, len(b) // c)
+    n = b.shape[1]
+    y = result(((len(starts) - 1) * r, n), b.dtype, out, data, b, indices, indptr)
+    run, data = of_bsr[y.dtype.char], contiguous(data)
+    ranges = pieces(starts, 2 * n * r * c) if threads else [(0, len(starts) - 1)]
+    share(run, [(data, short, starts, b, y, first, last, copies) for first, last in ranges])
+    return y
+
+
+@rung(
+    "matmul_bsr", "cpu", step=2, integers=(1, 2),
+    idea="a tile of y stays in registers for a row of blocks: a row of b is loaded once for all rows of a tile (reassoc, contract)",
+)  # fmt: skip
+def bsr_in_registers(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
+    return bsr(data, indices, indptr, b, out, copies=False, threads=False)
+
+
+@rung("matmul_bsr", "cpu", step=3, integers=(1, 2), idea="copy strips of b into one line, if it is read often")
+def bsr_copied(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
+    return bsr(data, indices, indptr, b, out, copies=True, threads=False)
+
+
+@rung("matmul_bsr", "cpu", step=4, integers=(1, 2), serves=True, idea="give rows of blocks to threads, cut so that each has as many blocks")
+def bsr_threaded(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
+    return bsr(data, indices, indptr, b, out, copies=True, threads=True)
+
+
+# 2:4.
+
+DEEP = caches()[1] // (2 * WIDE * VECTOR) // 4 * 4  # rows of a strip of b that fill half the first-level cache
+
+
+def which(indices: Any) -> np.ndarray:
+    """Indices of 2:4 in bytes. Raises ValueError for one that is not 0, 1, 2 or 3."""
+    if indices.dtype != np.uint8 and indices.size and not 0 <= indices.min() <= indices.max() <= 3:
+        raise ValueError(f"indices run from {indices.min()} to {indices.max()}, but name one of four columns: 0, 1, 2 or 3")
+    short = dense(indices.astype(np.uint8, copy=False))
+    if not within_four(short.reshape(-1)):
+        raise ValueError(f"indices run up to {short.max()}, but name one of four columns: 0, 1, 2 or 3")
+    return short
+
+
+@njit(cache=True, nogil=True)
+def within_four(indices):
+    wrong = 0
+    for t in range(len(indices)):
+        wrong |= indices[t] > 3
+    return wrong == 0
+
+
+@rung(
+    "matmul_2to4", "cpu", step=1, wants="m h, m h, k n", check=check_2to4, integers=(1,),
+    idea="the definition: each element of y is the sum over what its row keeps",
+)  # fmt: skip
+def pairs_by_definition(values: Any, indices: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
+    short = which(indices)
+    y = result((len(values), b.shape[1]), b.dtype, out, values, b, indices)
+    y[...] = 0
+    two_of_four(dense(values), short, dense(b), y)
+    return y
+
+
+@njit(cache=True, nogil=True)
+def two_of_four(values, indices, b, y):
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            for t in range(values.shape[1]):
+                y[i, j] += values[i, t] * b[t // 2 * 4 + indices[i, t], j]
+
+
+@njit(nogil=True)
+def pairs_wide(like, values, indices, a_i, b, b_p, y, y_i, sizes, add):
+    apart()
+    pairs(WIDE, like, values, indices, a_i, b, b_p, y, y_i, sizes, add)
+
+
+@njit(nogil=True)
+def pairs_narrow(like, values, indices, a_i, b, b_p, y, y_i, sizes, add):
+    apart()
+    pairs(1, like, values, indices, a_i, b, b_p, y, y_i, sizes, add)
+
+
+def pairs_product(values, indices, b, y, first, last, blocks):
+    """Rows of y from `first` up to `last`, in blocks of DEEP rows of b, or of all of them."""
+    (k, n), h, like = b.shape, values.shape[1], y.dtype.type(0)
+    size = size_of(like)
+    lanes, (b_p, b_j), y_i, rows = VECTOR // size, b.strides, n * size, last - first
+    left, which, to = address(values) + first * h * size, address(indices) + first * h, address(y) + first * y_i
+    if n == 1 and blocks:
+        pairs_column(like, left, which, h, address(b), b_p, to, rows)
+        return
+    deepest = max(4, min(k, DEEP) if blocks else k)
+    room = allocate(deepest * WIDE * VECTOR + LINE)
+    panel = (room + LINE - 1) // LINE * LINE
+    for j in range(0, n, WIDE * lanes):
+        columns = min(WIDE * lanes, n - j)
+        for top in range(0, max(1, k), deepest):
+            depth = min(deepest, k - top)
+            brought(like, address(b) + top * b_p + j * b_j, b_p, b_j, panel, depth, columns)
+            a, index, sizes = left + top // 2 * size, which + top // 2, (rows, depth // 4, columns)
+            if columns > lanes:
+                pairs_wide(like, a, index, h, panel, WIDE * VECTOR, to + j * size, y_i, sizes, top > 0)
+            else:
+                pairs_narrow(like, a, index, h, panel, WIDE * VECTOR, to + j * size, y_i, sizes, top > 0)
+    release(room)
+
+
+def plain_pairs(values, indices, b, y, first, last, blocks):
+    columns = np.arange(values.shape[1]) // 2 * 4 + indices
+    for i in range(first, last):
+        y[i] = values[i] @ b[columns[i]]
+
+
+of_pairs = Compiled(pairs_product, plain_pairs, 2, types.Array(types.uint8, 2, "C"), 2)
+
+
+def two_to_four(values: Any, indices: Any, b: Any, out: Any, *, blocks: bool, threads: bool) -> np.ndarray:
+    (m, h), n, short = values.shape, b.shape[1], which(indices)
+    y = result((m, n), b.dtype, out, values, b, indices)
+    run, values = of_pairs[y.dtype.char], contiguous(values)
+    ranges = pieces(range(0, (m + 1) * h, h), 2 * n) if threads and h else [(0, m)]
+    share(run, [(values, short, b, y, first, last, blocks) for first, last in ranges])
+    return y
+
+
+@rung(
+    "matmul_2to4", "cpu", step=2, integers=(1,),
+    idea="sums of a strip stay in registers for a whole row, those of the two of a pair apart (reassoc, contract); b is copied into one line",
+)  # fmt: skip
+def pairs_in_registers(values: Any, indices: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
+    return two_to_four(values, indices, b, out, blocks=False, threads=False)
+
+
+@rung(
+    "matmul_2to4", "cpu", step=3, integers=(1,),
+    idea="cut k: a block of b stays in the first-level cache while all rows of a pass over it; one column is gathered along a row (reassoc)",
+)  # fmt: skip
+def pairs_blocked(values: Any, indices: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
+    return two_to_four(values, indices, b, out, blocks=True, threads=False)
+
+
+@rung("matmul_2to4", "cpu", step=4, integers=(1,), serves=True, idea="give rows to threads")
+def pairs_threaded(values: Any, indices: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
+    return two_to_four(values, indices, b, out, blocks=True, threads=True)
