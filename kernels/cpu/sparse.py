@@ -21,7 +21,7 @@ from numba import config, njit, types
 from kernels.cpu.arrays import dense, result
 from kernels.cpu.cache import stamped
 from kernels.cpu.features import BITS, caches, registers, tier
-from kernels.cpu.sparse_tile import bsr_rows, csr_column, csr_rows, pairs, pairs_column
+from kernels.cpu.sparse_tile import bsr_rows, csr_column, csr_rows, csr_samples, pairs, pairs_column
 from kernels.cpu.threads import share
 from kernels.cpu.tile import copy, gather
 from kernels.cpu.vector import address, allocate, apart, release, size_of
@@ -216,11 +216,11 @@ def csr_product(data, indices, indptr, b, y, first, last, copies):
 class Compiled(dict[str, Any]):
     """A function of arrays, the last of which is y, by the letter of their dtype: compiled when one is first asked for, for all layouts."""
 
-    def __init__(self, function: Any, plain: Callable[..., None], *arguments: Any):
+    def __init__(self, function: Any, plain: Callable[..., None], *arguments: Any, y: int = 2):
         """arguments: Numba's types; an integer stands for an array of numbers with so many axes, which may be read only.
-        plain: what it does, by NumPy"""
+        plain: what it does, by NumPy; y: axes of the result"""
         super().__init__()
-        self.function, self.plain, self.arguments = function, plain, arguments
+        self.function, self.plain, self.arguments, self.y = function, plain, arguments, y
 
     def __missing__(self, letter: str) -> Any:
         if config.DISABLE_JIT:  # to debug or to measure coverage: instructions exist in compiled code only
@@ -228,7 +228,7 @@ class Compiled(dict[str, Any]):
         number = {"f": types.float32, "d": types.float64}[letter]
         given = [a if isinstance(a, types.Type) else types.Array(number, a, "A", readonly=True, aligned=False) for a in self.arguments]
         run = stamped(njit(cache=True, nogil=True)(self.function))
-        run.compile((*given, types.Array(number, 2, "C"), types.int64, types.int64, types.boolean))
+        run.compile((*given, types.Array(number, self.y, "C"), types.int64, types.int64, types.boolean))
         run.disable_compile()  # else it compiles again for each layout
         return self.setdefault(letter, run)
 
@@ -289,6 +289,116 @@ def csr_copied(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray 
 @rung("matmul_csr", "cpu", step=5, integers=(1, 2), serves=True, idea="give rows to threads, cut so that each piece has as many numbers")
 def csr_threaded(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
     return csr(data, indices, indptr, b, out, copies=True, threads=True)
+
+
+# What CSR keeps of a product: the gradient in data.
+
+
+def check_samples(gy: Any, b: Any, indices: Any, indptr: Any) -> None:
+    if len(indptr) != len(gy) + 1:
+        raise ValueError(f"indptr has {len(indptr)} elements for {len(gy)} rows: it has one more than there are rows")
+    check_places(indices, indptr, len(b))
+
+
+@rung(
+    "matmul_csr_data_grad", "cpu", step=1, wants="m n, k n, nnz, p", check=check_samples, integers=(2, 3),
+    idea="the definition: one inner product for each element that is kept",
+)  # fmt: skip
+def samples_by_definition(gy: Any, b: Any, indices: Any, indptr: Any, *, out: np.ndarray | None = None) -> np.ndarray:
+    short, starts = places(indices, indptr, len(b))
+    y = result((len(short),), b.dtype, out, gy, b, indices, indptr)
+    y[...] = 0
+    inner_products(dense(gy), dense(b), short, starts, y)
+    return y
+
+
+@njit(cache=True, nogil=True)
+def inner_products(gy, b, indices, indptr, y):
+    for i in range(len(gy)):
+        for t in range(indptr[i], indptr[i + 1]):
+            for j in range(gy.shape[1]):
+                y[t] += gy[i, j] * b[indices[t], j]
+
+
+@njit(nogil=True)
+def samples_wide(like, y, indices, indptr, gy, gy_i, b, b_p, sizes, add):
+    apart()
+    csr_samples(WIDE, 1, like, y, indices, indptr, gy, gy_i, b, b_p, sizes, add)
+
+
+@njit(nogil=True)
+def samples_ragged(like, y, indices, indptr, gy, gy_i, b, b_p, sizes, add):
+    apart()
+    csr_samples(WIDE, 0, like, y, indices, indptr, gy, gy_i, b, b_p, sizes, add)
+
+
+@njit(nogil=True)
+def samples_narrow(like, y, indices, indptr, gy, gy_i, b, b_p, sizes, add):
+    apart()
+    csr_samples(1, 0, like, y, indices, indptr, gy, gy_i, b, b_p, sizes, add)
+
+
+def samples_product(gy, b, indices, indptr, y, first, last, copies):
+    """What is kept in rows from `first` up to `last`; strips of b are copied if `copies`, and if it is worth it."""
+    (k, n), like = b.shape, y.dtype.type(0)
+    size = size_of(like)
+    lanes, (b_p, b_j), gy_i, rows = VECTOR // size, b.strides, n * size, last - first
+    to, places, starts, left, right = address(y), address(indices), address(indptr) + 8 * first, address(gy) + first * gy_i, address(b)
+    read = indptr[last] - indptr[first]
+    packs = b_j != size or (copies and read >= OFTEN * k and not in_line(right, b_p, b_j, size))
+    room = allocate(k * WIDE * VECTOR + LINE) if packs else 0
+    panel = (room + LINE - 1) // LINE * LINE
+    for j in range(0, n, WIDE * lanes):
+        here, step, sizes = right + j * b_j, b_p, (rows, min(n - j, WIDE * lanes))
+        if packs:
+            brought(like, here, b_p, b_j, panel, k, sizes[1])
+            here, step = panel, WIDE * VECTOR
+        if sizes[1] == WIDE * lanes:
+            samples_wide(like, to, places, starts, left + j * size, gy_i, here, step, sizes, j > 0)
+        elif sizes[1] > lanes:
+            samples_ragged(like, to, places, starts, left + j * size, gy_i, here, step, sizes, j > 0)
+        else:
+            samples_narrow(like, to, places, starts, left + j * size, gy_i, here, step, sizes, j > 0)
+    if room:
+        release(room)
+
+
+def plain_samples(gy, b, indices, indptr, y, first, last, copies):
+    for i in range(first, last):
+        row = slice(indptr[i], indptr[i + 1])
+        y[row] = b[indices[row]] @ gy[i]
+
+
+of_samples = Compiled(samples_product, plain_samples, 2, 2, *PLACES, y=1)
+
+
+def samples(gy: Any, b: Any, indices: Any, indptr: Any, out: Any, *, copies: bool, threads: bool) -> np.ndarray:
+    short, starts = places(indices, indptr, len(b))
+    y = result((len(short),), b.dtype, out, gy, b, indices, indptr)
+    if not b.shape[1]:
+        y[...] = 0
+    run, gy = of_samples[y.dtype.char], contiguous(gy)
+    ranges = pieces(starts, 2 * b.shape[1]) if threads else [(0, len(gy))]
+    share(run, [(gy, b, short, starts, y, first, last, copies) for first, last in ranges])
+    return y
+
+
+@rung(
+    "matmul_csr_data_grad", "cpu", step=2, integers=(2, 3),
+    idea="a strip of a row of gy stays in registers for all that its row keeps; vectors lie along n (reassoc, contract)",
+)  # fmt: skip
+def samples_in_registers(gy: Any, b: Any, indices: Any, indptr: Any, *, out: np.ndarray | None = None) -> np.ndarray:
+    return samples(gy, b, indices, indptr, out, copies=False, threads=False)
+
+
+@rung("matmul_csr_data_grad", "cpu", step=3, integers=(2, 3), idea="copy strips of b into one line, if it is read often")
+def samples_copied(gy: Any, b: Any, indices: Any, indptr: Any, *, out: np.ndarray | None = None) -> np.ndarray:
+    return samples(gy, b, indices, indptr, out, copies=True, threads=False)
+
+
+@rung("matmul_csr_data_grad", "cpu", step=4, integers=(2, 3), serves=True, idea="give rows to threads, cut so that each keeps as much")
+def samples_threaded(gy: Any, b: Any, indices: Any, indptr: Any, *, out: np.ndarray | None = None) -> np.ndarray:
+    return samples(gy, b, indices, indptr, out, copies=True, threads=True)
 
 
 # BSR.

@@ -170,6 +170,52 @@ def csr_column(typing: Any, like: Any, data: Any, indices: Any, indptr: Any, b: 
 
 
 @intrinsic(prefer_literal=True)
+def csr_samples(
+    typing: Any, vecs: Any, padded: Any, like: Any, out: Any, indices: Any, indptr: Any, gy: Any, gy_i: Any, b: Any, b_p: Any, sizes: Any,
+    add: Any,
+) -> Any:  # fmt: skip
+    """Inner products of rows of gy with the rows of b that a names, in a strip of both: of the product of gy and b transposed, what a keeps.
+
+    vecs, padded  literals as for `csr_rows`; padded: all columns of the strip are there
+    out           address of the first inner product of a
+    indptr        of the first row
+    sizes         rows, and how many columns are there
+    add           false: out is written; true: out is added to
+    """
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Vectors(builder, context.get_value_type(signature.args[2]))
+        _, _, _, out, indices, indptr, gy, gy_i, b, b_p, sizes, add = values
+        rows, columns = [builder.extract_value(sizes, x) for x in range(2)]
+        strip = Strip(v, vecs.literal_value, columns, padded=bool(padded.literal_value))
+
+        def row(_: Any, indptr: Any, gy: Any) -> list[Any]:
+            start, count = ends(v, indptr)
+            left = strip.row(gy)
+
+            def one(_: Any, out: Any, index: Any) -> list[Any]:
+                right = strip.row(builder.add(b, builder.mul(number(v, index, SHORT), b_p)))
+                total = builder.fmul(left[0], right[0])
+                for x in range(1, strip.vecs):
+                    total = v.fused(left[x], right[x], total)
+                place = v.pointer(out, v.element)
+                before = builder.load(place)
+                before.align = v.size
+                found = v.total(total)
+                builder.store(builder.select(add, builder.fadd(before, found), found), place).align = v.size
+                return [v.plus(out, v.size), v.plus(index, 4)]
+
+            first = builder.add(out, builder.mul(start, INT(v.size)))
+            loop(builder, count, [first, builder.add(indices, builder.mul(start, INT(4)))], one)
+            return [v.plus(indptr, 8), builder.add(gy, gy_i)]
+
+        loop(builder, rows, [indptr, gy], row)
+        return context.get_dummy_value()
+
+    return types.void(vecs, padded, like, out, indices, indptr, gy, gy_i, b, b_p, sizes, add), code
+
+
+@intrinsic(prefer_literal=True)
 def bsr_rows(
     typing: Any, tall: Any, vecs: Any, padded: Any, like: Any, data: Any, indices: Any, indptr: Any, b: Any, b_p: Any, c: Any, c_i: Any,
     sizes: Any,
