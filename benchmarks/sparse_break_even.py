@@ -195,7 +195,9 @@ def plot(points: Sequence[Point], file: str) -> None:
             style = {"color": f"C{colour}", "marker": "o", "markersize": 4}
             panel.plot(density, [p.over(p.dense) for p in row], label=form, **style)
             if form == "csr":
-                panel.plot(density, [p.dense.median / p.scipy.median for p in row if p.scipy], "--", color=f"C{colour}", label="SciPy's csr")
+                panel.plot(
+                    density, [p.dense.median / p.scipy.median for p in row if p.scipy], "--", color=f"C{colour}", label="SciPy's csr"
+                )
         panel.set(xscale="log", yscale="log", title=f"batch {n}", xlabel="density (share of numbers kept)")
         panel.invert_xaxis()
         ticks = [1, 0.5, 0.2, 0.1, 0.05, 0.02]
@@ -213,7 +215,9 @@ def plot(points: Sequence[Point], file: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", nargs=2, type=int, default=[300, 784], metavar=("M", "K"), help="of the sparse matrix (default: 300 784)")
+    parser.add_argument(
+        "--shape", nargs=2, type=int, default=[300, 784], metavar=("M", "K"), help="of the sparse matrix (default: 300 784)"
+    )
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 64, 256], metavar="N", help="columns of b (default: 1 64 256)")
     parser.add_argument("--zeros", nargs="+", type=float, default=ZEROS, metavar="SHARE", help="from 0 to 1")
     parser.add_argument("--forms", nargs="+", default=["csr", "bsr 4x4", "bsr 16x1", "2:4"], help='csr, 2:4, "bsr 4x4" and other blocks')

@@ -13,6 +13,7 @@ Indices are checked in every call, before anything is read: out of place they wo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from kernels.cpu.features import BITS, caches, registers, tier
 from kernels.cpu.sparse_tile import bsr_rows, csr_column, csr_rows, csr_samples, pairs, pairs_column
 from kernels.cpu.threads import share
 from kernels.cpu.tile import copy, gather
-from kernels.cpu.vector import address, allocate, apart, release, size_of
+from kernels.cpu.vector import address, allocate, apart, clear, release, size_of
 from kernels.registry import rung
 
 VECTOR = BITS[tier()] // 8  # bytes
@@ -32,6 +33,8 @@ WIDE, HALF = 4, 2  # vectors of a strip: with two chains eight sums, as many as 
 LINE = 64  # bytes of a cache line: a vector that lies across two is loaded twice
 TALL = 4 if registers() >= 32 else 2  # rows of a tile in blocks, with as many vectors; twice as many rows with half as many
 NARROW = 8 if registers() >= 32 else 4
+DEEP = caches()[1] * 2 // (3 * WIDE * VECTOR) // 4 * 4  # rows of a strip of b that fill two thirds of the first-level cache
+LONG = 12  # numbers in a row of a block, from which on there is something to be won by blocks
 OFTEN = 4  # times that each row of b is read, from which on copying it has paid for itself
 WORTH_A_THREAD = 4_000_000  # flops in a piece: about 50 to 100 microseconds
 RTOL = {"float32": 1e-5, "float64": 1e-13}
@@ -136,31 +139,42 @@ def csr_rows_added(data, indices, indptr, b, y):
 
 
 @njit(nogil=True)
-def csr_wide(like, data, indices, indptr, b, b_p, y, y_i, sizes):
+def csr_strip(like, data, indices, starts, ends, b, b_p, y, y_i, sizes, add):
+    """A strip of b that is there in full, or that may be read as if it were."""
     apart()
-    csr_rows(WIDE, 1, like, data, indices, indptr, b, b_p, y, y_i, sizes)
+    lanes = VECTOR // size_of(like)
+    if sizes[1] > HALF * lanes:
+        csr_rows(WIDE, 1, like, data, indices, starts, ends, b, b_p, y, y_i, sizes, add)
+    elif sizes[1] > lanes:
+        csr_rows(HALF, 1, like, data, indices, starts, ends, b, b_p, y, y_i, sizes, add)
+    else:
+        csr_rows(1, 1, like, data, indices, starts, ends, b, b_p, y, y_i, sizes, add)
 
 
 @njit(nogil=True)
-def csr_half(like, data, indices, indptr, b, b_p, y, y_i, sizes):
+def csr_edge(like, data, indices, starts, ends, b, b_p, y, y_i, sizes):
+    """What is left of a b that lies as it came, vector by vector."""
     apart()
-    csr_rows(HALF, 1, like, data, indices, indptr, b, b_p, y, y_i, sizes)
+    size = size_of(like)
+    lanes = VECTOR // size
+    for j in range(0, sizes[1], lanes):
+        step = j * size
+        csr_rows(1, 0, like, data, indices, starts, ends, b + step, b_p, y + step, y_i, (sizes[0], sizes[1] - j), False)
 
 
 @njit(nogil=True)
-def csr_narrow(like, data, indices, indptr, b, b_p, y, y_i, sizes):
-    apart()
-    csr_rows(1, 1, like, data, indices, indptr, b, b_p, y, y_i, sizes)
+def panel(like, rows, columns):
+    """Room for so many rows of a strip of b: what to give back, and where a line begins. Lanes that stay empty are zero."""
+    size = rows * WIDE * VECTOR
+    room = allocate(size + LINE)
+    start = (room + LINE - 1) // LINE * LINE
+    if columns < WIDE * VECTOR // size_of(like):
+        clear(start, size)
+    return room, start
 
 
 @njit(nogil=True)
-def csr_edge(like, data, indices, indptr, b, b_p, y, y_i, sizes):
-    apart()
-    csr_rows(1, 0, like, data, indices, indptr, b, b_p, y, y_i, sizes)
-
-
-@njit(nogil=True)
-def brought(like, b, b_p, b_j, to, rows, columns):
+def bring(like, b, b_p, b_j, to, rows, columns):
     """A strip of b, copied to where its rows follow one another."""
     apart()
     size = size_of(like)
@@ -171,46 +185,74 @@ def brought(like, b, b_p, b_j, to, rows, columns):
 
 
 @njit(nogil=True, inline="always")
-def in_line(b, b_p, b_j, size):
-    """Does a strip of b lie as a copy of it would?"""
-    return b_j == size and b_p == WIDE * VECTOR and b % LINE == 0
+def worth_copying(b, b_p, b_j, size, k, read):
+    """Is b read often, and does it not lie as a copy would?"""
+    return read >= OFTEN * k and not (b_p == WIDE * VECTOR and b % LINE == 0)
 
 
-def csr_product(data, indices, indptr, b, y, first, last, copies):
-    """Rows of y from `first` up to `last`; strips of b are copied if `copies`, and if it is worth it."""
+def csr_product(data, indices, indptr, b, y, first, last, ideas):
+    """Rows of y from `first` up to `last`. ideas: 0 as b lies, 1 with copies of b, 2 also in blocks of its rows."""
     (k, n), like = b.shape, y.dtype.type(0)
     size = size_of(like)
-    lanes, (b_p, b_j) = VECTOR // size, b.strides
+    wide, (b_p, b_j) = WIDE * VECTOR // size, b.strides
     values, places, right = address(data), address(indices), address(b)
     starts, to, y_i, rows = address(indptr) + 8 * first, address(y) + first * n * size, n * size, last - first
-    if n == 1 and copies:
+    read, blocks = indptr[last] - indptr[first], (k + DEEP - 1) // DEEP
+    if n == 1 and ideas:
         csr_column(like, values, places, starts, right, b_p, to, rows)
         return
-    read = indptr[last] - indptr[first]
-    packs = b_j != size or (copies and read >= OFTEN * k and not in_line(right, b_p, b_j, size))
-    room = allocate(k * WIDE * VECTOR + LINE) if packs else 0
-    panel = (room + LINE - 1) // LINE * LINE
-    j = 0
-    while j < n:
-        left = n - j
-        here, step = right + j * b_j, b_p
+    if ideas > 1 and n > wide and blocks > 1 and read >= LONG * blocks * rows:
+        cuts = np.empty((blocks + 1, rows), np.int64)
+        if cut_rows(indices, indptr, first, cuts):
+            csr_blocks(like, values, places, cuts, right, (b_p, b_j), to, y_i, k, n)
+            return
+    packs = b_j != size or (ideas and worth_copying(right, b_p, b_j, size, k, read))
+    room, near = panel(like, k, n) if packs else (0, 0)
+    for j in range(0, n, wide):
+        here, there, sizes = right + j * b_j, to + j * size, (rows, min(n - j, wide))
         if packs:
-            brought(like, here, b_p, b_j, panel, k, min(left, WIDE * lanes))
-            here, step = panel, WIDE * VECTOR
-        if left >= WIDE * lanes or (packs and left > HALF * lanes):
-            csr_wide(like, values, places, starts, here, step, to + j * size, y_i, (rows, left))
-            j += WIDE * lanes
-        elif packs and left > lanes:
-            csr_half(like, values, places, starts, here, step, to + j * size, y_i, (rows, left))
-            j = n
-        elif packs:
-            csr_narrow(like, values, places, starts, here, step, to + j * size, y_i, (rows, left))
-            j = n
+            bring(like, here, b_p, b_j, near, k, sizes[1])
+            csr_strip(like, values, places, starts, starts + 8, near, WIDE * VECTOR, there, y_i, sizes, False)
+        elif sizes[1] == wide:
+            csr_strip(like, values, places, starts, starts + 8, here, b_p, there, y_i, sizes, False)
         else:
-            csr_edge(like, values, places, starts, here, step, to + j * size, y_i, (rows, left))
-            j += lanes
+            csr_edge(like, values, places, starts, starts + 8, here, b_p, there, y_i, sizes)
     if room:
         release(room)
+
+
+@njit(nogil=True)
+def csr_blocks(like, data, indices, cuts, b, b_steps, y, y_i, k, n):
+    """All rows in blocks of DEEP rows of b, each of which stays near until all rows of a have passed."""
+    apart()
+    size = size_of(like)
+    step, rows = WIDE * VECTOR, cuts.shape[1]
+    room, near = panel(like, DEEP, n)
+    for j in range(0, n, step // size):
+        sizes = (rows, min(n - j, step // size))
+        for q in range(cuts.shape[0] - 1):
+            top, starts = q * DEEP, address(cuts) + 8 * q * rows
+            bring(like, b + top * b_steps[0] + j * b_steps[1], b_steps[0], b_steps[1], near, min(DEEP, k - top), sizes[1])
+            csr_strip(like, data, indices, starts, starts + 8 * rows, near - top * step, step, y + j * size, y_i, sizes, q > 0)
+    release(room)
+
+
+@njit(nogil=True)
+def cut_rows(indices, indptr, first, cuts):
+    """Where in each row the columns of each block begin, to `cuts` (blocks + 1, rows). False if a row has them in another order."""
+    blocks, rows = cuts.shape[0] - 1, cuts.shape[1]
+    astray = 0
+    for i in range(rows):
+        t, end = indptr[first + i], indptr[first + i + 1]
+        cuts[0, i] = t
+        for q in range(blocks):
+            low, high = q * DEEP, (q + 1) * DEEP
+            while t < end and indices[t] < high:
+                astray |= indices[t] < low
+                t += 1
+            cuts[q + 1, i] = t
+        astray |= t < end
+    return not astray
 
 
 class Compiled(dict[str, Any]):
@@ -228,7 +270,7 @@ class Compiled(dict[str, Any]):
         number = {"f": types.float32, "d": types.float64}[letter]
         given = [a if isinstance(a, types.Type) else types.Array(number, a, "A", readonly=True, aligned=False) for a in self.arguments]
         run = stamped(njit(cache=True, nogil=True)(self.function))
-        run.compile((*given, types.Array(number, self.y, "C"), types.int64, types.int64, types.boolean))
+        run.compile((*given, types.Array(number, self.y, "C"), *[types.int64] * 3))
         run.disable_compile()  # else it compiles again for each layout
         return self.setdefault(letter, run)
 
@@ -236,7 +278,7 @@ class Compiled(dict[str, Any]):
 PLACES = types.Array(types.int32, 1, "C"), types.Array(types.int64, 1, "C")
 
 
-def plain_csr(data, indices, indptr, b, y, first, last, copies):
+def plain_csr(data, indices, indptr, b, y, first, last, ideas):
     for i in range(first, last):
         row = slice(indptr[i], indptr[i + 1])
         y[i] = data[row] @ b[indices[row]]
@@ -257,16 +299,16 @@ def pieces(starts: Sequence[int], flops: int) -> list[tuple[int, int]]:
         return [(0, m)]
     cuts = np.searchsorted(starts, np.arange(1, count) * int(starts[-1]) // count)
     edges = [0, *np.unique(cuts).tolist(), m]
-    return [(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if a < b]
+    return [(top, bottom) for top, bottom in pairwise(edges) if top < bottom]
 
 
-def csr(data: Any, indices: Any, indptr: Any, b: Any, out: Any, *, copies: bool, threads: bool) -> np.ndarray:
+def csr(data: Any, indices: Any, indptr: Any, b: Any, out: Any, *, ideas: int, threads: bool) -> np.ndarray:
     short, starts = places(indices, indptr, len(b))
     m, n = len(starts) - 1, b.shape[1]
     y = result((m, n), b.dtype, out, data, b, indices, indptr)
     run, data = of_csr[y.dtype.char], contiguous(data)
     ranges = pieces(starts, 2 * n) if threads else [(0, m)]
-    share(run, [(data, short, starts, b, y, first, last, copies) for first, last in ranges])
+    share(run, [(data, short, starts, b, y, first, last, ideas) for first, last in ranges])
     return y
 
 
@@ -275,7 +317,7 @@ def csr(data: Any, indices: Any, indptr: Any, b: Any, out: Any, *, copies: bool,
     idea="sums of a strip stay in registers for a whole row, those of every second number apart (reassoc, contract)",
 )  # fmt: skip
 def csr_in_registers(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return csr(data, indices, indptr, b, out, copies=False, threads=False)
+    return csr(data, indices, indptr, b, out, ideas=0, threads=False)
 
 
 @rung(
@@ -283,12 +325,20 @@ def csr_in_registers(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.nd
     idea="copy strips of b into one line, if it is read often: no vector lies across two cache lines; one column is gathered along a row",
 )  # fmt: skip
 def csr_copied(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return csr(data, indices, indptr, b, out, copies=True, threads=False)
+    return csr(data, indices, indptr, b, out, ideas=1, threads=False)
 
 
-@rung("matmul_csr", "cpu", step=5, integers=(1, 2), serves=True, idea="give rows to threads, cut so that each piece has as many numbers")
+@rung(
+    "matmul_csr", "cpu", step=5, integers=(1, 2),
+    idea="cut k, where y has several strips and columns rise along rows: a block of b stays in the first-level cache (reassoc)",
+)  # fmt: skip
+def csr_blocked(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
+    return csr(data, indices, indptr, b, out, ideas=2, threads=False)
+
+
+@rung("matmul_csr", "cpu", step=6, integers=(1, 2), serves=True, idea="give rows to threads, cut so that each piece has as many numbers")
 def csr_threaded(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return csr(data, indices, indptr, b, out, copies=True, threads=True)
+    return csr(data, indices, indptr, b, out, ideas=2, threads=True)
 
 
 # What CSR keeps of a product: the gradient in data.
@@ -321,49 +371,36 @@ def inner_products(gy, b, indices, indptr, y):
 
 
 @njit(nogil=True)
-def samples_wide(like, y, indices, indptr, gy, gy_i, b, b_p, sizes, add):
+def samples_strip(like, y, indices, indptr, gy, gy_i, b, b_p, sizes, add):
     apart()
-    csr_samples(WIDE, 1, like, y, indices, indptr, gy, gy_i, b, b_p, sizes, add)
+    lanes = VECTOR // size_of(like)
+    if sizes[1] == WIDE * lanes:
+        csr_samples(WIDE, 1, like, y, indices, indptr, gy, gy_i, b, b_p, sizes, add)
+    elif sizes[1] > lanes:
+        csr_samples(WIDE, 0, like, y, indices, indptr, gy, gy_i, b, b_p, sizes, add)
+    else:
+        csr_samples(1, 0, like, y, indices, indptr, gy, gy_i, b, b_p, sizes, add)
 
 
-@njit(nogil=True)
-def samples_ragged(like, y, indices, indptr, gy, gy_i, b, b_p, sizes, add):
-    apart()
-    csr_samples(WIDE, 0, like, y, indices, indptr, gy, gy_i, b, b_p, sizes, add)
-
-
-@njit(nogil=True)
-def samples_narrow(like, y, indices, indptr, gy, gy_i, b, b_p, sizes, add):
-    apart()
-    csr_samples(1, 0, like, y, indices, indptr, gy, gy_i, b, b_p, sizes, add)
-
-
-def samples_product(gy, b, indices, indptr, y, first, last, copies):
-    """What is kept in rows from `first` up to `last`; strips of b are copied if `copies`, and if it is worth it."""
+def samples_product(gy, b, indices, indptr, y, first, last, ideas):
+    """What is kept in rows from `first` up to `last`. ideas: 0 as b lies, 1 with copies of b."""
     (k, n), like = b.shape, y.dtype.type(0)
     size = size_of(like)
-    lanes, (b_p, b_j), gy_i, rows = VECTOR // size, b.strides, n * size, last - first
+    wide, (b_p, b_j), gy_i, rows = WIDE * VECTOR // size, b.strides, n * size, last - first
     to, places, starts, left, right = address(y), address(indices), address(indptr) + 8 * first, address(gy) + first * gy_i, address(b)
-    read = indptr[last] - indptr[first]
-    packs = b_j != size or (copies and read >= OFTEN * k and not in_line(right, b_p, b_j, size))
-    room = allocate(k * WIDE * VECTOR + LINE) if packs else 0
-    panel = (room + LINE - 1) // LINE * LINE
-    for j in range(0, n, WIDE * lanes):
-        here, step, sizes = right + j * b_j, b_p, (rows, min(n - j, WIDE * lanes))
+    packs = b_j != size or (ideas and worth_copying(right, b_p, b_j, size, k, indptr[last] - indptr[first]))
+    room, near = panel(like, k, n) if packs else (0, 0)
+    for j in range(0, n, wide):
+        here, step, sizes = right + j * b_j, b_p, (rows, min(n - j, wide))
         if packs:
-            brought(like, here, b_p, b_j, panel, k, sizes[1])
-            here, step = panel, WIDE * VECTOR
-        if sizes[1] == WIDE * lanes:
-            samples_wide(like, to, places, starts, left + j * size, gy_i, here, step, sizes, j > 0)
-        elif sizes[1] > lanes:
-            samples_ragged(like, to, places, starts, left + j * size, gy_i, here, step, sizes, j > 0)
-        else:
-            samples_narrow(like, to, places, starts, left + j * size, gy_i, here, step, sizes, j > 0)
+            bring(like, here, b_p, b_j, near, k, sizes[1])
+            here, step = near, WIDE * VECTOR
+        samples_strip(like, to, places, starts, left + j * size, gy_i, here, step, sizes, j > 0)
     if room:
         release(room)
 
 
-def plain_samples(gy, b, indices, indptr, y, first, last, copies):
+def plain_samples(gy, b, indices, indptr, y, first, last, ideas):
     for i in range(first, last):
         row = slice(indptr[i], indptr[i + 1])
         y[row] = b[indices[row]] @ gy[i]
@@ -372,14 +409,14 @@ def plain_samples(gy, b, indices, indptr, y, first, last, copies):
 of_samples = Compiled(samples_product, plain_samples, 2, 2, *PLACES, y=1)
 
 
-def samples(gy: Any, b: Any, indices: Any, indptr: Any, out: Any, *, copies: bool, threads: bool) -> np.ndarray:
+def samples(gy: Any, b: Any, indices: Any, indptr: Any, out: Any, *, ideas: int, threads: bool) -> np.ndarray:
     short, starts = places(indices, indptr, len(b))
     y = result((len(short),), b.dtype, out, gy, b, indices, indptr)
     if not b.shape[1]:
         y[...] = 0
     run, gy = of_samples[y.dtype.char], contiguous(gy)
     ranges = pieces(starts, 2 * b.shape[1]) if threads else [(0, len(gy))]
-    share(run, [(gy, b, short, starts, y, first, last, copies) for first, last in ranges])
+    share(run, [(gy, b, short, starts, y, first, last, ideas) for first, last in ranges])
     return y
 
 
@@ -388,17 +425,17 @@ def samples(gy: Any, b: Any, indices: Any, indptr: Any, out: Any, *, copies: boo
     idea="a strip of a row of gy stays in registers for all that its row keeps; vectors lie along n (reassoc, contract)",
 )  # fmt: skip
 def samples_in_registers(gy: Any, b: Any, indices: Any, indptr: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return samples(gy, b, indices, indptr, out, copies=False, threads=False)
+    return samples(gy, b, indices, indptr, out, ideas=0, threads=False)
 
 
 @rung("matmul_csr_data_grad", "cpu", step=3, integers=(2, 3), idea="copy strips of b into one line, if it is read often")
 def samples_copied(gy: Any, b: Any, indices: Any, indptr: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return samples(gy, b, indices, indptr, out, copies=True, threads=False)
+    return samples(gy, b, indices, indptr, out, ideas=1, threads=False)
 
 
 @rung("matmul_csr_data_grad", "cpu", step=4, integers=(2, 3), serves=True, idea="give rows to threads, cut so that each keeps as much")
 def samples_threaded(gy: Any, b: Any, indices: Any, indptr: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return samples(gy, b, indices, indptr, out, copies=True, threads=True)
+    return samples(gy, b, indices, indptr, out, ideas=1, threads=True)
 
 
 # BSR.
@@ -428,65 +465,53 @@ def blocks_by_definition(data, indices, indptr, b, y):
 
 
 @njit(nogil=True)
-def bsr_wide(like, data, indices, indptr, b, b_p, y, y_i, sizes):
+def bsr_strip(like, data, indices, indptr, b, b_p, y, y_i, sizes):
+    """A strip of b that is there in full, or that may be read as if it were."""
     apart()
-    bsr_rows(TALL, WIDE, 1, like, data, indices, indptr, b, b_p, y, y_i, sizes)
-
-
-@njit(nogil=True)
-def bsr_half(like, data, indices, indptr, b, b_p, y, y_i, sizes):
-    apart()
-    bsr_rows(NARROW, HALF, 1, like, data, indices, indptr, b, b_p, y, y_i, sizes)
-
-
-@njit(nogil=True)
-def bsr_narrow(like, data, indices, indptr, b, b_p, y, y_i, sizes):
-    apart()
-    bsr_rows(NARROW, 1, 1, like, data, indices, indptr, b, b_p, y, y_i, sizes)
+    lanes = VECTOR // size_of(like)
+    if sizes[1] > HALF * lanes:
+        bsr_rows(TALL, WIDE, 1, like, data, indices, indptr, b, b_p, y, y_i, sizes)
+    elif sizes[1] > lanes:
+        bsr_rows(NARROW, HALF, 1, like, data, indices, indptr, b, b_p, y, y_i, sizes)
+    else:
+        bsr_rows(NARROW, 1, 1, like, data, indices, indptr, b, b_p, y, y_i, sizes)
 
 
 @njit(nogil=True)
 def bsr_edge(like, data, indices, indptr, b, b_p, y, y_i, sizes):
+    """What is left of a b that lies as it came, vector by vector."""
     apart()
-    bsr_rows(TALL, 1, 0, like, data, indices, indptr, b, b_p, y, y_i, sizes)
+    size = size_of(like)
+    lanes = VECTOR // size
+    for j in range(0, sizes[1], lanes):
+        step, (rows, columns, r, c) = j * size, sizes
+        bsr_rows(TALL, 1, 0, like, data, indices, indptr, b + step, b_p, y + step, y_i, (rows, columns - j, r, c))
 
 
-def bsr_product(data, indices, indptr, b, y, first, last, copies):
-    """Rows of blocks of y from `first` up to `last`; strips of b are copied if `copies`, and if it is worth it."""
+def bsr_product(data, indices, indptr, b, y, first, last, ideas):
+    """Rows of blocks of y from `first` up to `last`. ideas: 0 as b lies, 1 with copies of b."""
     (k, n), like = b.shape, y.dtype.type(0)
     _, r, c = data.shape
     size = size_of(like)
-    lanes, (b_p, b_j) = VECTOR // size, b.strides
+    wide, (b_p, b_j) = WIDE * VECTOR // size, b.strides
     values, places, right = address(data), address(indices), address(b)
     starts, to, y_i, rows = address(indptr) + 8 * first, address(y) + first * r * n * size, n * size, last - first
-    read = (indptr[last] - indptr[first]) * c
-    packs = b_j != size or (copies and read >= OFTEN * k and not in_line(right, b_p, b_j, size))
-    room = allocate(k * WIDE * VECTOR + LINE) if packs else 0
-    panel = (room + LINE - 1) // LINE * LINE
-    j = 0
-    while j < n:
-        left = n - j
-        here, step = right + j * b_j, b_p
+    packs = b_j != size or (ideas and worth_copying(right, b_p, b_j, size, k, (indptr[last] - indptr[first]) * c))
+    room, near = panel(like, k, n) if packs else (0, 0)
+    for j in range(0, n, wide):
+        here, there, sizes = right + j * b_j, to + j * size, (rows, min(n - j, wide), r, c)
         if packs:
-            brought(like, here, b_p, b_j, panel, k, min(left, WIDE * lanes))
-            here, step = panel, WIDE * VECTOR
-        if left >= WIDE * lanes or (packs and left > HALF * lanes):
-            bsr_wide(like, values, places, starts, here, step, to + j * size, y_i, (rows, left, r, c))
-            j += WIDE * lanes
-        elif packs and left > lanes:
-            bsr_half(like, values, places, starts, here, step, to + j * size, y_i, (rows, left, r, c))
-            j = n
-        elif packs:
-            bsr_narrow(like, values, places, starts, here, step, to + j * size, y_i, (rows, left, r, c))
-            j = n
+            bring(like, here, b_p, b_j, near, k, sizes[1])
+            bsr_strip(like, values, places, starts, near, WIDE * VECTOR, there, y_i, sizes)
+        elif sizes[1] == wide:
+            bsr_strip(like, values, places, starts, here, b_p, there, y_i, sizes)
         else:
-            bsr_edge(like, values, places, starts, here, step, to + j * size, y_i, (rows, left, r, c))
-            j += lanes
+            bsr_edge(like, values, places, starts, here, b_p, there, y_i, sizes)
     if room:
         release(room)
 
 
-def plain_bsr(data, indices, indptr, b, y, first, last, copies):
+def plain_bsr(data, indices, indptr, b, y, first, last, ideas):
     _, r, c = data.shape
     for i in range(first, last):
         y[i * r : (i + 1) * r] = 0
@@ -497,14 +522,14 @@ def plain_bsr(data, indices, indptr, b, y, first, last, copies):
 of_bsr = Compiled(bsr_product, plain_bsr, 3, *PLACES, 2)
 
 
-def bsr(data: Any, indices: Any, indptr: Any, b: Any, out: Any, *, copies: bool, threads: bool) -> np.ndarray:
+def bsr(data: Any, indices: Any, indptr: Any, b: Any, out: Any, *, ideas: int, threads: bool) -> np.ndarray:
     _, r, c = data.shape
     short, starts = places(indices, indptr, len(b) // c)
     n = b.shape[1]
     y = result(((len(starts) - 1) * r, n), b.dtype, out, data, b, indices, indptr)
     run, data = of_bsr[y.dtype.char], contiguous(data)
     ranges = pieces(starts, 2 * n * r * c) if threads else [(0, len(starts) - 1)]
-    share(run, [(data, short, starts, b, y, first, last, copies) for first, last in ranges])
+    share(run, [(data, short, starts, b, y, first, last, ideas) for first, last in ranges])
     return y
 
 
@@ -513,22 +538,20 @@ def bsr(data: Any, indices: Any, indptr: Any, b: Any, out: Any, *, copies: bool,
     idea="a tile of y stays in registers for a row of blocks: a row of b is loaded once for all rows of a tile (reassoc, contract)",
 )  # fmt: skip
 def bsr_in_registers(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return bsr(data, indices, indptr, b, out, copies=False, threads=False)
+    return bsr(data, indices, indptr, b, out, ideas=0, threads=False)
 
 
 @rung("matmul_bsr", "cpu", step=3, integers=(1, 2), idea="copy strips of b into one line, if it is read often")
 def bsr_copied(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return bsr(data, indices, indptr, b, out, copies=True, threads=False)
+    return bsr(data, indices, indptr, b, out, ideas=1, threads=False)
 
 
 @rung("matmul_bsr", "cpu", step=4, integers=(1, 2), serves=True, idea="give rows of blocks to threads, cut so that each has as many blocks")
 def bsr_threaded(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return bsr(data, indices, indptr, b, out, copies=True, threads=True)
+    return bsr(data, indices, indptr, b, out, ideas=1, threads=True)
 
 
 # 2:4.
-
-DEEP = caches()[1] // (2 * WIDE * VECTOR) // 4 * 4  # rows of a strip of b that fill half the first-level cache
 
 
 def which(indices: Any) -> np.ndarray:
@@ -570,43 +593,36 @@ def two_of_four(values, indices, b, y):
 
 
 @njit(nogil=True)
-def pairs_wide(like, values, indices, a_i, b, b_p, y, y_i, sizes, add):
+def pairs_strip(like, values, indices, a_i, b, b_p, y, y_i, sizes, add):
     apart()
-    pairs(WIDE, like, values, indices, a_i, b, b_p, y, y_i, sizes, add)
+    if sizes[2] > VECTOR // size_of(like):
+        pairs(WIDE, like, values, indices, a_i, b, b_p, y, y_i, sizes, add)
+    else:
+        pairs(1, like, values, indices, a_i, b, b_p, y, y_i, sizes, add)
 
 
-@njit(nogil=True)
-def pairs_narrow(like, values, indices, a_i, b, b_p, y, y_i, sizes, add):
-    apart()
-    pairs(1, like, values, indices, a_i, b, b_p, y, y_i, sizes, add)
-
-
-def pairs_product(values, indices, b, y, first, last, blocks):
-    """Rows of y from `first` up to `last`, in blocks of DEEP rows of b, or of all of them."""
+def pairs_product(values, indices, b, y, first, last, ideas):
+    """Rows of y from `first` up to `last`. ideas: 0 with a copy of b, 1 in blocks of DEEP rows of it."""
     (k, n), h, like = b.shape, values.shape[1], y.dtype.type(0)
     size = size_of(like)
-    lanes, (b_p, b_j), y_i, rows = VECTOR // size, b.strides, n * size, last - first
+    wide, (b_p, b_j), y_i, rows = WIDE * VECTOR // size, b.strides, n * size, last - first
     left, which, to = address(values) + first * h * size, address(indices) + first * h, address(y) + first * y_i
-    if n == 1 and blocks:
+    if n == 1 and ideas:
         pairs_column(like, left, which, h, address(b), b_p, to, rows)
         return
-    deepest = max(4, min(k, DEEP) if blocks else k)
-    room = allocate(deepest * WIDE * VECTOR + LINE)
-    panel = (room + LINE - 1) // LINE * LINE
-    for j in range(0, n, WIDE * lanes):
-        columns = min(WIDE * lanes, n - j)
+    deepest = max(4, min(k, DEEP) if ideas else k)
+    room, near = panel(like, deepest, n)
+    for j in range(0, n, wide):
+        columns = min(wide, n - j)
         for top in range(0, max(1, k), deepest):
             depth = min(deepest, k - top)
-            brought(like, address(b) + top * b_p + j * b_j, b_p, b_j, panel, depth, columns)
+            bring(like, address(b) + top * b_p + j * b_j, b_p, b_j, near, depth, columns)
             a, index, sizes = left + top // 2 * size, which + top // 2, (rows, depth // 4, columns)
-            if columns > lanes:
-                pairs_wide(like, a, index, h, panel, WIDE * VECTOR, to + j * size, y_i, sizes, top > 0)
-            else:
-                pairs_narrow(like, a, index, h, panel, WIDE * VECTOR, to + j * size, y_i, sizes, top > 0)
+            pairs_strip(like, a, index, h, near, WIDE * VECTOR, to + j * size, y_i, sizes, top > 0)
     release(room)
 
 
-def plain_pairs(values, indices, b, y, first, last, blocks):
+def plain_pairs(values, indices, b, y, first, last, ideas):
     columns = np.arange(values.shape[1]) // 2 * 4 + indices
     for i in range(first, last):
         y[i] = values[i] @ b[columns[i]]
@@ -615,31 +631,31 @@ def plain_pairs(values, indices, b, y, first, last, blocks):
 of_pairs = Compiled(pairs_product, plain_pairs, 2, types.Array(types.uint8, 2, "C"), 2)
 
 
-def two_to_four(values: Any, indices: Any, b: Any, out: Any, *, blocks: bool, threads: bool) -> np.ndarray:
+def two_to_four(values: Any, indices: Any, b: Any, out: Any, *, ideas: int, threads: bool) -> np.ndarray:
     (m, h), n, short = values.shape, b.shape[1], which(indices)
     y = result((m, n), b.dtype, out, values, b, indices)
     run, values = of_pairs[y.dtype.char], contiguous(values)
     ranges = pieces(range(0, (m + 1) * h, h), 2 * n) if threads and h else [(0, m)]
-    share(run, [(values, short, b, y, first, last, blocks) for first, last in ranges])
+    share(run, [(values, short, b, y, first, last, ideas) for first, last in ranges])
     return y
 
 
 @rung(
     "matmul_2to4", "cpu", step=2, integers=(1,),
-    idea="sums of a strip stay in registers for a whole row, those of the two of a pair apart (reassoc, contract); b is copied into one line",
+    idea="sums of a strip stay in registers for a row, those of the two of a pair apart (reassoc, contract); strips of b are copied",
 )  # fmt: skip
 def pairs_in_registers(values: Any, indices: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return two_to_four(values, indices, b, out, blocks=False, threads=False)
+    return two_to_four(values, indices, b, out, ideas=0, threads=False)
 
 
 @rung(
     "matmul_2to4", "cpu", step=3, integers=(1,),
-    idea="cut k: a block of b stays in the first-level cache while all rows of a pass over it; one column is gathered along a row (reassoc)",
+    idea="cut k: a block of b stays in the first-level cache while all rows of a pass; one column is gathered along a row (reassoc)",
 )  # fmt: skip
 def pairs_blocked(values: Any, indices: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return two_to_four(values, indices, b, out, blocks=True, threads=False)
+    return two_to_four(values, indices, b, out, ideas=1, threads=False)
 
 
 @rung("matmul_2to4", "cpu", step=4, integers=(1,), serves=True, idea="give rows to threads")
 def pairs_threaded(values: Any, indices: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return two_to_four(values, indices, b, out, blocks=True, threads=True)
+    return two_to_four(values, indices, b, out, ideas=1, threads=True)

@@ -15,7 +15,6 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from kernels.cpu.vector import BYTE, INT, Vectors, loop
@@ -72,28 +71,31 @@ def number(v: Vectors, address: Any, kind: Any) -> Any:
     return found if kind == INT else v.builder.zext(found, INT)
 
 
-def ends(v: Vectors, indptr: Any) -> tuple[Any, Any]:
-    """Where a row begins, and how long it is."""
-    start = number(v, indptr, INT)
-    return start, v.builder.sub(number(v, v.plus(indptr, 8), INT), start)
+def extent(v: Vectors, start: Any, end: Any) -> tuple[Any, Any]:
+    """Where a row begins, and how long it is; from the addresses of its start and its end."""
+    first = number(v, start, INT)
+    return first, v.builder.sub(number(v, end, INT), first)
 
 
 @intrinsic(prefer_literal=True)
 def csr_rows(
-    typing: Any, vecs: Any, padded: Any, like: Any, data: Any, indices: Any, indptr: Any, b: Any, b_p: Any, c: Any, c_i: Any, sizes: Any
-) -> Any:
-    """A strip of c from rows in CSR.
+    typing: Any, vecs: Any, padded: Any, like: Any, data: Any, indices: Any, starts: Any, ends: Any, b: Any, b_p: Any, c: Any, c_i: Any,
+    sizes: Any, add: Any,
+) -> Any:  # fmt: skip
+    """A strip of c from rows in CSR, or from a part of each row.
 
     vecs, padded  literals: vectors of a strip; 1 if what lies behind the columns of b may be read, else 0
     like          a number of the type of data, b and c
-    data, indices, indptr, b, c   addresses; of indptr that of the first row
+    data, indices, b, c   addresses
+    starts, ends  addresses of where the first row begins and ends, with the next rows behind
     b_p, c_i      bytes from one row to the next
     sizes         rows, and how many columns are there
+    add           false: c is written; true: c is added to
     """
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         v = Vectors(builder, context.get_value_type(signature.args[2]))
-        _, _, _, data, indices, indptr, b, b_p, c, c_i, sizes = values
+        _, _, _, data, indices, starts, ends, b, b_p, c, c_i, sizes, add = values
         rows, columns = [builder.extract_value(sizes, x) for x in range(2)]
         strip = Strip(v, vecs.literal_value, columns, padded=bool(padded.literal_value))
 
@@ -102,10 +104,10 @@ def csr_rows(
             right = builder.add(b, builder.mul(number(v, v.plus(index, 4 * chain), SHORT), b_p))
             return strip.add(v.broadcast(v.plus(a, chain * v.size)), right, sums)
 
-        def row(_: Any, indptr: Any, c: Any) -> list[Any]:
-            start, count = ends(v, indptr)
-            a = builder.add(data, builder.mul(start, INT(v.size)))
-            index = builder.add(indices, builder.mul(start, INT(4)))
+        def row(_: Any, start: Any, end: Any, c: Any) -> list[Any]:
+            first, count = extent(v, start, end)
+            a = builder.add(data, builder.mul(first, INT(v.size)))
+            index = builder.add(indices, builder.mul(first, INT(4)))
 
             def several(_: Any, a: Any, index: Any, *sums: Any) -> list[Any]:
                 chains = [list(sums[x * strip.vecs : (x + 1) * strip.vecs]) for x in range(CHAINS)]
@@ -116,17 +118,17 @@ def csr_rows(
                 return [v.plus(a, v.size), v.plus(index, 4), *products(a, index, list(sums), 0)]
 
             done, (a, index, *sums) = loop(builder, count, [a, index, *[v.zero] * (CHAINS * strip.vecs)], several, step=CHAINS)
-            first, others = sums[: strip.vecs], sums[strip.vecs :]
-            _, (_, _, *first) = loop(builder, builder.sub(count, done), [a, index, *first], one)
-            for x, total in enumerate(others):
-                first[x % strip.vecs] = builder.fadd(first[x % strip.vecs], total)
-            strip.write(first, c)
-            return [v.plus(indptr, 8), builder.add(c, c_i)]
+            total, others = sums[: strip.vecs], sums[strip.vecs :]
+            _, (_, _, *total) = loop(builder, builder.sub(count, done), [a, index, *total], one)
+            for x, other in enumerate(others):
+                total[x % strip.vecs] = builder.fadd(total[x % strip.vecs], other)
+            strip.write(total, c, add)
+            return [v.plus(start, 8), v.plus(end, 8), builder.add(c, c_i)]
 
-        loop(builder, rows, [indptr, c], row)
+        loop(builder, rows, [starts, ends, c], row)
         return context.get_dummy_value()
 
-    return types.void(vecs, padded, like, data, indices, indptr, b, b_p, c, c_i, sizes), code
+    return types.void(vecs, padded, like, data, indices, starts, ends, b, b_p, c, c_i, sizes, add), code
 
 
 @intrinsic
@@ -138,7 +140,7 @@ def csr_column(typing: Any, like: Any, data: Any, indices: Any, indptr: Any, b: 
         _, data, indices, indptr, b, b_p, c, rows = values
 
         def row(_: Any, indptr: Any, c: Any) -> list[Any]:
-            start, count = ends(v, indptr)
+            start, count = extent(v, indptr, v.plus(indptr, 8))
             a = builder.add(data, builder.mul(start, INT(v.size)))
             index = builder.add(indices, builder.mul(start, INT(4)))
 
@@ -174,7 +176,7 @@ def csr_samples(
     typing: Any, vecs: Any, padded: Any, like: Any, out: Any, indices: Any, indptr: Any, gy: Any, gy_i: Any, b: Any, b_p: Any, sizes: Any,
     add: Any,
 ) -> Any:  # fmt: skip
-    """Inner products of rows of gy with the rows of b that a names, in a strip of both: of the product of gy and b transposed, what a keeps.
+    """Inner products of rows of gy with the rows of b that a names, in a strip of both: what a keeps of gy times b transposed.
 
     vecs, padded  literals as for `csr_rows`; padded: all columns of the strip are there
     out           address of the first inner product of a
@@ -190,7 +192,7 @@ def csr_samples(
         strip = Strip(v, vecs.literal_value, columns, padded=bool(padded.literal_value))
 
         def row(_: Any, indptr: Any, gy: Any) -> list[Any]:
-            start, count = ends(v, indptr)
+            start, count = extent(v, indptr, v.plus(indptr, 8))
             left = strip.row(gy)
 
             def one(_: Any, out: Any, index: Any) -> list[Any]:
@@ -270,7 +272,7 @@ def bsr_rows(
                 strip.write(sums[i * strip.vecs : (i + 1) * strip.vecs], builder.add(c, builder.mul(c_i, INT(i))))
 
         def row(_: Any, indptr: Any, c: Any) -> list[Any]:
-            start, count = ends(v, indptr)
+            start, count = extent(v, indptr, v.plus(indptr, 8))
             left, top = down, INT(0)
             for height in [tall.literal_value >> x for x in range(tall.literal_value.bit_length())]:
 
