@@ -37,7 +37,7 @@ DEEP = caches()[1] * 2 // (3 * WIDE * VECTOR) // 4 * 4  # rows of a strip of b t
 LONG = 12  # numbers in a row of a block, from which on there is something to be won by blocks
 OFTEN = 4  # times that each row of b is read, from which on copying it has paid for itself
 WORTH_A_THREAD = 4_000_000  # flops in a piece: about 50 to 100 microseconds
-RTOL = {"float32": 1e-5, "float64": 1e-13}
+INT32, INT64, UINT8 = np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.uint8)
 
 
 # What must hold, checked at the door, and again (faster) in each call.
@@ -58,6 +58,10 @@ def check_bsr(data: Any, indices: Any, indptr: Any, b: Any) -> None:
 def check_2to4(values: Any, indices: Any, b: Any) -> None:
     if 2 * values.shape[1] != len(b) or len(b) % 4:
         raise ValueError(f"values has {values.shape[1]} columns, two for each four rows of b, of which there are {len(b)}")
+    check_fours(indices)
+
+
+def check_fours(indices: Any) -> None:
     if indices.size and not 0 <= indices.min() <= indices.max() <= 3:
         raise ValueError(f"indices run from {indices.min()} to {indices.max()}, but name one of four columns: 0, 1, 2 or 3")
 
@@ -75,26 +79,33 @@ def check_places(indices: Any, indptr: Any, columns: int) -> None:
 
 def places(indices: Any, indptr: Any, columns: int) -> tuple[np.ndarray, np.ndarray]:
     """Both as jitted code reads them. Raises ValueError for places that are none."""
-    if indices.dtype != np.int32:
+    if indices.dtype != INT32:
         check_places(indices, indptr, columns)
-    short, starts = dense(indices.astype(np.int32, copy=False)), dense(indptr.astype(np.int64, copy=False))
-    if not sound(short, starts, min(columns, (1 << 31) - 1)):
+        indices = indices.astype(INT32)
+    if indptr.dtype != INT64:
+        indptr = indptr.astype(INT64)
+    indices, indptr = contiguous(indices), contiguous(indptr)
+    if not sound(indices, indptr, columns):
         check_places(indices, indptr, columns)
-    return short, starts
+    return indices, indptr
+
+
+def contiguous(x: np.ndarray) -> np.ndarray:
+    return x if x.flags.c_contiguous else np.array(x, order="C")
 
 
 @njit(cache=True, nogil=True)
 def sound(indices, indptr, columns):
-    """Are these places in a matrix with so many columns?"""
-    if len(indptr) < 1 or indptr[0] != 0 or indptr[-1] != len(indices):
+    """Are these places in a matrix with so many columns, which 32 bits can count?"""
+    if len(indptr) < 1 or indptr[0] != 0 or indptr[-1] != len(indices) or columns > 1 << 31:
         return False
-    wrong = 0
+    back = 0
     for i in range(len(indptr) - 1):
-        wrong |= indptr[i + 1] < indptr[i]
-    limit = np.uint32(columns)
+        back |= indptr[i + 1] < indptr[i]
+    high = np.uint32(0)
     for t in range(len(indices)):
-        wrong |= np.uint32(indices[t]) >= limit  # what is below 0 is large
-    return wrong == 0
+        high = max(high, np.uint32(indices[t]))  # what is below 0 is large
+    return back == 0 and (len(indices) == 0 or high < columns)
 
 
 # CSR.
@@ -275,7 +286,7 @@ class Compiled(dict[str, Any]):
         return self.setdefault(letter, run)
 
 
-PLACES = types.Array(types.int32, 1, "C"), types.Array(types.int64, 1, "C")
+PLACES = [types.Array(kind, 1, "C", readonly=True, aligned=False) for kind in (types.int32, types.int64)]
 
 
 def plain_csr(data, indices, indptr, b, y, first, last, ideas):
@@ -287,17 +298,14 @@ def plain_csr(data, indices, indptr, b, y, first, last, ideas):
 of_csr = Compiled(csr_product, plain_csr, 1, *PLACES, 2)
 
 
-def contiguous(x: np.ndarray) -> np.ndarray:
-    return x if x.flags.c_contiguous else np.array(x, order="C")
-
-
 def pieces(starts: Sequence[int], flops: int) -> list[tuple[int, int]]:
     """Ranges of rows with about the same numbers in each, from where the rows start; `flops`: of a number."""
     m = len(starts) - 1
-    count = min(m, int(starts[-1]) * flops // WORTH_A_THREAD)
+    numbers = int(starts[-1])
+    count = min(m, numbers * flops // WORTH_A_THREAD)
     if count < 2:
         return [(0, m)]
-    cuts = np.searchsorted(starts, np.arange(1, count) * int(starts[-1]) // count)
+    cuts = np.searchsorted(starts, np.arange(1, count) * numbers // count)
     edges = [0, *np.unique(cuts).tolist(), m]
     return [(top, bottom) for top, bottom in pairwise(edges) if top < bottom]
 
@@ -555,21 +563,20 @@ def bsr_threaded(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarra
 
 
 def which(indices: Any) -> np.ndarray:
-    """Indices of 2:4 in bytes. Raises ValueError for one that is not 0, 1, 2 or 3."""
-    if indices.dtype != np.uint8 and indices.size and not 0 <= indices.min() <= indices.max() <= 3:
-        raise ValueError(f"indices run from {indices.min()} to {indices.max()}, but name one of four columns: 0, 1, 2 or 3")
-    short = dense(indices.astype(np.uint8, copy=False))
-    if not within_four(short.reshape(-1)):
-        raise ValueError(f"indices run up to {short.max()}, but name one of four columns: 0, 1, 2 or 3")
-    return short
+    """Indices of 2:4 as jitted code reads them. Raises ValueError for one that is not one of four."""
+    if indices.dtype == UINT8 and within_four(indices := contiguous(indices)):
+        return indices
+    check_fours(indices)
+    return indices.astype(UINT8, order="C")
 
 
 @njit(cache=True, nogil=True)
 def within_four(indices):
-    wrong = 0
-    for t in range(len(indices)):
-        wrong |= indices[t] > 3
-    return wrong == 0
+    high = np.uint8(0)
+    for i in range(indices.shape[0]):
+        for t in range(indices.shape[1]):
+            high = max(high, indices[i, t])
+    return high < 4
 
 
 @rung(
@@ -628,7 +635,7 @@ def plain_pairs(values, indices, b, y, first, last, ideas):
         y[i] = values[i] @ b[columns[i]]
 
 
-of_pairs = Compiled(pairs_product, plain_pairs, 2, types.Array(types.uint8, 2, "C"), 2)
+of_pairs = Compiled(pairs_product, plain_pairs, 2, types.Array(types.uint8, 2, "C", readonly=True, aligned=False), 2)
 
 
 def two_to_four(values: Any, indices: Any, b: Any, out: Any, *, ideas: int, threads: bool) -> np.ndarray:
