@@ -40,22 +40,22 @@ WORTH_A_THREAD = 4_000_000  # flops in a piece: about 50 to 100 microseconds
 INT32, INT64, UINT8 = np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.uint8)
 
 
-# What must hold, checked at the door, and again (faster) in each call.
+# What must hold: checked at the door, and again (faster) in each call. `out` is checked where the result is made.
 
 
-def check_csr(data: Any, indices: Any, indptr: Any, b: Any) -> None:
+def check_csr(data: Any, indices: Any, indptr: Any, b: Any, *, out: Any = None) -> None:
     """Raises ValueError for places that are none."""
     check_places(indices, indptr, len(b))
 
 
-def check_bsr(data: Any, indices: Any, indptr: Any, b: Any) -> None:
+def check_bsr(data: Any, indices: Any, indptr: Any, b: Any, *, out: Any = None) -> None:
     _, r, c = data.shape
     if r < 1 or c < 1 or len(b) % c:
         raise ValueError(f"blocks of {r} by {c} do not divide a matrix with {len(b)} columns: that many rows b has")
     check_places(indices, indptr, len(b) // c)
 
 
-def check_2to4(values: Any, indices: Any, b: Any) -> None:
+def check_2to4(values: Any, indices: Any, b: Any, *, out: Any = None) -> None:
     if 2 * values.shape[1] != len(b) or len(b) % 4:
         raise ValueError(f"values has {values.shape[1]} columns, two for each four rows of b, of which there are {len(b)}")
     check_fours(indices)
@@ -352,7 +352,7 @@ def csr_threaded(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarra
 # What CSR keeps of a product: the gradient in data.
 
 
-def check_samples(gy: Any, b: Any, indices: Any, indptr: Any) -> None:
+def check_samples(gy: Any, b: Any, indices: Any, indptr: Any, *, out: Any = None) -> None:
     if len(indptr) != len(gy) + 1:
         raise ValueError(f"indptr has {len(indptr)} elements for {len(gy)} rows: it has one more than there are rows")
     check_places(indices, indptr, len(b))
