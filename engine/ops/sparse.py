@@ -184,8 +184,8 @@ def transposed(indices: Any, indptr: Any, columns: int) -> tuple[np.ndarray, np.
 
 
 def rows_of(indptr: Any) -> np.ndarray:
-    """The row of each number."""
-    return np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    """The row of each number, in as few bits as kernels count with."""
+    return np.repeat(np.arange(len(indptr) - 1, dtype=np.int32), np.diff(indptr))
 
 
 def columns_2to4(indices: Any) -> np.ndarray:

@@ -173,32 +173,38 @@ def csr_edge(like, data, indices, starts, ends, b, b_p, y, y_i, sizes):
         csr_rows(1, 0, like, data, indices, starts, ends, b + step, b_p, y + step, y_i, (sizes[0], sizes[1] - j), False)
 
 
+@njit(nogil=True, inline="always")
+def pace(n, size):
+    """Bytes from one row of a copied strip to the next: of as many vectors as y is wide, up to a whole strip."""
+    lanes = VECTOR // size
+    return VECTOR if n <= lanes else HALF * VECTOR if n <= HALF * lanes else WIDE * VECTOR
+
+
 @njit(nogil=True)
-def panel(like, rows, columns):
-    """Room for so many rows of a strip of b: what to give back, and where a line begins. Lanes that stay empty are zero."""
-    size = rows * WIDE * VECTOR
+def panel(size, holes):
+    """Room for so many bytes of a strip of b: what to give back, and where a line begins. Lanes that stay empty, if any, are zero."""
     room = allocate(size + LINE)
     start = (room + LINE - 1) // LINE * LINE
-    if columns < WIDE * VECTOR // size_of(like):
+    if holes:
         clear(start, size)
     return room, start
 
 
 @njit(nogil=True)
-def bring(like, b, b_p, b_j, to, rows, columns):
+def bring(like, b, b_p, b_j, to, step, rows, columns):
     """A strip of b, copied to where its rows follow one another."""
     apart()
     size = size_of(like)
     if b_j == size:
-        copy(like, b, b_p, to, WIDE * VECTOR, rows, columns)
+        copy(like, b, b_p, to, step, rows, columns)
     else:
-        gather(like, b, (b_p, b_j), to, (WIDE * VECTOR, size), rows, columns)
+        gather(like, b, (b_p, b_j), to, (step, size), rows, columns)
 
 
 @njit(nogil=True, inline="always")
-def worth_copying(b, b_p, b_j, size, k, read):
+def worth_copying(b, b_p, step, k, read):
     """Is b read often, and does it not lie as a copy would?"""
-    return read >= OFTEN * k and not (b_p == WIDE * VECTOR and b % LINE == 0)
+    return read >= OFTEN * k and not (b_p == step and b % LINE == 0)
 
 
 def csr_product(data, indices, indptr, b, y, first, last, ideas):
@@ -217,13 +223,14 @@ def csr_product(data, indices, indptr, b, y, first, last, ideas):
         if cut_rows(indices, indptr, first, cuts):
             csr_blocks(like, values, places, cuts, right, (b_p, b_j), to, y_i, k, n)
             return
-    packs = b_j != size or (ideas and worth_copying(right, b_p, b_j, size, k, read))
-    room, near = panel(like, k, n) if packs else (0, 0)
+    step = pace(n, size)
+    packs = b_j != size or (ideas and worth_copying(right, b_p, step, k, read))
+    room, near = panel(k * step, n * size < step) if packs else (0, 0)
     for j in range(0, n, wide):
         here, there, sizes = right + j * b_j, to + j * size, (rows, min(n - j, wide))
         if packs:
-            bring(like, here, b_p, b_j, near, k, sizes[1])
-            csr_strip(like, values, places, starts, starts + 8, near, WIDE * VECTOR, there, y_i, sizes, False)
+            bring(like, here, b_p, b_j, near, step, k, sizes[1])
+            csr_strip(like, values, places, starts, starts + 8, near, step, there, y_i, sizes, False)
         elif sizes[1] == wide:
             csr_strip(like, values, places, starts, starts + 8, here, b_p, there, y_i, sizes, False)
         else:
@@ -238,12 +245,12 @@ def csr_blocks(like, data, indices, cuts, b, b_steps, y, y_i, k, n):
     apart()
     size = size_of(like)
     step, rows = WIDE * VECTOR, cuts.shape[1]
-    room, near = panel(like, DEEP, n)
+    room, near = panel(DEEP * step, False)
     for j in range(0, n, step // size):
         sizes = (rows, min(n - j, step // size))
         for q in range(cuts.shape[0] - 1):
             top, starts = q * DEEP, address(cuts) + 8 * q * rows
-            bring(like, b + top * b_steps[0] + j * b_steps[1], b_steps[0], b_steps[1], near, min(DEEP, k - top), sizes[1])
+            bring(like, b + top * b_steps[0] + j * b_steps[1], b_steps[0], b_steps[1], near, step, min(DEEP, k - top), sizes[1])
             csr_strip(like, data, indices, starts, starts + 8 * rows, near - top * step, step, y + j * size, y_i, sizes, q > 0)
     release(room)
 
@@ -396,14 +403,16 @@ def samples_product(gy, b, indices, indptr, y, first, last, ideas):
     size = size_of(like)
     wide, (b_p, b_j), gy_i, rows = WIDE * VECTOR // size, b.strides, n * size, last - first
     to, places, starts, left, right = address(y), address(indices), address(indptr) + 8 * first, address(gy) + first * gy_i, address(b)
-    packs = b_j != size or (ideas and worth_copying(right, b_p, b_j, size, k, indptr[last] - indptr[first]))
-    room, near = panel(like, k, n) if packs else (0, 0)
+    step = pace(n, size)
+    packs = b_j != size or (ideas and worth_copying(right, b_p, step, k, indptr[last] - indptr[first]))
+    room, near = panel(k * step, n * size < step) if packs else (0, 0)
     for j in range(0, n, wide):
-        here, step, sizes = right + j * b_j, b_p, (rows, min(n - j, wide))
+        here, sizes = right + j * b_j, (rows, min(n - j, wide))
         if packs:
-            bring(like, here, b_p, b_j, near, k, sizes[1])
-            here, step = near, WIDE * VECTOR
-        samples_strip(like, to, places, starts, left + j * size, gy_i, here, step, sizes, j > 0)
+            bring(like, here, b_p, b_j, near, step, k, sizes[1])
+            samples_strip(like, to, places, starts, left + j * size, gy_i, near, step, sizes, j > 0)
+        else:
+            samples_strip(like, to, places, starts, left + j * size, gy_i, here, b_p, sizes, j > 0)
     if room:
         release(room)
 
@@ -504,13 +513,14 @@ def bsr_product(data, indices, indptr, b, y, first, last, ideas):
     wide, (b_p, b_j) = WIDE * VECTOR // size, b.strides
     values, places, right = address(data), address(indices), address(b)
     starts, to, y_i, rows = address(indptr) + 8 * first, address(y) + first * r * n * size, n * size, last - first
-    packs = b_j != size or (ideas and worth_copying(right, b_p, b_j, size, k, (indptr[last] - indptr[first]) * c))
-    room, near = panel(like, k, n) if packs else (0, 0)
+    step = pace(n, size)
+    packs = b_j != size or (ideas and worth_copying(right, b_p, step, k, (indptr[last] - indptr[first]) * c))
+    room, near = panel(k * step, n * size < step) if packs else (0, 0)
     for j in range(0, n, wide):
         here, there, sizes = right + j * b_j, to + j * size, (rows, min(n - j, wide), r, c)
         if packs:
-            bring(like, here, b_p, b_j, near, k, sizes[1])
-            bsr_strip(like, values, places, starts, near, WIDE * VECTOR, there, y_i, sizes)
+            bring(like, here, b_p, b_j, near, step, k, sizes[1])
+            bsr_strip(like, values, places, starts, near, step, there, y_i, sizes)
         elif sizes[1] == wide:
             bsr_strip(like, values, places, starts, here, b_p, there, y_i, sizes)
         else:
@@ -596,14 +606,17 @@ def two_of_four(values, indices, b, y):
     for i in range(y.shape[0]):
         for j in range(y.shape[1]):
             for t in range(values.shape[1]):
-                y[i, j] += values[i, t] * b[t // 2 * 4 + indices[i, t], j]
+                y[i, j] += values[i, t] * b[t // 2 * 4 + np.int64(indices[i, t]), j]
 
 
 @njit(nogil=True)
 def pairs_strip(like, values, indices, a_i, b, b_p, y, y_i, sizes, add):
     apart()
-    if sizes[2] > VECTOR // size_of(like):
+    lanes = VECTOR // size_of(like)
+    if sizes[2] > HALF * lanes:
         pairs(WIDE, like, values, indices, a_i, b, b_p, y, y_i, sizes, add)
+    elif sizes[2] > lanes:
+        pairs(HALF, like, values, indices, a_i, b, b_p, y, y_i, sizes, add)
     else:
         pairs(1, like, values, indices, a_i, b, b_p, y, y_i, sizes, add)
 
@@ -618,14 +631,15 @@ def pairs_product(values, indices, b, y, first, last, ideas):
         pairs_column(like, left, which, h, address(b), b_p, to, rows)
         return
     deepest = max(4, min(k, DEEP) if ideas else k)
-    room, near = panel(like, deepest, n)
+    step = pace(n, size)
+    room, near = panel(deepest * step, n * size < step)
     for j in range(0, n, wide):
         columns = min(wide, n - j)
         for top in range(0, max(1, k), deepest):
             depth = min(deepest, k - top)
-            bring(like, address(b) + top * b_p + j * b_j, b_p, b_j, near, depth, columns)
+            bring(like, address(b) + top * b_p + j * b_j, b_p, b_j, near, step, depth, columns)
             a, index, sizes = left + top // 2 * size, which + top // 2, (rows, depth // 4, columns)
-            pairs_strip(like, a, index, h, near, WIDE * VECTOR, to + j * size, y_i, sizes, top > 0)
+            pairs_strip(like, a, index, h, near, step, to + j * size, y_i, sizes, top > 0)
     release(room)
 
 
