@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from numba import config, njit, types
 
+from kernels.cpu import threads
 from kernels.cpu.arrays import dense, result
 from kernels.cpu.cache import stamped
 from kernels.cpu.features import BITS, caches, registers, tier
 from kernels.cpu.sparse_tile import bsr_rows, csr_column, csr_rows, csr_samples, pairs, pairs_column
-from kernels.cpu.threads import share
 from kernels.cpu.tile import copy, gather
 from kernels.cpu.vector import address, allocate, apart, clear, release, size_of
 from kernels.registry import rung
@@ -208,23 +208,21 @@ def worth_copying(b, b_p, step, k, read):
 
 
 def csr_product(data, indices, indptr, b, y, first, last, ideas):
-    """Rows of y from `first` up to `last`. ideas: 0 as b lies, 1 with copies of b, 2 also in blocks of its rows."""
+    """Rows of y from `first` up to `last`. ideas: 0 as b lies, 1 with copies of b, 2 in blocks of its rows,
+    which is for columns that rise along each row."""
     (k, n), like = b.shape, y.dtype.type(0)
     size = size_of(like)
     wide, (b_p, b_j) = WIDE * VECTOR // size, b.strides
     values, places, right = address(data), address(indices), address(b)
     starts, to, y_i, rows = address(indptr) + 8 * first, address(y) + first * n * size, n * size, last - first
-    read, blocks = indptr[last] - indptr[first], (k + DEEP - 1) // DEEP
     if n == 1 and ideas:
         csr_column(like, values, places, starts, right, b_p, to, rows)
         return
-    if ideas > 1 and n > wide and blocks > 1 and read >= LONG * blocks * rows:
-        cuts = np.empty((blocks + 1, rows), np.int64)
-        if cut_rows(indices, indptr, first, cuts):
-            csr_blocks(like, values, places, cuts, right, (b_p, b_j), to, y_i, k, n)
-            return
+    if ideas > 1:
+        csr_blocks(like, values, places, cut_rows(indices, indptr, first, last, k), right, (b_p, b_j), to, y_i, k, n)
+        return
     step = pace(n, size)
-    packs = b_j != size or (ideas and worth_copying(right, b_p, step, k, read))
+    packs = b_j != size or (ideas and worth_copying(right, b_p, step, k, indptr[last] - indptr[first]))
     room, near = panel(k * step, n * size < step) if packs else (0, 0)
     for j in range(0, n, wide):
         here, there, sizes = right + j * b_j, to + j * size, (rows, min(n - j, wide))
@@ -256,21 +254,18 @@ def csr_blocks(like, data, indices, cuts, b, b_steps, y, y_i, k, n):
 
 
 @njit(nogil=True)
-def cut_rows(indices, indptr, first, cuts):
-    """Where in each row the columns of each block begin, to `cuts` (blocks + 1, rows). False if a row has them in another order."""
-    blocks, rows = cuts.shape[0] - 1, cuts.shape[1]
-    astray = 0
+def cut_rows(indices, indptr, first, last, k):
+    """Where in each row the columns of each block begin, and where those of the last one end: (blocks + 1, rows)."""
+    blocks, rows = (k + DEEP - 1) // DEEP, last - first
+    cuts = np.empty((blocks + 1, rows), np.int64)
     for i in range(rows):
         t, end = indptr[first + i], indptr[first + i + 1]
-        cuts[0, i] = t
         for q in range(blocks):
-            low, high = q * DEEP, (q + 1) * DEEP
-            while t < end and indices[t] < high:
-                astray |= indices[t] < low
+            cuts[q, i] = t
+            while t < end and indices[t] < (q + 1) * DEEP:
                 t += 1
-            cuts[q + 1, i] = t
-        astray |= t < end
-    return not astray
+        cuts[blocks, i] = end
+    return cuts
 
 
 class Compiled(dict[str, Any]):
@@ -305,26 +300,41 @@ def plain_csr(data, indices, indptr, b, y, first, last, ideas):
 of_csr = Compiled(csr_product, plain_csr, 1, *PLACES, 2)
 
 
-def pieces(starts: Sequence[int], flops: int) -> list[tuple[int, int]]:
-    """Ranges of rows with about the same numbers in each, from where the rows start; `flops`: of a number."""
-    m = len(starts) - 1
-    numbers = int(starts[-1])
-    count = min(m, numbers * flops // WORTH_A_THREAD)
-    if count < 2:
-        return [(0, m)]
-    cuts = np.searchsorted(starts, np.arange(1, count) * numbers // count)
-    edges = [0, *np.unique(cuts).tolist(), m]
-    return [(top, bottom) for top, bottom in pairwise(edges) if top < bottom]
+def share(run: Callable[..., None], before: tuple[Any, ...], starts: Sequence[int], flops: int, ideas: int, workers: int) -> None:
+    """Ranges of rows, from where they start, to so many threads: two pieces for each, with as many numbers in each piece.
+
+    flops: of a number. Each row is summed by itself, so the cut changes no bit, and one thread gets one piece: a piece copies b."""
+    m, numbers = len(starts) - 1, int(starts[-1])
+    count = min(m, 2 * workers, numbers * flops // WORTH_A_THREAD) if workers > 1 else 1
+    cuts = np.searchsorted(starts, np.arange(1, count) * numbers // count).tolist() if count > 1 else []
+    ranges = [(top, bottom) for top, bottom in pairwise([0, *cuts, m]) if top < bottom or not cuts]
+    threads.share(run, [(*before, top, bottom, ideas) for top, bottom in ranges])
 
 
-def csr(data: Any, indices: Any, indptr: Any, b: Any, out: Any, *, ideas: int, threads: bool) -> np.ndarray:
+def csr(data: Any, indices: Any, indptr: Any, b: Any, out: Any, *, ideas: int, workers: int) -> np.ndarray:
     short, starts = places(indices, indptr, len(b))
-    m, n = len(starts) - 1, b.shape[1]
+    (k, n), m = b.shape, len(starts) - 1
     y = result((m, n), b.dtype, out, data, b, indices, indptr)
     run, data = of_csr[y.dtype.char], contiguous(data)
-    ranges = pieces(starts, 2 * n) if threads else [(0, m)]
-    share(run, [(data, short, starts, b, y, first, last, ideas) for first, last in ranges])
+    if ideas == 2 and not (n * b.itemsize > WIDE * VECTOR and k > DEEP and len(short) * DEEP >= LONG * k * m and rising(short, starts)):
+        ideas = 1
+    share(run, (data, short, starts, b, y), starts, 2 * n, ideas, workers)
     return y
+
+
+@njit(cache=True, nogil=True)
+def rising(indices, indptr):
+    """Do the columns rise along every row? As often as they fall at all, a row must begin."""
+    falls = starts = 0
+    for t in range(1, len(indices)):
+        falls += indices[t] < indices[t - 1]
+    at = 0
+    for i in range(1, len(indptr) - 1):
+        t = indptr[i]
+        if at < t < len(indices):
+            starts += indices[t] < indices[t - 1]
+        at = t
+    return falls == starts
 
 
 @rung(
@@ -332,7 +342,7 @@ def csr(data: Any, indices: Any, indptr: Any, b: Any, out: Any, *, ideas: int, t
     idea="sums of a strip stay in registers for a whole row, those of every second number apart (reassoc, contract)",
 )  # fmt: skip
 def csr_in_registers(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return csr(data, indices, indptr, b, out, ideas=0, threads=False)
+    return csr(data, indices, indptr, b, out, ideas=0, workers=1)
 
 
 @rung(
@@ -340,7 +350,7 @@ def csr_in_registers(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.nd
     idea="copy strips of b into one line, if it is read often: no vector lies across two cache lines; one column is gathered along a row",
 )  # fmt: skip
 def csr_copied(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return csr(data, indices, indptr, b, out, ideas=1, threads=False)
+    return csr(data, indices, indptr, b, out, ideas=1, workers=1)
 
 
 @rung(
@@ -348,12 +358,12 @@ def csr_copied(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray 
     idea="cut k, where y has several strips and columns rise along rows: a block of b stays in the first-level cache (reassoc)",
 )  # fmt: skip
 def csr_blocked(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return csr(data, indices, indptr, b, out, ideas=2, threads=False)
+    return csr(data, indices, indptr, b, out, ideas=2, workers=1)
 
 
 @rung("matmul_csr", "cpu", step=6, integers=(1, 2), serves=True, idea="give rows to threads, cut so that each piece has as many numbers")
 def csr_threaded(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return csr(data, indices, indptr, b, out, ideas=2, threads=True)
+    return csr(data, indices, indptr, b, out, ideas=2, workers=threads.threads())
 
 
 # What CSR keeps of a product: the gradient in data.
@@ -426,14 +436,13 @@ def plain_samples(gy, b, indices, indptr, y, first, last, ideas):
 of_samples = Compiled(samples_product, plain_samples, 2, 2, *PLACES, y=1)
 
 
-def samples(gy: Any, b: Any, indices: Any, indptr: Any, out: Any, *, ideas: int, threads: bool) -> np.ndarray:
+def samples(gy: Any, b: Any, indices: Any, indptr: Any, out: Any, *, ideas: int, workers: int) -> np.ndarray:
     short, starts = places(indices, indptr, len(b))
     y = result((len(short),), b.dtype, out, gy, b, indices, indptr)
     if not b.shape[1]:
         y[...] = 0
     run, gy = of_samples[y.dtype.char], contiguous(gy)
-    ranges = pieces(starts, 2 * b.shape[1]) if threads else [(0, len(gy))]
-    share(run, [(gy, b, short, starts, y, first, last, ideas) for first, last in ranges])
+    share(run, (gy, b, short, starts, y), starts, 2 * b.shape[1], ideas, workers)
     return y
 
 
@@ -442,17 +451,17 @@ def samples(gy: Any, b: Any, indices: Any, indptr: Any, out: Any, *, ideas: int,
     idea="a strip of a row of gy stays in registers for all that its row keeps; vectors lie along n (reassoc, contract)",
 )  # fmt: skip
 def samples_in_registers(gy: Any, b: Any, indices: Any, indptr: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return samples(gy, b, indices, indptr, out, ideas=0, threads=False)
+    return samples(gy, b, indices, indptr, out, ideas=0, workers=1)
 
 
 @rung("matmul_csr_data_grad", "cpu", step=3, integers=(2, 3), idea="copy strips of b into one line, if it is read often")
 def samples_copied(gy: Any, b: Any, indices: Any, indptr: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return samples(gy, b, indices, indptr, out, ideas=1, threads=False)
+    return samples(gy, b, indices, indptr, out, ideas=1, workers=1)
 
 
 @rung("matmul_csr_data_grad", "cpu", step=4, integers=(2, 3), serves=True, idea="give rows to threads, cut so that each keeps as much")
 def samples_threaded(gy: Any, b: Any, indices: Any, indptr: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return samples(gy, b, indices, indptr, out, ideas=1, threads=True)
+    return samples(gy, b, indices, indptr, out, ideas=1, workers=threads.threads())
 
 
 # BSR.
@@ -540,14 +549,13 @@ def plain_bsr(data, indices, indptr, b, y, first, last, ideas):
 of_bsr = Compiled(bsr_product, plain_bsr, 3, *PLACES, 2)
 
 
-def bsr(data: Any, indices: Any, indptr: Any, b: Any, out: Any, *, ideas: int, threads: bool) -> np.ndarray:
+def bsr(data: Any, indices: Any, indptr: Any, b: Any, out: Any, *, ideas: int, workers: int) -> np.ndarray:
     _, r, c = data.shape
     short, starts = places(indices, indptr, len(b) // c)
     n = b.shape[1]
     y = result(((len(starts) - 1) * r, n), b.dtype, out, data, b, indices, indptr)
     run, data = of_bsr[y.dtype.char], contiguous(data)
-    ranges = pieces(starts, 2 * n * r * c) if threads else [(0, len(starts) - 1)]
-    share(run, [(data, short, starts, b, y, first, last, ideas) for first, last in ranges])
+    share(run, (data, short, starts, b, y), starts, 2 * n * r * c, ideas, workers)
     return y
 
 
@@ -556,17 +564,17 @@ def bsr(data: Any, indices: Any, indptr: Any, b: Any, out: Any, *, ideas: int, t
     idea="a tile of y stays in registers for a row of blocks: a row of b is loaded once for all rows of a tile (reassoc, contract)",
 )  # fmt: skip
 def bsr_in_registers(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return bsr(data, indices, indptr, b, out, ideas=0, threads=False)
+    return bsr(data, indices, indptr, b, out, ideas=0, workers=1)
 
 
 @rung("matmul_bsr", "cpu", step=3, integers=(1, 2), idea="copy strips of b into one line, if it is read often")
 def bsr_copied(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return bsr(data, indices, indptr, b, out, ideas=1, threads=False)
+    return bsr(data, indices, indptr, b, out, ideas=1, workers=1)
 
 
 @rung("matmul_bsr", "cpu", step=4, integers=(1, 2), serves=True, idea="give rows of blocks to threads, cut so that each has as many blocks")
 def bsr_threaded(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return bsr(data, indices, indptr, b, out, ideas=1, threads=True)
+    return bsr(data, indices, indptr, b, out, ideas=1, workers=threads.threads())
 
 
 # 2:4.
@@ -652,12 +660,11 @@ def plain_pairs(values, indices, b, y, first, last, ideas):
 of_pairs = Compiled(pairs_product, plain_pairs, 2, types.Array(types.uint8, 2, "C", readonly=True, aligned=False), 2)
 
 
-def two_to_four(values: Any, indices: Any, b: Any, out: Any, *, ideas: int, threads: bool) -> np.ndarray:
+def two_to_four(values: Any, indices: Any, b: Any, out: Any, *, ideas: int, workers: int) -> np.ndarray:
     (m, h), n, short = values.shape, b.shape[1], which(indices)
     y = result((m, n), b.dtype, out, values, b, indices)
     run, values = of_pairs[y.dtype.char], contiguous(values)
-    ranges = pieces(range(0, (m + 1) * h, h), 2 * n) if threads and h else [(0, m)]
-    share(run, [(values, short, b, y, first, last, ideas) for first, last in ranges])
+    share(run, (values, short, b, y), np.arange(m + 1) * h, 2 * n, ideas, workers)
     return y
 
 
@@ -666,7 +673,7 @@ def two_to_four(values: Any, indices: Any, b: Any, out: Any, *, ideas: int, thre
     idea="sums of a strip stay in registers for a row, those of the two of a pair apart (reassoc, contract); strips of b are copied",
 )  # fmt: skip
 def pairs_in_registers(values: Any, indices: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return two_to_four(values, indices, b, out, ideas=0, threads=False)
+    return two_to_four(values, indices, b, out, ideas=0, workers=1)
 
 
 @rung(
@@ -674,9 +681,9 @@ def pairs_in_registers(values: Any, indices: Any, b: Any, *, out: np.ndarray | N
     idea="cut k: a block of b stays in the first-level cache while all rows of a pass; one column is gathered along a row (reassoc)",
 )  # fmt: skip
 def pairs_blocked(values: Any, indices: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return two_to_four(values, indices, b, out, ideas=1, threads=False)
+    return two_to_four(values, indices, b, out, ideas=1, workers=1)
 
 
 @rung("matmul_2to4", "cpu", step=4, integers=(1,), serves=True, idea="give rows to threads")
 def pairs_threaded(values: Any, indices: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    return two_to_four(values, indices, b, out, ideas=1, threads=True)
+    return two_to_four(values, indices, b, out, ideas=1, workers=threads.threads())
