@@ -46,9 +46,11 @@ def bsr(w: Any, block: tuple[int, int], mask: Any = None) -> tuple[np.ndarray, n
 def bsr_to_dense(data: Any, indices: Any, indptr: Any, columns: int) -> np.ndarray:
     """(m, columns); repeated blocks add up."""
     _, r, c = data.shape
-    w = np.zeros((len(indptr) - 1, columns // c, r, c), data.dtype)
+    m = len(indptr) - 1
+    w = np.zeros((m, columns // c, r, c), data.dtype)
     np.add.at(w, (rows_of(indptr), indices), data)
-    return w.swapaxes(1, 2).reshape(-1 if w.size else (len(indptr) - 1) * r, columns)
+    dense: np.ndarray = w.swapaxes(1, 2).reshape(m * r, columns)
+    return dense
 
 
 def two_to_four(w: Any, mask: Any = None) -> tuple[np.ndarray, np.ndarray]:

@@ -115,7 +115,7 @@ def matmul_bsr(data, indices, indptr, b):
     for i in range(len(y)):
         for t in range(indptr[i], indptr[i + 1]):
             y[i] += data[t] @ b[indices[t] * c : (indices[t] + 1) * c]
-    return y.reshape(-1 if y.size else len(y) * r, b.shape[1])
+    return y.reshape(len(y) * r, b.shape[1])
 
 
 @matmul_bsr.shape
@@ -193,7 +193,8 @@ def columns_2to4(indices: Any) -> np.ndarray:
     _integers("indices", indices)
     if indices.size and not 0 <= indices.min() <= indices.max() <= 3:
         raise ShapeError(f"indices run from {indices.min()} to {indices.max()}, but name one of four columns: 0, 1, 2 or 3")
-    return np.arange(indices.shape[1]) // 2 * 4 + indices.astype(np.int64)
+    columns: np.ndarray = np.arange(indices.shape[1]) // 2 * 4 + indices.astype(np.int64)
+    return columns
 
 
 def _as_csr(indices: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -205,7 +206,7 @@ def _as_csr(indices: Any) -> tuple[np.ndarray, np.ndarray]:
 def _rows(indptr: Any) -> int:
     if indptr[0] < 1:
         raise ShapeError("indptr is empty: it has one element more than there are rows")
-    return indptr[0] - 1
+    return int(indptr[0]) - 1
 
 
 def _check(indices: Any, indptr: Any, columns: int) -> None:

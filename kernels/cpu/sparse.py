@@ -306,9 +306,11 @@ def share(run: Callable[..., None], before: tuple[Any, ...], starts: Sequence[in
     flops: of a number. Each row is summed by itself, so the cut changes no bit, and one thread gets one piece: a piece copies b."""
     m, numbers = len(starts) - 1, int(starts[-1])
     count = min(m, 2 * workers, numbers * flops // WORTH_A_THREAD) if workers > 1 else 1
-    cuts = np.searchsorted(starts, np.arange(1, count) * numbers // count).tolist() if count > 1 else []
-    ranges = [(top, bottom) for top, bottom in pairwise([0, *cuts, m]) if top < bottom or not cuts]
-    threads.share(run, [(*before, top, bottom, ideas) for top, bottom in ranges])
+    if count < 2:
+        run(*before, 0, m, ideas)
+        return
+    cuts = np.searchsorted(starts, np.arange(1, count) * numbers // count).tolist()
+    threads.share(run, [(*before, top, bottom, ideas) for top, bottom in pairwise([0, *cuts, m]) if top < bottom])
 
 
 def csr(data: Any, indices: Any, indptr: Any, b: Any, out: Any, *, ideas: int, workers: int) -> np.ndarray:
