@@ -179,7 +179,7 @@ def _(g, values, indices, b_shape):
 def transposed(indices: Any, indptr: Any, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where the numbers of A, in CSR or BSR, stand in its transpose: their order there, its indices and its indptr."""
     order = np.argsort(indices.astype(np.min_scalar_type(columns)), kind="stable")  # up to 16 bits NumPy sorts by digits
-    starts = np.concatenate([[0], np.cumsum(np.bincount(indices, minlength=columns))])
+    starts = np.concatenate([[0], np.cumsum(np.bincount(indices.astype(np.intp), minlength=columns))])
     return order, rows_of(indptr)[order], starts
 
 
