@@ -39,7 +39,7 @@ def enter(rung: Rung, arrays: Sequence[Any], params: dict[str, Any]) -> tuple[li
     try:
         bind(rung.contract.wants, names, [a.shape for a in found])
         if rung.contract.check is not None:
-            rung.contract.check(*found, **params)
+            rung.contract.check(*found, **{name: value for name, value in params.items() if name != "out"})
     except ValueError as e:
         raise ValueError(told(rung, str(e), names, found)) from None
     out = params.get("out")

@@ -201,6 +201,28 @@ def normalised(what, shape, axis, small):
     return draw
 
 
+def sparse(what, m, k, n, density, *, block=(1, 1), tidy=True):
+    """A matrix of blocks, some of its rows empty. Not `tidy`: columns in any order, and some of them twice."""
+
+    def draw(rng):
+        b = rng.normal(size=(k, n))
+        if what == "matmul_2to4":
+            return [rng.normal(size=(m, k // 2)), rng.integers(0, 4, (m, k // 2)).astype(np.uint8), b], {}
+        kept = rng.random((m, k)) < density * (rng.random((m, 1)) > 0.2)
+        rows, indices = np.nonzero(kept)
+        if not tidy:
+            indices = rng.integers(0, k, len(rows))
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=m))])
+        data = rng.normal(size=(len(rows), *block) if what == "matmul_bsr" else len(rows))
+        if what == "matmul_bsr":
+            b = rng.normal(size=(k * block[1], n))
+        if what == "matmul_csr_data_grad":
+            return [rng.normal(size=(m, n)), b, indices.astype(np.int32), indptr], {}
+        return [data, indices.astype(np.int32), indptr, b], {}
+
+    return draw
+
+
 LARGE = {
     "matmul": [
         matrices(67, 263, 541),  # over every edge: of tiles, of blocks, of what is worth packing
@@ -275,6 +297,35 @@ LARGE = {
         ]
         for op in ("normalise", "normalise_grad")
     },
+    **{
+        op: [
+            sparse(op, 67, 264, 141, 0.3),
+            sparse(op, 300, 784, 64, 0.1, tidy=False),
+            sparse(op, 250, 200, 130, 1.0, tidy=False),  # full, and cut for threads
+            sparse(op, 40, 90, 37, 0.0),  # all empty
+            sparse(op, 3, 400, 100, 0.01),  # b is not worth copying
+            sparse(op, 90, 300, 1, 0.5),
+            sparse(op, 700, 1000, 1, 0.05, tidy=False),
+            sparse(op, 33, 70, 18, 0.5),
+        ]
+        for op in ("matmul_csr", "matmul_csr_data_grad")
+    },
+    "matmul_bsr": [
+        sparse("matmul_bsr", m, k, n, density, block=block, tidy=tidy)
+        for m, k, n, density, block, tidy in [
+            (67, 64, 141, 0.3, (4, 4), True),
+            (30, 20, 64, 0.2, (16, 1), False),
+            (60, 30, 100, 1.0, (13, 7), False),
+            (90, 20, 33, 0.3, (1, 16), True),
+            (3, 90, 70, 0.02, (3, 2), True),
+            (20, 30, 1, 0.5, (2, 2), False),
+            (10, 10, 7, 0.0, (5, 3), True),
+        ]
+    ],
+    "matmul_2to4": [
+        sparse("matmul_2to4", m, k, n, 0.5)
+        for m, k, n in [(67, 264, 141), (300, 784, 64), (90, 300, 1), (33, 140, 18), (1, 404, 7), (5, 36, 1), (250, 200, 100)]
+    ],
     **{op: [stepping(op, (3 * (1 << 16) + 5,)), stepping(op, (7, 11, 13))] for op in OPS if op.endswith("_step")},
 }
 

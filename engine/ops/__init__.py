@@ -20,5 +20,6 @@ from engine.ops.pool import *  # noqa: F403
 from engine.ops.reduce import *  # noqa: F403
 from engine.ops.remainder import *  # noqa: F403
 from engine.ops.sort import *  # noqa: F403
+from engine.ops.sparse import *  # noqa: F403
 from engine.ops.trigonometry import *  # noqa: F403
 from engine.ops.update import *  # noqa: F403

@@ -60,6 +60,31 @@ class Vectors:
         run = self._intrinsic("llvm.masked.store", ".p0", ir.VoidType(), [self.type, self.type.as_pointer(), ir.IntType(32), mask.type])
         self.builder.call(run, [value, self.pointer(address), ir.IntType(32)(self.size), mask])
 
+    def integers(self, address: Any, kind: Any, mask: Any | None = None) -> Any:
+        """As many integers of a kind as there are lanes, 64 bits wide; with a mask as in `load_some`."""
+        some = ir.VectorType(kind, self.lanes)
+        if mask is None:
+            found = self.builder.load(self.pointer(address, some))
+            found.align = kind.width // 8
+        else:
+            name = f"llvm.masked.load.v{self.lanes}i{kind.width}.p0"
+            run = ir.FunctionType(some, [some.as_pointer(), ir.IntType(32), mask.type, some])
+            given = [self.pointer(address, some), ir.IntType(32)(kind.width // 8), mask, ir.Constant(some, [0] * self.lanes)]
+            found = self.builder.call(cgutils.get_or_insert_function(self.builder.module, run, name), given)
+        return self.builder.zext(found, ir.VectorType(INT, self.lanes))
+
+    def scaled(self, numbers: Any, by: Any) -> Any:
+        """64-bit integers, each times one."""
+        return self.builder.mul(numbers, self._spread(by, numbers.type))
+
+    def gather(self, address: Any, offsets: Any, mask: Any | None) -> Any:
+        """The numbers that lie at offsets (64 bits wide) from an address; zeros where the mask says so."""
+        places = self.builder.add(self._spread(address, offsets.type), offsets)
+        pointers = self.builder.inttoptr(places, ir.VectorType(self.element.as_pointer(), self.lanes))
+        mask = ir.Constant(ir.VectorType(ir.IntType(1), self.lanes), [1] * self.lanes) if mask is None else mask
+        run = self._intrinsic("llvm.masked.gather", f".v{self.lanes}p0", self.type, [pointers.type, ir.IntType(32), mask.type, self.type])
+        return self.builder.call(run, [pointers, ir.IntType(32)(self.size), mask, self.zero])
+
     def first(self, count: Any) -> Any:
         """The mask of the first `count` lanes."""
         numbers = ir.VectorType(INT, self.lanes)
@@ -169,6 +194,17 @@ def fetch(typing: Any, start: Any, size: Any) -> Any:
 def allocate(typing: Any, size: Any) -> Any:
     """The address of so many bytes, to be given back to `release`. What np.empty costs is too much for a small product."""
     return types.int64(size), lambda context, builder, signature, values: builder.ptrtoint(context.nrt.allocate(builder, values[0]), INT)
+
+
+@intrinsic
+def clear(typing: Any, room: Any, size: Any) -> Any:
+    """Zeros, in so many bytes: what is multiplied though nobody asks for it must not be denormal, which takes a hundred times as long."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        cgutils.memset(builder, builder.inttoptr(values[0], BYTE.as_pointer()), values[1], 0)
+        return context.get_dummy_value()
+
+    return types.void(room, size), code
 
 
 @intrinsic

@@ -26,20 +26,18 @@ def count(size: Pair, kernel: Pair, stride: Pair, padding: Any, dilation: Pair =
     return p, q
 
 
-def fits(x: Any, w: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, **_: Any) -> None:
+def fits(x: Any, w: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> None:
     """Does this kernel go over this picture? Raises ValueError."""
     check_groups(x.shape[1], len(w), w.shape[1], groups)
     check_windows(x.shape[2:], w.shape[2:], stride, padding, dilation)
 
 
-def fits_to_x(gy: Any, w: Any, *, input_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, **_: Any) -> None:
+def fits_to_x(gy: Any, w: Any, *, input_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> None:
     check_groups(w.shape[1] * groups, len(w), w.shape[1], groups)
     check_gradient(gy, check_windows(input_size, w.shape[2:], stride, padding, dilation))
 
 
-def fits_to_w(
-    x: Any, gy: Any, *, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, **_: Any
-) -> None:
+def fits_to_w(x: Any, gy: Any, *, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> None:
     check_groups(x.shape[1], gy.shape[1], x.shape[1] // max(1, groups), groups)
     check_gradient(gy, check_windows(x.shape[2:], kernel_size, stride, padding, dilation))
 

@@ -50,7 +50,7 @@ BLOCK = caches()[2] // 2  # bytes of a band of patches: half of the second-level
 
 @intrinsic
 def spread_patches(typing: Any, like: Any, source: Any, pitch: Any, count: Any, target: Any, step: Any) -> Any:
-    """B' x B of patches side by side, two vectors apart, in rows of pixels `pitch` apart; place i of all to `target` + i `step`, in line."""
+    """B' x B of patches side by side, two vectors apart, in rows `pitch` apart; place i of all of them to `target` + i `step`, in line."""
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         v = Vectors(builder, context.get_value_type(signature.args[0]))
