@@ -192,6 +192,10 @@ def normalised(what, shape, axis, small):
     return draw
 
 
+def rows(shape, axis):
+    return lambda rng: ([5 * rng.normal(size=shape)], {"axis": axis})
+
+
 LARGE = {
     "matmul": [
         matrices(67, 263, 541),  # over every edge: of tiles, of blocks, of what is worth packing
@@ -252,6 +256,7 @@ LARGE = {
         ]
         for op in ("normalise", "normalise_grad")
     },
+    **{op: [rows((300, 37), -1), rows((7, 5, 1003), (1, 2)), rows((40, 50, 30), 1)] for op in ("softmax", "log_softmax")},
     **{op: [stepping(op, (3 * (1 << 16) + 5,)), stepping(op, (7, 11, 13))] for op in OPS if op.endswith("_step")},
 }
 

@@ -54,12 +54,13 @@ def fits_back(gy: Any, x: Any, w: Any, mean: Any, var: Any, *, b_shape: Shape, *
 class Form:
     """How an array of some shape, with statistics over some axes, becomes (a, k, m), and back."""
 
-    def __init__(self, shape: Shape, axis: Any):
+    def __init__(self, shape: Shape, axis: Any, *, as_rows: bool = False):
+        """`as_rows`: always with a = 1."""
         axes = range(len(shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
         over = sorted({i % len(shape) for i in axes})
         kept = [i for i in range(len(shape)) if i not in over]
         low, high = (kept[0], kept[-1] + 1) if kept else (0, 0)
-        self.moved = len(kept) != high - low  # what is kept does not lie together: all else goes behind it
+        self.moved = len(kept) != high - low or (as_rows and low > 0)  # what is kept does not lie together: all else goes behind it
         self.groups = [[], kept, over] if self.moved else [list(range(low)), kept, list(range(high, len(shape)))]
         self.order = [i for group in self.groups for i in group]
         self.back = sorted(range(len(shape)), key=self.order.__getitem__)
