@@ -375,6 +375,15 @@ def test_equal_values_have_variance_0_and_give_the_shift_in_every_rung(dtype):
                 np.testing.assert_array_equal(y, np.broadcast_to(b, x.shape))
 
 
+@pytest.mark.parametrize("axis, says", [(2, "axis 2 is out of bounds"), ((0, -2), "names an axis twice")])
+def test_an_axis_that_is_not_there_is_said_by_the_op(axis, says):
+    x = np.ones((3, 4))
+    with kernels.use("cpu"):
+        for call in (lambda: OPS["softmax"](x, axis=axis), lambda: OPS["log_softmax"](x, axis=axis)):
+            with pytest.raises(ValueError, match=says):
+                call()
+
+
 @pytest.mark.parametrize("axis, small", [(-1, (300,)), ((0, 2), (7, 1))])
 def test_a_mean_that_only_rounding_keeps_from_the_values(axis, small):
     """The squares about a mean that is off cancel to nothing: 1e4 + tiny differences in single precision."""

@@ -51,13 +51,24 @@ def fits_back(gy: Any, x: Any, w: Any, mean: Any, var: Any, *, b_shape: Shape, *
             raise ValueError(f"{name} of shape {shape} does not broadcast to x of shape {x.shape}")
 
 
+def places(axis: Any, ndim: int) -> list[int]:
+    """The axes of an int, of several, or of None for all, counted from the first, in order. Raises ValueError."""
+    axes = range(ndim) if axis is None else axis if isinstance(axis, (tuple, list)) else (axis,)
+    for i in axes:
+        if not -ndim <= i < ndim:
+            raise ValueError(f"axis {i} is out of bounds for an array of {ndim} axes")
+    found = sorted({i % ndim for i in axes})
+    if len(found) != len(axes):
+        raise ValueError(f"axis {axis} names an axis twice")
+    return found
+
+
 class Form:
     """How an array of some shape, with statistics over some axes, becomes (a, k, m), and back."""
 
     def __init__(self, shape: Shape, axis: Any, *, as_rows: bool = False):
         """`as_rows`: always with a = 1."""
-        axes = range(len(shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-        over = sorted({i % len(shape) for i in axes})
+        over = places(axis, len(shape))
         kept = [i for i in range(len(shape)) if i not in over]
         low, high = (kept[0], kept[-1] + 1) if kept else (0, 0)
         self.moved = len(kept) != high - low or (as_rows and low > 0)  # what is kept does not lie together: all else goes behind it
