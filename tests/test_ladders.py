@@ -223,6 +223,10 @@ def sparse(what, m, k, n, density, *, block=(1, 1), tidy=True):
     return draw
 
 
+def rows(shape, axis):
+    return lambda rng: ([5 * rng.normal(size=shape)], {"axis": axis})
+
+
 LARGE = {
     "matmul": [
         matrices(67, 263, 541),  # over every edge: of tiles, of blocks, of what is worth packing
@@ -326,6 +330,7 @@ LARGE = {
         sparse("matmul_2to4", m, k, n, 0.5)
         for m, k, n in [(67, 264, 141), (300, 784, 64), (90, 300, 1), (33, 140, 18), (1, 404, 7), (5, 36, 1), (250, 200, 100)]
     ],
+    **{op: [rows((300, 37), -1), rows((7, 5, 1003), (1, 2)), rows((40, 50, 30), 1)] for op in ("softmax", "log_softmax")},
     **{op: [stepping(op, (3 * (1 << 16) + 5,)), stepping(op, (7, 11, 13))] for op in OPS if op.endswith("_step")},
 }
 
@@ -442,6 +447,15 @@ def test_equal_values_have_variance_0_and_give_the_shift_in_every_rung(dtype):
                 np.testing.assert_array_equal(var, np.zeros_like(var))
                 np.testing.assert_array_equal(mean, np.full_like(mean, x[0, 0]))
                 np.testing.assert_array_equal(y, np.broadcast_to(b, x.shape))
+
+
+@pytest.mark.parametrize("axis, says", [(2, "axis 2 is out of bounds"), ((0, -2), "names an axis twice")])
+def test_an_axis_that_is_not_there_is_said_by_the_op(axis, says):
+    x = np.ones((3, 4))
+    with kernels.use("cpu"):
+        for call in (lambda: OPS["softmax"](x, axis=axis), lambda: OPS["log_softmax"](x, axis=axis)):
+            with pytest.raises(ValueError, match=says):
+                call()
 
 
 @pytest.mark.parametrize("axis, small", [(-1, (300,)), ((0, 2), (7, 1))])

@@ -1,7 +1,7 @@
 """The CPU ladders, compiled by Numba. Importing this registers them; a kernel is compiled when it is first called."""
 
 from kernels.cpu import features, memory  # isort: skip  (first: what it decides holds for all that is compiled)
-from kernels.cpu import bias, conv, dense, gemm, implicit, loss, matmul, normalise, pool, sparse, update, winograd
+from kernels.cpu import bias, conv, dense, gemm, implicit, loss, matmul, normalise, pool, softmax, sparse, update, winograd
 
 memory.keep_freed_memory()
 
@@ -17,6 +17,7 @@ __all__ = [
     "memory",
     "normalise",
     "pool",
+    "softmax",
     "sparse",
     "update",
     "winograd",

@@ -189,6 +189,26 @@ def exponentials(typing: Any, like: Any, z: Any, top: Any, d: Any, count: Any) -
 
 
 @intrinsic
+def powers(typing: Any, like: Any, z: Any, top: Any, e: Any, count: Any) -> Any:
+    """e = e^(z - top), and their sum."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Rows(builder, values[0].type)
+        numbers = Numbers(builder, v.type)
+        _, z, top, e, count = values
+        top = v.spread(top)
+
+        def vector(i: Any, left: Any, total: Any) -> list[Any]:
+            power = numbers.exp(builder.fsub(v.values(z, i, left), top))
+            v.put_values(power, e, i, left)
+            return [builder.fadd(total, v.counted(power, left, v.zero))]
+
+        return v.total(v.row(count, vector, [v.zero])[0])
+
+    return like(like, z, top, e, count), code
+
+
+@intrinsic
 def lowered(typing: Any, like: Any, d: Any, by: Any, t: Any, count: Any) -> Any:
     """d -= by; the sum of t d over the t that are not 0."""
 

@@ -30,6 +30,7 @@ from kernels.registry import rung
 WORTH_A_THREAD = 1 << 16  # numbers in a piece: about 50 microseconds
 NEAR = 1 << 12  # numbers that are summed in their own precision
 BLOCK = 64  # rows whose columns are summed in it
+FEW = 8  # numbers in a row that are not worth a vector: batch norm of rows (n, c) is turned over first
 ALIKE = 1e-5  # a deviation so far below the mean is checked
 TRIPLE = types.UniTuple(types.int64, 3)
 DOUBLES = room(types.float64)
@@ -51,15 +52,28 @@ def fits_back(gy: Any, x: Any, w: Any, mean: Any, var: Any, *, b_shape: Shape, *
             raise ValueError(f"{name} of shape {shape} does not broadcast to x of shape {x.shape}")
 
 
+def places(axis: Any, ndim: int) -> list[int]:
+    """The axes of an int, of several, or of None for all, counted from the first, in order. Raises ValueError."""
+    axes = range(ndim) if axis is None else axis if isinstance(axis, (tuple, list)) else (axis,)
+    for i in axes:
+        if not -ndim <= i < ndim:
+            raise ValueError(f"axis {i} is out of bounds for an array of {ndim} axes")
+    found = sorted({i % ndim for i in axes})
+    if len(found) != len(axes):
+        raise ValueError(f"axis {axis} names an axis twice")
+    return found
+
+
 class Form:
     """How an array of some shape, with statistics over some axes, becomes (a, k, m), and back."""
 
-    def __init__(self, shape: Shape, axis: Any):
-        axes = range(len(shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-        over = sorted({i % len(shape) for i in axes})
+    def __init__(self, shape: Shape, axis: Any, *, as_rows: bool = False):
+        """`as_rows`: always with a = 1."""
+        over = places(axis, len(shape))
         kept = [i for i in range(len(shape)) if i not in over]
         low, high = (kept[0], kept[-1] + 1) if kept else (0, 0)
-        self.moved = len(kept) != high - low  # what is kept does not lie together: all else goes behind it
+        few = low > 0 and prod(shape[high:]) < FEW
+        self.moved = len(kept) != high - low or few or (as_rows and low > 0)  # then what is kept goes first, all else behind it
         self.groups = [[], kept, over] if self.moved else [list(range(low)), kept, list(range(high, len(shape)))]
         self.order = [i for group in self.groups for i in group]
         self.back = sorted(range(len(shape)), key=self.order.__getitem__)
