@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -73,11 +73,9 @@ class Rung:
         Raises TypeError for dtypes that this rung does not take, ValueError for shapes that clash: each names the op, what it
         wants and what it was given.
         """
-        if self.contract.dicts and isinstance(arrays[0], dict):  # a kernel over dicts sees itself whether they fit
-            try:
+        if arrays and isinstance(arrays[0], dict) and self.contract.dicts:
+            with suppress(Exception):  # a kernel over dicts sees itself whether they fit, before it writes; if not, the door says why not
                 return self.run(*arrays, **params)
-            except (TypeError, ValueError, LookupError):
-                pass  # it has not begun; the door says what is wrong, or makes arrays of what is none
         given, options = _door()(self, arrays, params)
         try:
             return self.run(*given, **options)

@@ -248,7 +248,8 @@ SHAPES = {"w": (5, 7), "b": (), "none": (0, 3), "one": (1,), "long": (3 * (1 << 
 def model(rung, dtype, seed, layout="C"):
     """Dicts of arrays for each argument, and parameters: a weight decay for each name."""
     rng = np.random.default_rng(seed)
-    given = [{name: np.asarray(rng.normal(size=shape), dtype) for name, shape in SHAPES.items()} for _ in OPS[rung.op].args]
+    shapes = SHAPES if seed == 0 else {**SHAPES, "long": (261,)}
+    given = [{name: np.asarray(rng.normal(size=shape), dtype) for name, shape in shapes.items()} for _ in OPS[rung.op].args]
     if OPS[rung.op].args[-1] == "v":
         given[-1] = {name: np.square(x) for name, x in given[-1].items()}
     hyper = {**OPS[rung.op].defaults, "lr": 0.01, "weight_decay": {name: 0.1 * (len(name) % 2) for name in SHAPES}}

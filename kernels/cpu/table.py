@@ -170,8 +170,10 @@ def no_overlap(table: np.ndarray, size: int, dicts: Dicts, reads: int, told: Tol
         )
 
 
-def plain(x: Any, dtype: np.dtype) -> np.ndarray:
-    """`x` as NumPy's own array in C order; a copy only if it is not so already."""
+def plain(x: Any, dtype: np.dtype) -> Any:
+    """`x` as NumPy's own array in C order; a copy only if it is not so already. What is not NumPy's stays: the door knows about that."""
+    if not isinstance(x, (np.ndarray, np.generic)):
+        return x
     x = np.asarray(x)
     x = x if x.flags.c_contiguous and x.flags.aligned else np.array(x, order="C")
     return x.view(dtype) if x.dtype == dtype else x  # equal dtypes may be two objects
