@@ -74,11 +74,14 @@ class Rung:
         Raises TypeError for dtypes that this rung does not take, ValueError for shapes that clash: each names the op, what it
         wants and what it was given.
         """
-        if self.contract.dicts and isinstance(arrays[0], dict):  # a kernel over dicts sees itself whether they fit
+        if arrays and isinstance(arrays[0], dict) and self.contract.dicts:
             try:
                 return self.run(*arrays, **params)
-            except (TypeError, ValueError, LookupError):
-                pass  # it has not begun; the door says what is wrong, or makes arrays of what is none
+            except (TypeError, ValueError, AttributeError):  # before anything was written: the door converts them, or says what clashed
+                return self._through_the_door(arrays, params)
+        return self._through_the_door(arrays, params)
+
+    def _through_the_door(self, arrays: tuple[Any, ...], params: dict[str, Any]) -> Any:
         given, options = _door()(self, arrays, params)
         try:
             return self.run(*given, **options)

@@ -39,6 +39,30 @@ def test_anything_that_speaks_a_protocol_comes_in_without_a_copy():
         np.testing.assert_allclose(rung(other(a), other(b)), a @ b)
 
 
+@pytest.mark.parametrize("other", [Elsewhere, Interface])
+def test_anybodys_arrays_come_in_by_name_too_and_are_written_in_place(other):
+    p, g, m = [{"w": np.arange(6.0).reshape(2, 3) + i, "b": np.array(2.0 + i)} for i in range(3)]
+    rung = kernels.serving("momentum_step", "cpu")
+    want = rung(p, g, m, lr=0.1)
+    given = [{"w": other(x["w"]), "b": x["b"]} for x in (p, g, m)]
+    for got in (rung(*given, lr=0.1), rung(p, given[1], m, lr=0.1), rung(*given, lr=0.1, out=(given[0], given[2]))):
+        for new, old in zip(got, want, strict=True):
+            for name, x in old.items():
+                np.testing.assert_array_equal(new[name], x)
+    np.testing.assert_array_equal(p["w"], want[0]["w"])
+    np.testing.assert_array_equal(m["w"], want[1]["w"])
+
+
+def test_what_cannot_be_read_is_named():
+    class Unreadable:
+        def __dlpack__(self, **kwargs):
+            raise RuntimeError("it is on another planet")
+
+    p = {"w": np.ones(2), "b": np.ones(3)}
+    with pytest.raises(TypeError, match=r"sgd_step on cpu: g\['b'\] is a Unreadable that cannot be read as an array: it is on another"):
+        kernels.serving("sgd_step", "cpu")(p, {**p, "b": Unreadable()}, lr=0.1)
+
+
 @pytest.mark.parametrize(
     "op, shapes, params, clash",
     [

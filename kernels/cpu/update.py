@@ -45,6 +45,8 @@ THREADS = "give blocks to threads"
 
 TOGETHER = "all arrays of a model in one call, by a table of where they lie; a vector is read before it is written, in place or not"
 
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
 Run = Callable[..., Any]
 Numbers = Callable[[float], tuple[float, ...]]  # those of a formula, for a weight decay
 
@@ -77,7 +79,9 @@ class Job(NamedTuple):
         if [*map(len, dicts)] != [len(dicts[0])] * reads:
             raise ValueError("all arguments are dicts of arrays under the same names")
         first = dicts[0]
-        dtype = next(iter(first.values())).dtype if first else np.dtype(np.float32)
+        dtype = getattr(next(iter(first.values())), "dtype", None) if first else FLOATS[0]
+        if dtype is None or dtype not in FLOATS:  # None equals float64, for NumPy
+            raise TypeError(f"wants arrays of NumPy's, in one of {', '.join(map(str, FLOATS))}; the first one is {dtype}")
         for to in out or (None,) * (reads - 1):
             if to is None:
                 dicts.append({name: np.empty(p.shape, dtype) for name, p in first.items()})
