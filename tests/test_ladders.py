@@ -256,7 +256,10 @@ LARGE = {
         ]
         for op in ("bias_activation", "bias_activation_grad")
     },
-    **{op: [classified(op, 300, 10), classified(op, 7, 5, 1003), classified(op, 3000, 37)] for op in ("cross_entropy", "cross_entropy_grad")},
+    **{
+        op: [classified(op, 300, 10), classified(op, 7, 5, 1003), classified(op, 3000, 37)]
+        for op in ("cross_entropy", "cross_entropy_grad")
+    },
     **{
         op: [
             normalised(op, (700, 131), -1, (131,)),  # layer norm
