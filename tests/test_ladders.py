@@ -793,6 +793,22 @@ def test_no_copy_no_layout_and_no_tile_changes_a_bit_of_a_product(m, k, n, dtype
         assert products()["by_size"](a[1:-1], b[:, 3:-1]).tobytes() == want[1:-1, 3:-1].tobytes()
 
 
+@pytest.mark.parametrize("rung", [r for op in ("matmul", "dense") for r in kernels.ladder(op, "cpu")], ids=lambda r: f"{r.op}-{r.step}")
+def test_a_product_is_written_where_one_wants_it(rung):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(13, 40)), rng.normal(size=(40, 21))
+    given = [a, b] if rung.op == "matmul" else [a, b, rng.normal(size=21)]
+    room = np.full((13, 21), np.nan)
+    assert rung.run(*given, out=room) is room
+    np.testing.assert_array_equal(room, rung.run(*given))
+    for wrong in (np.empty((13, 22)), np.empty((13, 21), "f4"), np.empty((21, 13)).T):
+        with pytest.raises(ValueError, match="out is a NumPy array"):
+            rung.run(*given, out=wrong)
+    square = np.eye(21)
+    with pytest.raises(ValueError, match="shares memory"):
+        rung.run(square, square, *given[2:], out=square)
+
+
 @pytest.mark.parametrize("m, k, n", [(67, 600, 41), (30, 70, 150), (1, 600, 90), (40, 90, 2), (50, 70, 1)])
 @pytest.mark.parametrize("layout", ["C", "F", "stepped"])
 def test_a_layer_has_the_bits_of_its_three_ops_and_leaves_nan_and_infinity_where_they_were(m, k, n, layout):

@@ -97,12 +97,7 @@ def piece(x: Any, w: Any, y: Any, b: Any, code: int, rows: tuple[int, int], colu
                 run(row, code)
 
 
-@rung(
-    "dense",
-    "cpu",
-    step=3,
-    idea="b is added and what is below 0 raised while a tile of y is still in registers; tanh and sigmoid follow at once",
-)
+@rung("dense", "cpu", step=3, idea="b is added, and relu applied, while a tile of y is still in registers; tanh and sigmoid follow at once")
 @layer
 def fused(x: Any, w: Any, b: Any, y: Any, code: int) -> None:
     (m, n), b = y.shape, in_line(b)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from numba import config, njit, types
-from numpy import empty, ndarray  # the names cost time in a small product
+from numpy import bool_, empty, int64, ndarray  # the names cost time in a small product; a literal would be a type of its own
 
 from kernels.cpu.arrays import result
 from kernels.cpu.cache import stamped
@@ -251,7 +251,7 @@ def product(a, b, c, always):
     (m, k), n, like = a.shape, b.shape[1], c.dtype.type(0)
     left, right, to = (address(a), *a.strides), (address(b), *b.strides), (address(c), n * size_of(like))
     if c.size:
-        by_shape(like, *left, *right, *to, m, k, n, (m, n), always, 0, False)
+        by_shape(like, *left, *right, *to, m, k, n, (m, n), always, int64(0), bool_(False))
 
 
 def products(a, b, c, always, stacks, rows, columns):
@@ -268,7 +268,9 @@ def products(a, b, c, always, stacks, rows, columns):
         if k * w * size == b.strides[0] <= SMALL and s + 1 < stacks[1]:
             fetch(right + b.strides[0], b.strides[0])
         if m and w:
-            by_shape(like, left, a_i, a.strides[2], right, b.strides[1], b_j, to, n * size, m, k, w, c.shape[1:], always, 0, False)
+            by_shape(
+                like, left, a_i, a.strides[2], right, b.strides[1], b_j, to, n * size, m, k, w, c.shape[1:], always, int64(0), bool_(False)
+            )
 
 
 def affine(a, b, c, bias, relu, rows, columns):
@@ -279,7 +281,7 @@ def affine(a, b, c, bias, relu, rows, columns):
     left, right, to = address(a) + i * a.strides[0], address(b) + j * b.strides[1], address(c) + (i * n + j) * size
     if m and w:
         by_shape(
-            like, left, a.strides[0], a.strides[1], right, b.strides[0], b.strides[1], to, n * size, m, k, w, c.shape, False,
+            like, left, a.strides[0], a.strides[1], right, b.strides[0], b.strides[1], to, n * size, m, k, w, c.shape, bool_(False),
             address(bias) + j * size, relu,
         )  # fmt: skip
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from kernels.cpu.arrays import dense
+from kernels.cpu.arrays import dense, result
 from kernels.registry import rung
 
 BLOCK_BYTES = 2048  # of a row of b or c: four rows of each are 16 KiB, half of a common first-level cache
@@ -34,24 +34,23 @@ def on_stacks(run: Callable[..., Any]) -> Callable[..., Any]:
     """Make `run(a, b, c)`, which adds to a c of zeros, into the product of two stacks of matrices."""
 
     @wraps(run)
-    def matmul(a: Any, b: Any) -> np.ndarray:
-        c, out = result(a, b)
+    def matmul(a: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
+        c, matrices = zeros(a, b, out)
         a, b = stack(a, c), stack(b, c)
-        for s in range(len(out)):
-            run(a[s % len(a)], b[s % len(b)], out[s])
+        for s in range(len(matrices)):
+            run(a[s % len(a)], b[s % len(b)], matrices[s])
         return c
 
     return matmul
 
 
-def result(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
+def zeros(a: Any, b: Any, out: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """c of zeros, and c again with its leading axes as one."""
-    one, other = a.shape[:-2], b.shape[:-2]
-    if one == other == ():
-        c = np.zeros((a.shape[0], b.shape[1]), a.dtype)
-        return c, c[None]
-    c = np.zeros((*(one if one == other else np.broadcast_shapes(one, other)), a.shape[-2], b.shape[-1]), a.dtype)
-    return c, c.reshape(prod(c.shape[:-2]), *c.shape[-2:])
+    shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
+    c = np.zeros(shape, a.dtype) if out is None else result(shape, a.dtype, out, a, b)
+    if out is not None:
+        c.fill(0)
+    return c, c.reshape(prod(shape[:-2]), *shape[-2:])
 
 
 def stack(x: Any, c: np.ndarray) -> np.ndarray:
@@ -206,10 +205,10 @@ def add_products(a, step_s, step_i, step_p, b, c, stacks, rows, columns):
     "matmul", "cpu", step=5,
     idea="copy a block of a wide b, and the rows of c in work, into a panel: rows a power of two apart evict each other",
 )  # fmt: skip
-def packed(a: Any, b: Any) -> np.ndarray:
-    c, out = result(a, b)
-    many, m, n = out.shape
-    add_products(*operands(a, b, c), out, (0, many), (0, m), (0, n))
+def packed(a: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
+    c, matrices = zeros(a, b, out)
+    many, m, n = matrices.shape
+    add_products(*operands(a, b, c), matrices, (0, many), (0, m), (0, n))
     return c
 
 
