@@ -124,8 +124,10 @@ def number(value: float | None) -> str:
 
 
 def conditions(records: Sequence[Record]) -> list[str]:
-    """On what, and how, in one line a kind of run."""
-    return list(dict.fromkeys(told(r) for r in records if r["rounds_s"]))
+    """On what, and how, in one line a kind of run; then the others with their versions."""
+    ran = [r for r in records if r["rounds_s"]]
+    others = sorted({r["backend"] for r in ran if not ours(r["impl"])})
+    return [*dict.fromkeys(told(r) for r in ran), f"Others: {', '.join(others)}."]
 
 
 def told(r: Record) -> str:

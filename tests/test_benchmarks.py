@@ -47,9 +47,10 @@ def test_every_case_verifies_at_a_small_size(case):
             ours = peers.find("gnomon")
             try:
                 y = peers.as_numpy(ours.prepare(case, args, params)())
-            except AttributeError:  # a step that takes arrays, not dicts of them
-                assert "net" in dict(case.about)
-                continue
+            except AttributeError:
+                if "net" not in dict(case.about):
+                    raise
+                continue  # a step that takes arrays, not dicts of them
             assert case.error(args, params, y, reference) <= ours.allowed(case)
             tally.ran(backend, "a benchmark case verifies")
 
