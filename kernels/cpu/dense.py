@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from kernels.cpu import bias
+from kernels.cpu import lanes
 from kernels.cpu.arrays import dense as in_line
 from kernels.cpu.arrays import result
 from kernels.cpu.bias import CODES, RELU, TANH, known, whole_rows
 from kernels.cpu.eager import INT, eager, room
 from kernels.cpu.gemm import by_size, cut, of_layers
 from kernels.cpu.threads import share, threads
+from kernels.cpu.vector import address
 from kernels.registry import rung
 
 Run = Callable[..., Any]
@@ -80,9 +81,14 @@ def product_then_pass(x: Any, w: Any, b: Any, y: Any, code: int) -> None:
     whole_rows[y.dtype.char](flat, in_line(b), flat, len(b), 1, code, 0, len(y))
 
 
-@eager(lambda t: (room(t), INT))
+def activate_by_numpy(y: Any, code: int) -> None:
+    y[...] = np.tanh(y) if code == TANH else np.exp(-np.logaddexp(0, -y))
+
+
+@eager(lambda t: (room(t), INT), plain=activate_by_numpy)
 def activate(y, code):
-    bias.activate(y, code)
+    like = y.dtype.type(0)
+    lanes.activated(like, address(y), like, address(y), len(y), code)
 
 
 def piece(x: Any, w: Any, y: Any, b: Any, code: int, rows: tuple[int, int], columns: tuple[int, int]) -> None:
