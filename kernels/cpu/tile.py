@@ -60,6 +60,7 @@ class Strip:
         unsure = range(vecs // 2, vecs)  # which vectors may have lanes that are not there
         self.masks = {x: v.first(v.builder.sub(n, INT(x * v.lanes))) for x in unsure}
         self.full = v.builder.icmp_signed("==", n, INT(vecs * v.lanes))
+        self.starts = [v.zero] * vecs  # of the sums of a row
         self.long = v.builder.icmp_signed(">=", self.k, INT(LONG))
 
     def downwards(self, m: Any) -> None:
@@ -86,7 +87,7 @@ class Strip:
                 v.prefetch(v.plus(ahead, x * v.bytes), writing=False)
             return [builder.add(a, self.a_p), builder.add(b, self.b_p), *self.products(left, b, sums)]
 
-        _, (_, _, *sums) = loop(builder, self.k, [a, self.b, *[v.zero] * (rows * self.vecs)], product)
+        _, (_, _, *sums) = loop(builder, self.k, [a, self.b, *self.starts * rows], product)
         with builder.if_else(self.full) as (whole, part):
             with whole:
                 self.write(sums, places, masked=False)
@@ -132,7 +133,7 @@ class Strip:
             place = v.plus(places[row], x * v.bytes)
             cut = masked and x in self.masks
             if adding:
-                value = self.builder.fadd(v.load_some(place, self.masks[x]) if cut else v.load(place), value)
+                value = v.added(v.load_some(place, self.masks[x]) if cut else v.load(place), value)
             if cut:
                 v.store_some(value, place, self.masks[x])
             else:

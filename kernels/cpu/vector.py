@@ -27,11 +27,12 @@ class Vectors:
         """`parts`: 2 for vectors half as wide as they can be."""
         self.builder = builder
         self.element = element
-        self.size = 4 if isinstance(element, ir.FloatType) else 8
+        self.whole = isinstance(element, ir.IntType)
+        self.size = element.width // 8 if self.whole else 4 if isinstance(element, ir.FloatType) else 8
         self.lanes = max(2, lanes(8 * self.size) // parts)
         self.type = ir.VectorType(element, self.lanes)
         self.bytes = self.size * self.lanes
-        self.zero = ir.Constant(self.type, [0.0] * self.lanes)
+        self.zero = ir.Constant(self.type, None)
 
     def pointer(self, address: Any, kind: Any = None) -> Any:
         return self.builder.inttoptr(address, (kind or self.type).as_pointer())
@@ -79,13 +80,16 @@ class Vectors:
         """a b + c, rounded once where the machine has such an instruction."""
         return self.builder.call(self._intrinsic("llvm.fmuladd", "", self.type, [self.type] * 3), [a, b, c])
 
+    def added(self, a: Any, b: Any) -> Any:
+        return self.builder.add(a, b) if self.whole else self.builder.fadd(a, b)
+
     def total(self, value: Any) -> Any:
         """The sum of the lanes, in halves: the upper half is added to the lower one until one is left."""
         width = self.lanes
         while width > 1:
             width //= 2
             low, high = [self.pick(value, value, range(start, start + width)) for start in (0, width)]
-            value = self.builder.fadd(low, high)
+            value = self.added(low, high)
         return self.builder.extract_element(value, ir.IntType(32)(0))
 
     def pick(self, a: Any, b: Any, places: Sequence[int]) -> Any:
@@ -101,10 +105,10 @@ class Vectors:
 
     def _spread(self, number: Any, kind: Any) -> Any:
         one = self.builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.IntType(32)(0))
-        return self.builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes))
+        return self.builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), kind.count), [0] * kind.count))
 
     def _intrinsic(self, name: str, pointers: str, result: Any, kinds: list[Any]) -> Any:
-        full = f"{name}.v{self.lanes}f{8 * self.size}{pointers}"
+        full = f"{name}.v{self.lanes}{'i' if self.whole else 'f'}{8 * self.size}{pointers}"
         return cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(result, kinds), full)
 
 

@@ -1,0 +1,239 @@
+"""C = A B of narrow numbers, for `int8.py` and `bfloat16.py`: both factors are copied into words (`words.py`), and words are multiplied.
+
+    a (..., m, k)   b (..., k, n)   c (..., m, n)     int8 to int32, or float32, rounded to bfloat16, to float32; any strides
+
+WORDS words of the rows of a lie in line; of b, panels two vectors wide, row after row. A tile of c in vector registers (`tile.py`) and one in
+matrix registers (`amx.py`) read the same words. Copying is what the numbers need in any case, to be rounded or zipped: there is no
+path without. The blocks are those of `gemm.py`. What changes a bit of bfloat16 is chosen by the sizes of the whole product.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+
+from kernels.cpu.amx import SIDE, lay_out, lent, let_go, matrix_tiles
+from kernels.cpu.arrays import result
+from kernels.cpu.cache import stamped
+from kernels.cpu.gemm import BLOCK, HALVES, PANELS, VECTOR, cut
+from kernels.cpu.threads import share
+from kernels.cpu.tile import ROWS, gather
+from kernels.cpu.vector import address, allocate, apart, release, size_of
+from kernels.cpu.words import clear, copy_lines, numbers_in_a_word, square, starts, word_tiles
+
+WORDS = 256  # in a line of a block: a panel of 32 KiB stays in the first-level cache while all rows of a pass
+LANES = VECTOR // 4  # words in a vector
+WIDE = 2 * VECTOR  # bytes of a row of a panel
+ROW = 4 * WORDS + 64  # bytes from one row of a in words to the next: not a power of two, lest rows evict each other
+FEW = 4  # rows up to which a tile of matrix registers is mostly empty
+
+
+@njit(nogil=True)
+def half_words(like, a, b, c, a_i, c_i, sizes, add):
+    apart()
+    word_tiles(ROWS, 1, 2, like, a, b, c, a_i, WIDE, c_i, sizes, add)
+
+
+@njit(nogil=True)
+def one_words(like, a, b, c, a_i, c_i, sizes, add):
+    apart()
+    word_tiles(ROWS, 1, 1, like, a, b, c, a_i, WIDE, c_i, sizes, add)
+
+
+@njit(nogil=True)
+def two_words(like, a, b, c, a_i, c_i, sizes, add):
+    apart()
+    word_tiles(ROWS, 2, 1, like, a, b, c, a_i, WIDE, c_i, sizes, add)
+
+
+@njit(nogil=True)
+def in_vectors(signs, like, a, b, c, c_i, m, k, n, add):
+    """A strip of c from rows of a and a panel of b, in words. Of a pair of int8, that of a is unsigned and that of b signed."""
+    apart()
+    if n > LANES:
+        two_words(like, a, b, c, ROW, c_i, (m, k, n), add)
+    elif HALVES and n <= LANES // 2:
+        half_words(like, a, b, c, ROW, c_i, (m, k, n), add)
+    else:
+        one_words(like, a, b, c, ROW, c_i, (m, k, n), add)
+
+
+@njit(nogil=True)
+def in_matrices(signs, like, a, b, c, c_i, m, k, n, add):
+    """The same in matrix registers, which take any signs; behind the last word stand zeros."""
+    apart()
+    sizes = (m, (k + SIDE - 1) // SIDE, n)
+    if signs == 0:
+        matrix_tiles(0, like, a, b, c, ROW, c_i, sizes, add)
+    elif signs == 1:
+        matrix_tiles(1, like, a, b, c, ROW, c_i, sizes, add)
+    else:
+        matrix_tiles(2, like, a, b, c, ROW, c_i, sizes, add)
+
+
+@njit(nogil=True)
+def made_whole(like, number, source, line, step, lines, depth, room):
+    """Copy what there is of a square that is not whole, or whose numbers lie in line in neither direction, to a room of zeros.
+
+    line, step  bytes from one line to the next, and from one number of a line to the next
+    Returns where it is now, bytes from line to line or from number to number, and whether numbers of a line lie side by side.
+    """
+    apart()
+    size, deep = size_of(number), LANES * numbers_in_a_word(like)
+    clear(room, LANES * deep * size)
+    if step == size:
+        copy_lines(source, line, room, deep * size, lines, depth * size)
+        return room, deep * size, True
+    if line == size:
+        copy_lines(source, step, room, LANES * size, depth, lines * size)
+        return room, LANES * size, False
+    gather(number, source, (line, step), room, (deep * size, size), lines, depth)
+    return room, deep * size, True
+
+
+@njit(nogil=True)
+def pack_rows(like, number, flip, a, a_i, a_p, to, m, k, room):
+    """Rows of words, ROW bytes apart; zeros behind the last number, up to a whole vector, and below the last row."""
+    apart()
+    size, group = size_of(number), numbers_in_a_word(like)
+    deep = LANES * group
+    for i in range(0, m, LANES):
+        for p in range(0, k, deep):
+            source, lines, depth = a + i * a_i + p * a_p, min(LANES, m - i), min(deep, k - p)
+            step, along = a_i if a_p == size else a_p, a_p == size
+            if lines < LANES or depth < deep or not (along or a_i == size):
+                source, step, along = made_whole(like, number, source, a_i, a_p, lines, depth, room)
+            target = to + i * ROW + p // group * 4
+            if along:
+                square(1, 0, like, source, step, flip, target, ROW)
+            else:
+                square(0, 0, like, source, step, flip, target, ROW)
+
+
+@njit(nogil=True)
+def pack_panels(like, number, flip, b, b_p, b_j, to, panel, k, n, room):
+    """Panels of words, `panel` bytes apart, row after row; zeros behind the last number and column. A row before is left for `starts`."""
+    apart()
+    size, group = size_of(number), numbers_in_a_word(like)
+    deep = LANES * group
+    for j in range(0, n, LANES):
+        for p in range(0, k, deep):
+            source, lines, depth = b + j * b_j + p * b_p, min(LANES, n - j), min(deep, k - p)
+            step, along = b_j if b_p == size else b_p, b_p == size
+            if lines < LANES or depth < deep or not (along or b_j == size):
+                source, step, along = made_whole(like, number, source, b_j, b_p, lines, depth, room)
+            target = to + j // (2 * LANES) * panel + (1 + p // group) * WIDE + j % (2 * LANES) * 4
+            if along:
+                square(1, 1, like, source, step, flip, target, WIDE)
+            else:
+                square(0, 1, like, source, step, flip, target, WIDE)
+
+
+def multiply_by(strip: Any, unsigned: bool) -> Any:
+    """The product of stacks of matrices, made in strips by the one or the other. `unsigned`: `strip` wants the int8 of a so."""
+
+    @njit(nogil=True)
+    def multiply_words(like, number, signed, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n):
+        """c = a b, for one matrix, strip after strip. `signed`: the int8 of a are."""
+        size, group = size_of(number), numbers_in_a_word(like)
+        if m == 1:
+            a_i = 0  # an axis of one element may have any step
+        if n == 1:
+            b_j = 0
+        if k == 1:
+            a_p = b_p = size
+        flip_a, flip_b = 128 if signed and (unsigned or group == 2) else 0, 128 if group == 2 else 0
+        shift = flip_a if group == 4 else 0  # was added to a, and is taken off again
+        deep = min(WORDS, (k + LANES * group - 1) // (LANES * group) * LANES)
+        panel = (1 + deep) * WIDE
+        broadest = min(n, max(1, PANELS // panel) * 2 * LANES)
+        tallest = min(m, max(1, BLOCK // (ROW * 2 * LANES)) * 2 * LANES)
+        bytes_a, bytes_b = (tallest + LANES) * ROW, (broadest + 2 * LANES - 1) // (2 * LANES) * panel
+        room = allocate(bytes_a + bytes_b + LANES * LANES * group * size + 64)
+        block_b = (room + 63) // 64 * 64  # a cache line
+        block_a = block_b + bytes_b
+        scratch = block_a + bytes_a
+        for left in range(0, n, broadest):
+            columns = min(broadest, n - left)
+            for top in range(0, max(1, k), WORDS * group):
+                depth = min(WORDS * group, k - top)
+                words = (depth + group - 1) // group
+                pack_panels(like, number, flip_b, b + top * b_p + left * b_j, b_p, b_j, block_b, panel, depth, columns, scratch)
+                for j in range(0, columns, 2 * LANES):
+                    starts(like, shift, block_b + j // (2 * LANES) * panel + WIDE, WIDE, words)
+                for i in range(0, m, tallest):
+                    rows = min(tallest, m - i)
+                    pack_rows(like, number, flip_a, a + i * a_i + top * a_p, a_i, a_p, block_a, rows, depth, scratch)
+                    for j in range(0, columns, 2 * LANES):
+                        right, to = block_b + j // (2 * LANES) * panel + WIDE, c + i * c_i + (left + j) * 4
+                        strip(1 if signed else 0, like, block_a, right, to, c_i, rows, words, min(2 * LANES, columns - j), top > 0)
+        release(room)
+
+    @njit(nogil=True)
+    def multiply_stacks(number, signed, a, b, c, stacks, rows, columns):
+        """c = a b, for the matrices, rows and columns of c in the three ranges."""
+        (k, n), like = b.shape[1:], c.dtype.type(0)
+        i, m, j, w = rows[0], rows[1] - rows[0], columns[0], columns[1] - columns[0]
+        for s in range(stacks[0], stacks[1]):
+            left = address(a) + s * a.strides[0] + i * a.strides[1]
+            right = address(b) + s * b.strides[0] + j * b.strides[2]
+            to = address(c) + ((s * c.shape[1] + i) * n + j) * 4
+            if m > 0 and w > 0:
+                steps = a.strides[1], a.strides[2], b.strides[1], b.strides[2]
+                multiply_words(like, number, signed, left, *steps[:2], right, *steps[2:], to, n * 4, m, k, w)
+
+    return multiply_stacks
+
+
+multiply_in_vectors = multiply_by(in_vectors, True)
+multiply_in_matrices = multiply_by(in_matrices, False)
+
+
+def by_vectors(a, b, c, signed, stacks, rows, columns):
+    multiply_in_vectors(b.dtype.type(0), signed, a, b, c, stacks, rows, columns)
+
+
+def by_matrices(a, b, c, signed, stacks, rows, columns):
+    lay_out()
+    multiply_in_matrices(b.dtype.type(0), signed, a, b, c, stacks, rows, columns)
+    let_go()
+
+
+NUMBERS = {"i": (types.int8, types.int32), "f": (types.float32, types.float32)}  # of factors and sums, by the letter of the sums' dtype
+RANGE = types.UniTuple(types.int64, 2)
+
+
+@lru_cache(maxsize=None)
+def compiled(letter: str, matrices: bool) -> Any:
+    """One of the two functions above, once for all layouts. a and b may be read only."""
+    factor, total = NUMBERS[letter]
+    given = types.Array(factor, 3, "A", readonly=True, aligned=False)
+    run = stamped(njit(cache=True, nogil=True)(by_matrices if matrices else by_vectors))
+    run.compile((given, given, types.Array(total, 3, "C"), types.boolean, RANGE, RANGE, RANGE))
+    run.disable_compile()  # else it compiles again for each layout
+    return run
+
+
+def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray | None, *, matrices: bool, workers: int) -> np.ndarray:
+    """The product of int8 or of float32 rounded to bfloat16, in matrix registers if it may, by so many threads."""
+    leading = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    total = np.dtype(np.int32 if b.dtype == np.int8 else np.float32)
+    c = result((*leading, a.shape[-2], b.shape[-1]), total, out, a, b)
+    signed, m = a.dtype == np.int8, a.shape[-2]
+    left, right = [stacked(x.view(b.dtype), leading) for x in (a, b)]
+    to = c.reshape(prod(leading), *c.shape[-2:])
+    run = compiled(total.char, matrices and m > FEW and lent())
+    share(run, [(left, right, to, signed, *piece) for piece in cut(len(to), *left.shape[1:], right.shape[2], workers)])
+    return c
+
+
+def stacked(x: np.ndarray, leading: tuple[int, ...]) -> np.ndarray:
+    """`x` with one leading axis. A matrix that serves all of c is not copied: it has a step of 0 there."""
+    many = prod(leading)
+    if prod(x.shape[:-2]) == 1:
+        return np.broadcast_to(x.reshape(x.shape[-2:]), (many, *x.shape[-2:]))
+    return np.broadcast_to(x, (*leading, *x.shape[-2:])).reshape(many, *x.shape[-2:])
