@@ -35,7 +35,7 @@ SERVING = [rung for rung in RUNGS if rung.serves]
 
 def named(case):
     rung, dtype = case
-    return f"{rung.backend}-{rung.op}-{rung.step}-{dtype}"
+    return f"{rung.backend}-{rung.op}-{rung.step}-{dtype.replace(' ', '-')}"
 
 
 # The laws, as functions that assert.
@@ -46,6 +46,9 @@ def tupled(y):
 
 
 def cast(args, dtype):
+    """The arguments in another precision; or, if `dtype` names one for each, "uint8 int8", in these."""
+    if len(str(dtype).split()) == len(args) > 1 and isinstance(dtype, str):
+        return [np.asarray(a).astype(name, copy=False) for a, name in zip(args, dtype.split(), strict=True)]
     return [a.astype(dtype, copy=False) if a.dtype.kind == "f" else a for a in map(np.asarray, args)]  # strides stay
 
 
@@ -107,6 +110,22 @@ def matrices(m, k, n, left=(), right=()):
     return lambda rng: ([rng.normal(size=(*left, m, k)), rng.normal(size=(*right, k, n))], {})
 
 
+def small_numbers(m, k, n, left=(), right=(), a=np.uint8):
+    """Mostly the extreme ones: where a sum of two products leaves 16 bits, and a sign counts most."""
+
+    def draw(rng):
+        return [
+            np.where(rng.random(shape) < 0.2, rng.integers(low, high + 1, shape), rng.choice([low, high], shape)).astype(dtype)
+            for shape, dtype, low, high in [((*left, m, k), a, np.iinfo(a).min, np.iinfo(a).max), ((*right, k, n), np.int8, -128, 127)]
+        ], {}
+
+    return draw
+
+
+def all_alike(m, k, n, a, b):
+    return lambda rng: ([np.full((m, k), a), np.full((k, n), b)], {})
+
+
 def convolution(what, x, w, **geometry):
     def draw(rng):
         full = {**OPS["conv2d"].defaults, **geometry}
@@ -161,6 +180,27 @@ LARGE = {
         matrices(70, 200, 3),  # narrow
         matrices(2, 3, 200, left=(3, 1), right=(4,)),
         matrices(65, 66, 74),  # a few columns are left over
+    ],
+    "matmul_bf16": [
+        matrices(67, 263, 541),
+        matrices(40, 1100, 70),  # longer than a block of words
+        matrices(1, 600, 1),
+        matrices(5, 257, 1100),
+        matrices(33, 40, 31, left=(3, 5), right=(3, 5)),
+        matrices(9, 20, 70, left=(4, 1), right=(3, 1, 5)),
+        matrices(300, 520, 700),
+    ],
+    "matmul_int8": [
+        small_numbers(67, 263, 541),
+        small_numbers(40, 2100, 70, a=np.int8),  # longer than a block of words
+        small_numbers(1, 600, 1),
+        small_numbers(5, 257, 1100, a=np.int8),
+        small_numbers(33, 40, 31, left=(3, 5), right=(3, 5)),
+        small_numbers(9, 20, 70, left=(4, 1), right=(3, 1, 5)),
+        small_numbers(300, 520, 700),
+        all_alike(20, 1030, 35, np.uint8(255), np.int8(-128)),
+        all_alike(20, 1030, 35, np.int8(-128), np.int8(-128)),
+        all_alike(20, 1030, 35, np.uint8(255), np.int8(127)),
     ],
     **{
         op: [

@@ -22,7 +22,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from kernels.cpu.features import tier
-from kernels.cpu.vector import BYTE, INT, loop
+from kernels.cpu.vector import BYTE, INT, Vectors, loop
 from kernels.cpu.words import BFLOAT16, QUADS
 
 SIDE = 16  # rows of a tile, and words in a row
@@ -139,17 +139,19 @@ class Corner:
                             self.tiles(count, 2, a, c, rows)
                         with narrow:
                             self.tiles(count, 1, a, c, rows)
-            return [builder.add(step, builder.mul(by, INT(2 * SIDE))) for step, by in ((a, self.a_i), (c, self.c_i))]
+            return [builder.add(step, by) for step, by in ((a, self.a_i), (c, builder.mul(self.c_i, INT(2 * SIDE))))]
 
         loop(builder, builder.add(m, INT(2 * SIDE - 1)), [a, c], pair, step=2 * SIDE)
 
     def tiles(self, down: int, across: int, a: Any, c: Any, rows: Any) -> None:
         """So many tiles of c at address c, from the rows of a at address a; `rows` are there, and n columns."""
-        builder, on = self.builder, self.on
+        builder, on, v = self.builder, self.on, Vectors(self.builder, INT)
         both = [builder.icmp_signed("==", size, INT(SIDE * count)) for size, count in ((rows, down), (self.n, across))]
         part = builder.not_(builder.and_(*both))
         place, step = [builder.select(part, x, y) for x, y in ((self.room, c), (INT(self.STEP), self.c_i))]
-        sums = [(x, builder.add(place, self.corner(step, i, j))) for x, (i, j) in enumerate((i, j) for i in range(down) for j in range(across))]
+        sums = [
+            (x, builder.add(place, self.corner(step, i, j))) for x, (i, j) in enumerate((i, j) for i in range(down) for j in range(across))
+        ]
         with builder.if_else(self.add) as (adding, writing):
             with adding:
                 with builder.if_then(part):
@@ -160,16 +162,24 @@ class Corner:
                 for register, _ in sums:
                     on.zero(register)
 
-        def product(_: Any, a: Any, b: Any) -> list[Any]:
+        def product(_: Any, a: Any, b: Any, ahead: Any) -> list[Any]:
+            for line in (0, 4 * SIDE):
+                for place in (ahead, builder.add(ahead, self.c_i)):
+                    v.prefetch(v.plus(place, line), writing=True)
             for j in range(across):
                 on.load(6 + j, builder.add(b, INT(4 * SIDE * j)), INT(self.STEP))
             for i in range(down):
-                on.load(4 + i, builder.add(a, self.corner(self.a_i, i, 0)), self.a_i)
+                on.load(4 + i, builder.add(a, INT(4 * SIDE * SIDE * i)), INT(4 * SIDE))
                 for j in range(across):
                     on.dot(self.kind, i * across + j, 4 + i, 6 + j)
-            return [builder.add(a, INT(4 * SIDE)), builder.add(b, INT(SIDE * self.STEP))]
+            return [
+                builder.add(a, INT(SIDE * self.STEP)),
+                builder.add(b, INT(SIDE * self.STEP)),
+                builder.add(ahead, builder.mul(self.c_i, INT(2))),
+            ]
 
-        loop(builder, self.k, [a, self.b], product)
+        below = builder.add(c, builder.mul(self.c_i, INT(2 * SIDE)))  # what comes next of c is fetched meanwhile
+        loop(builder, self.k, [a, self.b, below], product)
         for register, corner in sums:
             on.store(register, corner, step)
         with builder.if_then(part):

@@ -9,15 +9,16 @@ path without. The blocks are those of `gemm.py`. What changes a bit of bfloat16 
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 from math import prod
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import config, njit, types
 
 from kernels.cpu.amx import SIDE, lay_out, lent, let_go, matrix_tiles
-from kernels.cpu.arrays import result
+from kernels.cpu.arrays import dense, result
 from kernels.cpu.cache import stamped
 from kernels.cpu.gemm import BLOCK, HALVES, PANELS, VECTOR, cut
 from kernels.cpu.threads import share
@@ -51,7 +52,7 @@ def two_words(like, a, b, c, a_i, c_i, sizes, add):
 
 
 @njit(nogil=True)
-def in_vectors(signs, like, a, b, c, c_i, m, k, n, add):
+def in_vectors(signs, like, a, unit, b, c, c_i, m, k, n, add):
     """A strip of c from rows of a and a panel of b, in words. Of a pair of int8, that of a is unsigned and that of b signed."""
     apart()
     if n > LANES:
@@ -63,16 +64,16 @@ def in_vectors(signs, like, a, b, c, c_i, m, k, n, add):
 
 
 @njit(nogil=True)
-def in_matrices(signs, like, a, b, c, c_i, m, k, n, add):
+def in_matrices(signs, like, a, unit, b, c, c_i, m, k, n, add):
     """The same in matrix registers, which take any signs; behind the last word stand zeros."""
     apart()
     sizes = (m, (k + SIDE - 1) // SIDE, n)
     if signs == 0:
-        matrix_tiles(0, like, a, b, c, ROW, c_i, sizes, add)
+        matrix_tiles(0, like, a, b, c, unit, c_i, sizes, add)
     elif signs == 1:
-        matrix_tiles(1, like, a, b, c, ROW, c_i, sizes, add)
+        matrix_tiles(1, like, a, b, c, unit, c_i, sizes, add)
     else:
-        matrix_tiles(2, like, a, b, c, ROW, c_i, sizes, add)
+        matrix_tiles(2, like, a, b, c, unit, c_i, sizes, add)
 
 
 @njit(nogil=True)
@@ -96,22 +97,28 @@ def made_whole(like, number, source, line, step, lines, depth, room):
 
 
 @njit(nogil=True)
-def pack_rows(like, number, flip, a, a_i, a_p, to, m, k, room):
-    """Rows of words, ROW bytes apart; zeros behind the last number, up to a whole vector, and below the last row."""
+def pack_rows(like, number, flip, a, a_i, a_p, to, layout, m, k, room):
+    """Rows of words; zeros behind the last number, up to a whole vector, and below the last row.
+
+    layout  bytes from so many rows as a panel has columns to the next such, from one row to the next, and from a vector to the next
+    """
     apart()
     size, group = size_of(number), numbers_in_a_word(like)
-    deep = LANES * group
-    for i in range(0, m, LANES):
-        for p in range(0, k, deep):
+    unit, row, block = layout
+    deep, by_row = LANES * group, a_p == size
+    outer, inner = ((m, LANES), (k, deep)) if by_row else ((k, deep), (m, LANES))  # on in the order in which numbers lie
+    for x in range(0, outer[0], outer[1]):
+        for y in range(0, inner[0], inner[1]):
+            i, p = (x, y) if by_row else (y, x)
             source, lines, depth = a + i * a_i + p * a_p, min(LANES, m - i), min(deep, k - p)
-            step, along = a_i if a_p == size else a_p, a_p == size
+            step, along = a_i if by_row else a_p, by_row
             if lines < LANES or depth < deep or not (along or a_i == size):
                 source, step, along = made_whole(like, number, source, a_i, a_p, lines, depth, room)
-            target = to + i * ROW + p // group * 4
+            target = to + i // (2 * LANES) * unit + i % (2 * LANES) * row + p // deep * block
             if along:
-                square(1, 0, like, source, step, flip, target, ROW)
+                square(1, 0, like, source, step, flip, target, row)
             else:
-                square(0, 0, like, source, step, flip, target, ROW)
+                square(0, 0, like, source, step, flip, target, row)
 
 
 @njit(nogil=True)
@@ -119,11 +126,13 @@ def pack_panels(like, number, flip, b, b_p, b_j, to, panel, k, n, room):
     """Panels of words, `panel` bytes apart, row after row; zeros behind the last number and column. A row before is left for `starts`."""
     apart()
     size, group = size_of(number), numbers_in_a_word(like)
-    deep = LANES * group
-    for j in range(0, n, LANES):
-        for p in range(0, k, deep):
+    deep, by_column = LANES * group, b_p == size
+    outer, inner = ((n, LANES), (k, deep)) if by_column else ((k, deep), (n, LANES))
+    for x in range(0, outer[0], outer[1]):
+        for y in range(0, inner[0], inner[1]):
+            j, p = (x, y) if by_column else (y, x)
             source, lines, depth = b + j * b_j + p * b_p, min(LANES, n - j), min(deep, k - p)
-            step, along = b_j if b_p == size else b_p, b_p == size
+            step, along = b_j if by_column else b_p, by_column
             if lines < LANES or depth < deep or not (along or b_j == size):
                 source, step, along = made_whole(like, number, source, b_j, b_p, lines, depth, room)
             target = to + j // (2 * LANES) * panel + (1 + p // group) * WIDE + j % (2 * LANES) * 4
@@ -133,10 +142,32 @@ def pack_panels(like, number, flip, b, b_p, b_j, to, panel, k, n, room):
                 square(0, 1, like, source, step, flip, target, WIDE)
 
 
-def multiply_by(strip: Any, unsigned: bool) -> Any:
-    """The product of stacks of matrices, made in strips by the one or the other. `unsigned`: `strip` wants the int8 of a so."""
+@njit(nogil=True)
+def even(size, most):
+    """Pieces of up to `most`, a multiple of a panel: as few as can be, and of about the same size."""
+    pieces = (size + most - 1) // most
+    return min(size, ((size + pieces - 1) // pieces + 2 * LANES - 1) // (2 * LANES) * 2 * LANES)
+
+
+def named_after(strip: Any) -> Any:
+    """A name of its own for each variant of a function: linked code that was compiled in different processes is told apart by names alone."""
+
+    def rename(function: Any) -> Any:
+        function.__qualname__ = function.__name__ = f"{function.__name__}_{strip.__name__}"
+        return function
+
+    return rename
+
+
+def multiply_by(strip: Any, tall: int, broad: int, in_line: bool) -> Any:
+    """The product of stacks of matrices, made in strips by the one or the other.
+
+    tall, broad   rows of a, and bytes of b, in a block
+    unsigned      `strip` wants the int8 of a so
+    """
 
     @njit(nogil=True)
+    @named_after(strip)
     def multiply_words(like, number, signed, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n):
         """c = a b, for one matrix, strip after strip. `signed`: the int8 of a are."""
         size, group = size_of(number), numbers_in_a_word(like)
@@ -146,13 +177,15 @@ def multiply_by(strip: Any, unsigned: bool) -> Any:
             b_j = 0
         if k == 1:
             a_p = b_p = size
-        flip_a, flip_b = 128 if signed and (unsigned or group == 2) else 0, 128 if group == 2 else 0
+        flip_a, flip_b = 128 if signed and (in_line or group == 2) else 0, 128 if group == 2 else 0
         shift = flip_a if group == 4 else 0  # was added to a, and is taken off again
         deep = min(WORDS, (k + LANES * group - 1) // (LANES * group) * LANES)
         panel = (1 + deep) * WIDE
-        broadest = min(n, max(1, PANELS // panel) * 2 * LANES)
-        tallest = min(m, max(1, BLOCK // (ROW * 2 * LANES)) * 2 * LANES)
-        bytes_a, bytes_b = (tallest + LANES) * ROW, (broadest + 2 * LANES - 1) // (2 * LANES) * panel
+        broadest = even(n, max(1, broad // panel) * 2 * LANES)
+        tallest = min(m, tall)
+        line = deep * 4
+        layout = (2 * LANES * ROW, ROW, 4 * LANES) if in_line else (2 * LANES * line, 4 * LANES, 8 * LANES * LANES)
+        bytes_a, bytes_b = (tallest + 2 * LANES) // (2 * LANES) * layout[0] + layout[0], (broadest + 2 * LANES - 1) // (2 * LANES) * panel
         room = allocate(bytes_a + bytes_b + LANES * LANES * group * size + 64)
         block_b = (room + 63) // 64 * 64  # a cache line
         block_a = block_b + bytes_b
@@ -167,13 +200,16 @@ def multiply_by(strip: Any, unsigned: bool) -> Any:
                     starts(like, shift, block_b + j // (2 * LANES) * panel + WIDE, WIDE, words)
                 for i in range(0, m, tallest):
                     rows = min(tallest, m - i)
-                    pack_rows(like, number, flip_a, a + i * a_i + top * a_p, a_i, a_p, block_a, rows, depth, scratch)
+                    pack_rows(like, number, flip_a, a + i * a_i + top * a_p, a_i, a_p, block_a, layout, rows, depth, scratch)
                     for j in range(0, columns, 2 * LANES):
                         right, to = block_b + j // (2 * LANES) * panel + WIDE, c + i * c_i + (left + j) * 4
-                        strip(1 if signed else 0, like, block_a, right, to, c_i, rows, words, min(2 * LANES, columns - j), top > 0)
+                        strip(
+                            1 if signed else 0, like, block_a, layout[0], right, to, c_i, rows, words, min(2 * LANES, columns - j), top > 0
+                        )
         release(room)
 
     @njit(nogil=True)
+    @named_after(strip)
     def multiply_stacks(number, signed, a, b, c, stacks, rows, columns):
         """c = a b, for the matrices, rows and columns of c in the three ranges."""
         (k, n), like = b.shape[1:], c.dtype.type(0)
@@ -189,8 +225,8 @@ def multiply_by(strip: Any, unsigned: bool) -> Any:
     return multiply_stacks
 
 
-multiply_in_vectors = multiply_by(in_vectors, True)
-multiply_in_matrices = multiply_by(in_matrices, False)
+multiply_in_vectors = multiply_by(in_vectors, BLOCK // (ROW * ROWS) * ROWS, PANELS, True)
+multiply_in_matrices = multiply_by(in_matrices, 256, BLOCK // 2, False)
 
 
 def by_vectors(a, b, c, signed, stacks, rows, columns):
@@ -204,12 +240,25 @@ def by_matrices(a, b, c, signed, stacks, rows, columns):
 
 
 NUMBERS = {"i": (types.int8, types.int32), "f": (types.float32, types.float32)}  # of factors and sums, by the letter of the sums' dtype
+INT32, FLOAT32 = np.dtype(np.int32), np.dtype(np.float32)
 RANGE = types.UniTuple(types.int64, 2)
+
+
+def uncompiled(a, b, c, signed, stacks, rows, columns):
+    """What the two functions above do, by NumPy."""
+    s, i, j = slice(*stacks), slice(*rows), slice(*columns)
+    if c.dtype == INT32:
+        a, b = (a if signed else a.view(np.uint8)).astype(c.dtype), b.astype(c.dtype)
+    else:
+        a, b = [np.vectorize(rounded, otypes=[c.dtype])(x) for x in (a, b)]
+    c[s, i, j] = np.matmul(a[s, i], b[s, :, j])
 
 
 @lru_cache(maxsize=None)
 def compiled(letter: str, matrices: bool) -> Any:
     """One of the two functions above, once for all layouts. a and b may be read only."""
+    if config.DISABLE_JIT:  # to debug or to measure coverage: instructions exist in compiled code only
+        return uncompiled
     factor, total = NUMBERS[letter]
     given = types.Array(factor, 3, "A", readonly=True, aligned=False)
     run = stamped(njit(cache=True, nogil=True)(by_matrices if matrices else by_vectors))
@@ -220,14 +269,21 @@ def compiled(letter: str, matrices: bool) -> Any:
 
 def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray | None, *, matrices: bool, workers: int) -> np.ndarray:
     """The product of int8 or of float32 rounded to bfloat16, in matrix registers if it may, by so many threads."""
-    leading = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    total = np.dtype(np.int32 if b.dtype == np.int8 else np.float32)
-    c = result((*leading, a.shape[-2], b.shape[-1]), total, out, a, b)
-    signed, m = a.dtype == np.int8, a.shape[-2]
-    left, right = [stacked(x.view(b.dtype), leading) for x in (a, b)]
-    to = c.reshape(prod(leading), *c.shape[-2:])
+    (m, k), n, signed, total = a.shape[-2:], b.shape[-1], a.dtype.char == "b", INT32 if b.dtype.char == "b" else FLOAT32
     run = compiled(total.char, matrices and m > FEW and lent())
-    share(run, [(left, right, to, signed, *piece) for piece in cut(len(to), *left.shape[1:], right.shape[2], workers)])
+    if a.dtype.char == "B":
+        a = a.view(b.dtype)
+    if a.ndim == 2 == b.ndim:
+        c = result((m, n), total, out, a, b)
+        left, right, to = a[None], b[None], c[None]
+    else:
+        leading = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        c = result((*leading, m, n), total, out, a, b)
+        left, right, to = stacked(a, leading), stacked(b, leading), c.reshape(prod(leading), m, n)
+    if workers == 1:
+        run(left, right, to, signed, (0, len(to)), (0, m), (0, n))
+    else:
+        share(run, [(left, right, to, signed, *piece) for piece in cut(len(to), m, k, n, workers)])
     return c
 
 
@@ -237,3 +293,32 @@ def stacked(x: np.ndarray, leading: tuple[int, ...]) -> np.ndarray:
     if prod(x.shape[:-2]) == 1:
         return np.broadcast_to(x.reshape(x.shape[-2:]), (many, *x.shape[-2:]))
     return np.broadcast_to(x, (*leading, *x.shape[-2:])).reshape(many, *x.shape[-2:])
+
+
+# For the plain loops that a ladder begins with.
+
+
+def on_stacks(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Make `run(a, b, c)`, for matrices in C order, into the product of two stacks of them."""
+
+    stamped(run)
+
+    @wraps(run)
+    def product(a: Any, b: Any) -> np.ndarray:
+        leading = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        c = np.empty((*leading, a.shape[-2], b.shape[-1]), INT32 if b.dtype.char == "b" else FLOAT32)
+        for left, right, to in zip(stacked(a, leading), stacked(b, leading), c.reshape(prod(leading), *c.shape[-2:]), strict=True):
+            run(dense(left), dense(right), to)
+        return c
+
+    return product
+
+
+@njit(nogil=True)
+def rounded(number):
+    """float32 to the nearest bfloat16, to the even one of two, as float32. What is below the smallest normal number becomes 0."""
+    if not abs(number) >= np.float32(2.0**-126):
+        return number * np.float32(0.0)  # nan stays
+    bits = np.float32(number).view(np.uint32)
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    return np.uint32((bits + odd + np.uint32(0x7FFF)) & np.uint32(0xFFFF0000)).view(np.float32)

@@ -77,32 +77,30 @@ class Words(Vectors):
         """A vector of words from numbers that lie in line. `flip`: see `square`."""
         if not self.whole:
             return self._pairs(*[self.load(self.plus(place, x * self.bytes)) for x in range(2)], zipped=False)
-        bytes_ = self._bytes(place, self.group * self.lanes, flip)
-        if self.group == 2:
-            bytes_ = self._widened(bytes_, flip, 16)
-        return self.builder.bitcast(bytes_, self.words)
+        return self._signed(self._bytes(place, self.group * self.lanes), flip)
 
     def across(self, places: list[Any], flip: Any) -> Any:
         """A vector of words from one number at each of so many places, and from those beside them."""
         if not self.whole:
             return self._pairs(*[self.load(place) for place in places], zipped=True)
-        lines = [self._bytes(place, self.lanes, flip) for place in places]
+        lines = [self._bytes(place, self.lanes) for place in places]
         while len(lines) > 1:
             lines = [self.pick(a, b, range(2 * a.type.count)) for a, b in zip(lines[::2], lines[1::2], strict=True)]
         numbers = self.pick(*lines * 2, [x * self.lanes + i for i in range(self.lanes) for x in range(self.group)])
-        if self.group == 2:
-            numbers = self._widened(numbers, flip, 16)
-        return self.builder.bitcast(numbers, self.words)
+        return self._signed(numbers, flip)
 
-    def _bytes(self, place: Any, count: int, flip: Any) -> Any:
-        kind = ir.VectorType(BYTE, count)
-        found = self.builder.load(self.pointer(place, kind))
+    def _bytes(self, place: Any, count: int) -> Any:
+        found = self.builder.load(self.pointer(place, ir.VectorType(BYTE, count)))
         found.align = 1
-        return self.builder.xor(found, self._spread(self.builder.trunc(flip, BYTE), kind))
+        return found
 
-    def _widened(self, numbers: Any, flip: Any, bits: int) -> Any:
-        kind = ir.VectorType(ir.IntType(bits), numbers.type.count)
-        return self.builder.sub(self.builder.zext(numbers, kind), self._spread(self.builder.trunc(flip, kind.element), kind))
+    def _signed(self, numbers: Any, flip: Any) -> Any:
+        """Words of int8, made unsigned by adding `flip`; of two a word it is taken off again when they are wide enough."""
+        numbers = self.builder.xor(numbers, self._spread(self.builder.trunc(flip, BYTE), numbers.type))
+        if self.group == 2:
+            wide = ir.VectorType(ir.IntType(16), numbers.type.count)
+            numbers = self.builder.sub(self.builder.zext(numbers, wide), self._spread(self.builder.trunc(flip, wide.element), wide))
+        return self.builder.bitcast(numbers, self.words)
 
     def _pairs(self, a: Any, b: Any, *, zipped: bool) -> Any:
         """Two vectors of float32, rounded, as one of words: word after word, or lane by lane."""
