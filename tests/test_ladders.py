@@ -140,6 +140,15 @@ def convolution(what, x, w, **geometry):
     return draw
 
 
+def small_pictures(x, w, dtype=np.uint8, **geometry):
+    def draw(rng):
+        (a, b), _ = small_numbers(x[0], int(np.prod(x[1:])), w[0], a=dtype)(rng)
+        b = rng.choice([-128, 127, 3], size=w).astype(np.int8)
+        return [a.reshape(x), b], {**OPS["conv2d_int8"].defaults, **geometry}
+
+    return draw
+
+
 def pooling(what, x, **geometry):
     def draw(rng):
         full = {**OPS[what].defaults, **geometry}
@@ -189,6 +198,16 @@ LARGE = {
         matrices(33, 40, 31, left=(3, 5), right=(3, 5)),
         matrices(9, 20, 70, left=(4, 1), right=(3, 1, 5)),
         matrices(300, 520, 700),
+    ],
+    "conv2d_int8": [
+        small_pictures((3, 3, 28, 28), (6, 3, 5, 5), padding=2, zero_point=127),
+        small_pictures((3, 6, 40, 37), (10, 3, 5, 3), np.int8, stride=(2, 1), padding=((0, 3), (1, 0)), groups=2, zero_point=5),
+        small_pictures((2, 2, 64, 70), (5, 2, 3, 3), dilation=(2, 3), zero_point=9),
+        small_pictures((9, 3, 5, 5), (7, 3, 5, 5), np.int8),
+        small_pictures((5, 8, 9, 9), (8, 1, 3, 3), padding=1, groups=8, zero_point=127),  # depthwise
+        small_pictures((2, 9, 10, 10), (13, 9, 1, 1), np.int8, stride=3),
+        small_pictures((1, 130, 12, 11), (37, 130, 3, 3), padding=1, zero_point=100),  # longer than a block of words
+        small_pictures((1, 64, 30, 30), (40, 64, 3, 3), np.int8, padding=1, stride=2, zero_point=3),
     ],
     "matmul_int8": [
         small_numbers(67, 263, 541),

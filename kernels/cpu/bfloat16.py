@@ -58,7 +58,7 @@ def row_axpy_of_bf16(a, b, c):
 
 @rung(
     "matmul_bf16", "cpu", step=3, rtol=RTOL,
-    idea="words of two neighbours along k, half as many bytes; their products are added in one go (reassoc); a tile of sums stays in registers",
+    idea="words of two neighbours along k, whose products are added in one go (reassoc); a tile of sums stays in registers",
 )  # fmt: skip
 def tile_of_bf16(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
     return multiply(a, b, out, matrices=False, workers=1)

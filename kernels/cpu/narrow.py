@@ -2,15 +2,15 @@
 
     a (..., m, k)   b (..., k, n)   c (..., m, n)     int8 to int32, or float32, rounded to bfloat16, to float32; any strides
 
-WORDS words of the rows of a lie in line; of b, panels two vectors wide, row after row. A tile of c in vector registers (`tile.py`) and one in
-matrix registers (`amx.py`) read the same words. Copying is what the numbers need in any case, to be rounded or zipped: there is no
-path without. The blocks are those of `gemm.py`. What changes a bit of bfloat16 is chosen by the sizes of the whole product.
+A block of a becomes rows of WORDS words; a block of b panels two vectors wide, row after row. A tile of c in vector registers (`tile.py`)
+and one in matrix registers (`amx.py`) read the same words. Copying is what the numbers need in any case, to be rounded or zipped:
+there is no path without. What changes a bit of bfloat16 is chosen by the sizes of the whole product.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import cache, wraps
 from math import prod
 from typing import Any
 
@@ -150,7 +150,7 @@ def even(size, most):
 
 
 def named_after(strip: Any) -> Any:
-    """A name of its own for each variant of a function: linked code that was compiled in different processes is told apart by names alone."""
+    """A name of its own for each variant of a function: code that was compiled in different processes is told apart by names alone."""
 
     def rename(function: Any) -> Any:
         function.__qualname__ = function.__name__ = f"{function.__name__}_{strip.__name__}"
@@ -254,7 +254,7 @@ def uncompiled(a, b, c, signed, stacks, rows, columns):
     c[s, i, j] = np.matmul(a[s, i], b[s, :, j])
 
 
-@lru_cache(maxsize=None)
+@cache
 def compiled(letter: str, matrices: bool) -> Any:
     """One of the two functions above, once for all layouts. a and b may be read only."""
     if config.DISABLE_JIT:  # to debug or to measure coverage: instructions exist in compiled code only

@@ -215,6 +215,20 @@ def square(typing: Any, along: Any, turned: Any, like: Any, source: Any, step: A
 
 
 @intrinsic
+def zipped(typing: Any, like: Any, lines: Any, source: Any, flip: Any, target: Any) -> Any:
+    """A vector of words from int8 that lie in line across k, at offsets from `source`: `lines` is the address of the first of them."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Words(builder, context.get_value_type(signature.args[0]))
+        _, lines, source, flip, target = values
+        offsets = [builder.load(v.pointer(v.plus(lines, 8 * x), INT)) for x in range(v.group)]
+        Vectors(builder, WORD).store(v.across([builder.add(source, offset) for offset in offsets], flip), target)
+        return context.get_dummy_value()
+
+    return types.void(like, lines, source, flip, target), code
+
+
+@intrinsic
 def clear(typing: Any, target: Any, size: Any) -> Any:
     """Zeros, in so many bytes."""
 
