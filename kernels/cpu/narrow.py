@@ -20,7 +20,7 @@ from numba import config, njit, types
 from kernels.cpu.amx import SIDE, lay_out, lent, let_go, matrix_tiles
 from kernels.cpu.arrays import dense, result
 from kernels.cpu.cache import stamped
-from kernels.cpu.gemm import BLOCK, HALVES, PANELS, VECTOR, cut
+from kernels.cpu.gemm import BLOCK, PANELS, VECTOR, cut
 from kernels.cpu.threads import share
 from kernels.cpu.tile import ROWS, gather
 from kernels.cpu.vector import address, allocate, apart, release, size_of
@@ -31,12 +31,6 @@ LANES = VECTOR // 4  # words in a vector
 WIDE = 2 * VECTOR  # bytes of a row of a panel
 ROW = 4 * WORDS + 64  # bytes from one row of a in words to the next: not a power of two, lest rows evict each other
 FEW = 4  # rows up to which a tile of matrix registers is mostly empty
-
-
-@njit(nogil=True)
-def half_words(like, a, b, c, a_i, c_i, sizes, add):
-    apart()
-    word_tiles(ROWS, 1, 2, like, a, b, c, a_i, WIDE, c_i, sizes, add)
 
 
 @njit(nogil=True)
@@ -57,8 +51,6 @@ def in_vectors(signs, like, a, unit, b, c, c_i, m, k, n, add):
     apart()
     if n > LANES:
         two_words(like, a, b, c, ROW, c_i, (m, k, n), add)
-    elif HALVES and n <= LANES // 2:
-        half_words(like, a, b, c, ROW, c_i, (m, k, n), add)
     else:
         one_words(like, a, b, c, ROW, c_i, (m, k, n), add)
 
