@@ -98,7 +98,8 @@ def matrix_tiles(typing: Any, signs: Any, like: Any, a: Any, b: Any, c: Any, a_i
     """A strip of c, up to two tiles wide, two tiles by two downwards.
 
     signs       a literal, the place in SIGNS: of the int8 of a and b
-    a, b        addresses of words: rows of a, a_i bytes apart, as many as fill the last tile; rows of b of two tiles each
+    a, b        addresses of words. Of a, tile beneath tile, then the two beside them, ...; a_i bytes from such a pair of tiles of rows to
+                the next. Of b, rows as broad as two tiles
     c, c_i      address of c, and bytes from one row to the next
     sizes       m; how many times 16 words k has; n, up to 32
     add         false: c is written; true: c is added to

@@ -29,7 +29,7 @@ from kernels.cpu.words import clear, copy_lines, numbers_in_a_word, square, star
 WORDS = 256  # in a line of a block: a panel of 32 KiB stays in the first-level cache while all rows of a pass
 LANES = VECTOR // 4  # words in a vector
 WIDE = 2 * VECTOR  # bytes of a row of a panel
-ROW = 4 * WORDS + 64  # bytes from one row of a in words to the next: not a power of two, lest rows evict each other
+ROW = 4 * WORDS + 64  # bytes from one row of a to the next, if words lie in line: not a power of two, lest rows evict each other
 FEW = 4  # rows up to which a tile of matrix registers is mostly empty
 
 
@@ -155,7 +155,7 @@ def multiply_by(strip: Any, tall: int, broad: int, in_line: bool) -> Any:
     """The product of stacks of matrices, made in strips by the one or the other.
 
     tall, broad   rows of a, and bytes of b, in a block
-    unsigned      `strip` wants the int8 of a so
+    in_line       `strip` reads the words of a row in line, and wants the int8 of a unsigned; else rows lie in tiles of 16 words
     """
 
     @njit(nogil=True)
@@ -175,9 +175,8 @@ def multiply_by(strip: Any, tall: int, broad: int, in_line: bool) -> Any:
         panel = (1 + deep) * WIDE
         broadest = even(n, max(1, broad // panel) * 2 * LANES)
         tallest = min(m, tall)
-        line = deep * 4
-        layout = (2 * LANES * ROW, ROW, 4 * LANES) if in_line else (2 * LANES * line, 4 * LANES, 8 * LANES * LANES)
-        bytes_a, bytes_b = (tallest + 2 * LANES) // (2 * LANES) * layout[0] + layout[0], (broadest + 2 * LANES - 1) // (2 * LANES) * panel
+        layout = (2 * LANES * ROW, ROW, 4 * LANES) if in_line else (8 * LANES * deep, 4 * LANES, 8 * LANES * LANES)
+        bytes_a, bytes_b = (tallest + 2 * LANES - 1) // (2 * LANES) * layout[0], (broadest + 2 * LANES - 1) // (2 * LANES) * panel
         room = allocate(bytes_a + bytes_b + LANES * LANES * group * size + 64)
         block_b = (room + 63) // 64 * 64  # a cache line
         block_a = block_b + bytes_b
@@ -218,7 +217,7 @@ def multiply_by(strip: Any, tall: int, broad: int, in_line: bool) -> Any:
 
 
 multiply_in_vectors = multiply_by(in_vectors, BLOCK // (ROW * ROWS) * ROWS, PANELS, True)
-multiply_in_matrices = multiply_by(in_matrices, 256, BLOCK // 2, False)
+multiply_in_matrices = multiply_by(in_matrices, 16 * SIDE, BLOCK // 2, False)
 
 
 def by_vectors(a, b, c, signed, stacks, rows, columns):
