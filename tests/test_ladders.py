@@ -35,7 +35,7 @@ SERVING = [rung for rung in RUNGS if rung.serves]
 
 def named(case):
     rung, dtype = case
-    return f"{rung.backend}-{rung.op}-{rung.step}-{dtype}"
+    return f"{rung.backend}-{rung.op}-{rung.step}-{dtype.replace(' ', '-')}"
 
 
 # The laws, as functions that assert.
@@ -46,6 +46,9 @@ def tupled(y):
 
 
 def cast(args, dtype):
+    """The arguments in another precision; or, if `dtype` names one for each, "uint8 int8", in these."""
+    if len(str(dtype).split()) == len(args) > 1 and isinstance(dtype, str):
+        return [np.asarray(a).astype(name, copy=False) for a, name in zip(args, dtype.split(), strict=True)]
     return [a.astype(dtype, copy=False) if a.dtype.kind == "f" else a for a in map(np.asarray, args)]  # strides stay
 
 
@@ -132,6 +135,22 @@ def a_layer(m, k, n, activation):
     return draw
 
 
+def small_numbers(m, k, n, left=(), right=(), a=np.uint8):
+    """Mostly the extreme ones: where a sum of two products leaves 16 bits, and a sign counts most."""
+
+    def draw(rng):
+        return [
+            np.where(rng.random(shape) < 0.2, rng.integers(low, high + 1, shape), rng.choice([low, high], shape)).astype(dtype)
+            for shape, dtype, low, high in [((*left, m, k), a, np.iinfo(a).min, np.iinfo(a).max), ((*right, k, n), np.int8, -128, 127)]
+        ], {}
+
+    return draw
+
+
+def all_alike(m, k, n, a, b):
+    return lambda rng: ([np.full((m, k), a), np.full((k, n), b)], {})
+
+
 def convolution(what, x, w, **geometry):
     def draw(rng):
         full = {**OPS["conv2d"].defaults, **geometry}
@@ -142,6 +161,15 @@ def convolution(what, x, w, **geometry):
         if what == "conv2d_input_grad":
             return [gy, b], {**full, "input_size": x[2:]}
         return [a, gy], {**full, "kernel_size": w[2:]}
+
+    return draw
+
+
+def small_pictures(x, w, dtype=np.uint8, **geometry):
+    def draw(rng):
+        (a, b), _ = small_numbers(x[0], int(np.prod(x[1:])), w[0], a=dtype)(rng)
+        b = rng.choice([-128, 127, 3], size=w).astype(np.int8)
+        return [a.reshape(x), b], {**OPS["conv2d_int8"].defaults, **geometry}
 
     return draw
 
@@ -254,6 +282,37 @@ LARGE = {
         a_layer((70,), 200, 3, "relu"),  # narrow
         a_layer((60,), 300, 1, "identity"),
         a_layer((7,), 0, 20, "relu"),
+    ],
+    "matmul_bf16": [
+        matrices(67, 263, 541),
+        matrices(40, 1100, 70),  # longer than a block of words
+        matrices(1, 600, 1),
+        matrices(5, 257, 1100),
+        matrices(33, 40, 31, left=(3, 5), right=(3, 5)),
+        matrices(9, 20, 70, left=(4, 1), right=(3, 1, 5)),
+        matrices(300, 520, 700),
+    ],
+    "conv2d_int8": [
+        small_pictures((3, 3, 28, 28), (6, 3, 5, 5), padding=2, zero_point=127),
+        small_pictures((3, 6, 40, 37), (10, 3, 5, 3), np.int8, stride=(2, 1), padding=((0, 3), (1, 0)), groups=2, zero_point=5),
+        small_pictures((2, 2, 64, 70), (5, 2, 3, 3), dilation=(2, 3), zero_point=9),
+        small_pictures((9, 3, 5, 5), (7, 3, 5, 5), np.int8),
+        small_pictures((5, 8, 9, 9), (8, 1, 3, 3), padding=1, groups=8, zero_point=127),  # depthwise
+        small_pictures((2, 9, 10, 10), (13, 9, 1, 1), np.int8, stride=3),
+        small_pictures((1, 130, 12, 11), (37, 130, 3, 3), padding=1, zero_point=100),  # longer than a block of words
+        small_pictures((1, 64, 30, 30), (40, 64, 3, 3), np.int8, padding=1, stride=2, zero_point=3),
+    ],
+    "matmul_int8": [
+        small_numbers(67, 263, 541),
+        small_numbers(40, 2100, 70, a=np.int8),  # longer than a block of words
+        small_numbers(1, 600, 1),
+        small_numbers(5, 257, 1100, a=np.int8),
+        small_numbers(33, 40, 31, left=(3, 5), right=(3, 5)),
+        small_numbers(9, 20, 70, left=(4, 1), right=(3, 1, 5)),
+        small_numbers(300, 520, 700),
+        all_alike(20, 1030, 35, np.uint8(255), np.int8(-128)),
+        all_alike(20, 1030, 35, np.int8(-128), np.int8(-128)),
+        all_alike(20, 1030, 35, np.uint8(255), np.int8(127)),
     ],
     **{
         op: [
@@ -948,6 +1007,112 @@ def test_patches_round_relative_to_any_pixel_of_a_window_times_any_weight():
     assert np.any(patches > 16 * eps * size), "then hold this rung to the bound of the others, and say so"
 
 
+NARROW = """
+    import numpy as np
+    import kernels
+    from kernels.cpu import features
+    rng = np.random.default_rng(0)
+
+    def ints(dtype, *shape):
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+        return np.where(rng.random(shape) < 0.3, rng.integers(low, high + 1, shape), rng.choice([low, high], shape)).astype(dtype)
+
+    def layouts(x):
+        return x, np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::-2]
+
+    whole, bf16 = kernels.serving("matmul_int8", "cpu"), kernels.serving("matmul_bf16", "cpu")
+    for m, k, n in [(1, 1, 1), (37, 41, 43), (5, 0, 3), (70, 1100, 50), (3, 90, 70), (130, 64, 33), (20, 1030, 18)]:
+        for dtype in (np.uint8, np.int8):
+            for x in layouts(ints(dtype, m, k)):
+                for y in layouts(ints(np.int8, k, n)):
+                    assert np.array_equal(whole(x, y), x.astype("i4") @ y.astype("i4")), (m, k, n, dtype)
+        for x in layouts(rng.integers(-64, 65, (m, k)).astype("f4")):  # bfloat16 as they are
+            for y in layouts(rng.integers(-64, 65, (k, n)).astype("f4")):
+                assert np.array_equal(bf16(x, y), x @ y), (m, k, n)
+    special = np.array([1.00390625, 1.01171875, -3.4e38, np.inf, -np.inf, np.nan, 1e-39, -0.0, 2.0**-126, 0.1], "f4")[:, None]
+    want = np.array([1.0, 1.015625, -np.inf, np.inf, -np.inf, np.nan, 0.0, 0.0, 2.0**-126, 0.10009765625], "f4")
+    assert np.array_equal(bf16(special, np.ones((1, 1), "f4"))[:, 0], want, equal_nan=True)
+    assert np.array_equal(bf16(np.ones((9, 1), "f4"), special.T)[4], want, equal_nan=True)
+"""
+
+CONVOLVED = """
+    from engine.ops.int8 import conv2d_int8
+    conv = kernels.serving("conv2d_int8", "cpu")
+    for x, w, geometry in [((2, 5, 9, 10), (7, 5, 3, 3), {"padding": 1}), ((1, 8, 7, 7), (8, 1, 3, 3), {"stride": 2, "groups": 8})]:
+        for dtype in (np.uint8, np.int8):
+            a, b = ints(dtype, *x), ints(np.int8, *w)
+            want = conv2d_int8(a, b, zero_point=100, **geometry)
+            assert np.array_equal(conv(a, b, zero_point=100, **geometry), want), (x, dtype)
+"""
+
+
+@pytest.mark.parametrize("tier", ["generic", "avx2", "avx512", "amx"])
+def test_each_tier_multiplies_narrow_numbers_right(tier):
+    if tier not in available_tiers():
+        tally.not_run(f"the machine does not have {tier}")
+        pytest.skip(f"the machine does not have {tier}")
+    done = run_alone(NARROW + CONVOLVED if tier == "generic" else NARROW, GNOMON_CPU=tier)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_machine_without_instructions_for_narrow_numbers_multiplies_them_right():
+    if "avx2" not in available_tiers():
+        tally.not_run("the machine does not have avx2")
+        pytest.skip("the machine does not have avx2")
+    without = """
+    from llvmlite import binding
+    found = binding.get_host_cpu_features()
+    fewer = type(found)({name: has for name, has in found.items() if "vnni" not in name and "bf16" not in name})
+    binding.get_host_cpu_features = lambda: fewer
+"""
+    done = run_alone(without + NARROW, GNOMON_CPU="avx2")
+    assert done.returncode == 0, done.stderr
+
+
+def test_where_the_system_lends_no_matrix_registers_vectors_do(monkeypatch):
+    from kernels.cpu import narrow
+
+    rng = np.random.default_rng(0)
+    (a, b), _ = small_numbers(40, 300, 50)(rng)
+    monkeypatch.setattr(narrow, "lent", lambda: False)
+    np.testing.assert_array_equal(kernels.serving("matmul_int8", "cpu")(a, b), a.astype("i4") @ b.astype("i4"))
+
+
+def test_many_python_threads_may_use_matrix_registers_at_once():
+    (a, b), _ = small_numbers(100, 300, 90, a=np.int8)(np.random.default_rng(0))
+    product, want, found = kernels.serving("matmul_int8", "cpu"), a.astype("i4") @ b.astype("i4"), []
+
+    def work():
+        found.extend(np.array_equal(product(a, b), want) for _ in range(30))
+
+    crowd = [threading.Thread(target=work) for _ in range(6)]
+    for thread in crowd:
+        thread.start()
+    for thread in crowd:
+        thread.join(timeout=60)
+    assert found == [True] * 180
+
+
+@pytest.mark.parametrize("op", ["matmul_int8", "matmul_bf16", "conv2d_int8"])
+def test_narrow_products_are_written_where_they_are_told(op):
+    (args, params), rung = LARGE[op][0](np.random.default_rng(0)), kernels.serving(op, "cpu")
+    args = cast(args, np.float32)
+    want = rung(*args, **params)
+    out = np.empty_like(want)
+    assert rung(*args, out=out, **params) is out
+    np.testing.assert_array_equal(out, want)
+    with pytest.raises(ValueError, match="out is a NumPy array"):
+        rung(*args, out=np.empty(3), **params)
+
+
+def test_a_zero_point_that_the_dtype_does_not_hold_is_refused_at_the_door():
+    x, w = np.zeros((1, 1, 3, 3), np.uint8), np.zeros((1, 1, 3, 3), np.int8)
+    with pytest.raises(ValueError, match=r"zero_point is -1, which uint8 does not hold \(0 to 255\)"):
+        kernels.serving("conv2d_int8", "cpu")(x, w, zero_point=-1)
+    with pytest.raises(TypeError, match="wants all arrays in one of uint8 x int8, int8 x int8"):
+        kernels.serving("conv2d_int8", "cpu")(w, x)
+
+
 def test_a_tier_that_is_unknown_or_not_there_is_refused_by_name():
     done = run_alone("import kernels; kernels.ladder('matmul', 'cpu')", GNOMON_CPU="mmx")
     assert done.returncode != 0
@@ -1049,6 +1214,27 @@ def test_a_broken_rung_does_not_agree(run, dtype):
     agrees(broken(np.matmul), dtype, [a, b], {})
     with pytest.raises(AssertionError):
         agrees(broken(run), dtype, [laid_out(a.astype(dtype), "stepped"), b], {})
+
+
+def sums_pairs_in_16_bits(a, b):
+    """As vpmaddubsw does, the usual way before there was vpdpbusd."""
+    pairs = a[:, :, None].astype(np.int32) * b[None].astype(np.int32)
+    pairs = np.add.reduceat(pairs, range(0, a.shape[1], 2), axis=1)
+    return np.clip(pairs, -(1 << 15), (1 << 15) - 1).sum(axis=1, dtype=np.int32)
+
+
+def takes_a_for_signed(a, b):
+    return a.view(np.int8).astype(np.int32) @ b.astype(np.int32)
+
+
+@pytest.mark.parametrize("run", [sums_pairs_in_16_bits, takes_a_for_signed])
+def test_a_rung_that_is_not_exact_is_caught(run):
+    args, params = small_numbers(3, 8, 5)(np.random.default_rng(0))
+    exact = {"uint8 int8": 0.0}
+    right = Rung("matmul_int8", "cpu", 1, "as it is defined", True, exact, (), OPS["matmul_int8"].definition)
+    agrees(right, "uint8 int8", args, params)
+    with pytest.raises(AssertionError, match="off by"):
+        agrees(Rung("matmul_int8", "cpu", 1, "broken on purpose", True, exact, (), run), "uint8 int8", args, params)
 
 
 def test_a_rung_that_writes_into_its_argument_is_caught():

@@ -109,7 +109,7 @@ def read(dicts, reads, kind, dtype, table):
 
 @lru_cache(maxsize=1)
 def known() -> bool:
-    """Do the records of this Python and this NumPy lie as their headers have it? One array and one list are looked at before any is trusted."""
+    """Do records of this Python and this NumPy lie as their headers have it? One array and one list are looked at before any is trusted."""
 
     def at(address: int, kind: Any = ctypes.c_int64) -> int:
         return int(kind.from_address(address).value)
