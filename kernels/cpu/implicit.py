@@ -213,14 +213,19 @@ def windows_at(sources, targets, pictures, rows, columns, source, picture, pitch
 # The product.
 
 
+def variant(function: Any, rows: int, columns: int) -> Any:
+    """A function jitted under a name of its own: code from the caches of different processes is told apart by names alone."""
+    function.__name__ = function.__qualname__ = f"{function.__name__}_{rows}_by_{columns}"
+    return njit(nogil=True)(function)
+
+
 def strip(rows: int, vecs: int) -> Any:
-    @njit(nogil=True)
-    def run(job):
+    def strip_of_c(job):
         apart()
         like, a, a_p, b, starts, k, sources, targets, count, c, c_i = job
         spread(rows, vecs, like, a, a_p, b, starts, k, sources, targets, count, c, c_i)
 
-    return run
+    return variant(strip_of_c, rows, vecs)
 
 
 def first_that_fits(options: Any, make: Any) -> Any:
@@ -521,14 +526,13 @@ def lay_windows(gy, n, pictures, many, o, p0, band, pitch, direct, g, at):
 
 
 def block(rows: int, columns: int) -> Any:
-    @njit(nogil=True)
-    def run(job):
+    def block_of_w(job):
         apart()
         like, g, g_i, b, starts, depth, sources, count, c, c_i = job
         for p in range(0, depth, columns):
             meet(rows, columns, like, g, g_i, b, starts + p * 8, sources, count, c + p * size_of(like), c_i)
 
-    return run
+    return variant(block_of_w, rows, columns)
 
 
 block_of = first_that_fits(MEET, block)
