@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: `op-cost`, `framework-ops FRAMEWORK`, `gradient-checkers`; anything else is `gnomon bench`."""
+"""`python -m benchmarks`: `op-cost`, `sparse-break-even`, `framework-ops FRAMEWORK`, `gradient-checkers`; anything else is `gnomon bench`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-TESTER = {"framework-ops": "benchmarks.framework_ops", "gradient-checkers": "benchmarks.gradient_checkers"}
+APART = {  # these read the rest of the line themselves, and what they import is not everybody's
+    "framework-ops": "benchmarks.framework_ops",
+    "gradient-checkers": "benchmarks.gradient_checkers",
+    "sparse-break-even": "benchmarks.sparse_break_even",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
-    if given and given[0] in TESTER:  # these read the rest themselves: what they import is not everybody's
-        return int(import_module(TESTER[given[0]]).main(given[1:]))
+    if given and given[0] in APART:
+        return int(import_module(APART[given[0]]).main(given[1:]))
     if given == ["op-cost"]:
         return op_cost()
     from engine.cli.group import run

@@ -1,7 +1,7 @@
 """How many zeros a matrix must have before its product without them is the faster one.
 
-    python -m benchmarks.sparse_break_even                                    CSR and blocks, a layer of 784 inputs and 300 outputs
-    python -m benchmarks.sparse_break_even --shape 512 512 --batch 64 --json FILE --plot FILE.png
+    python -m benchmarks sparse-break-even                                    CSR and blocks, a layer of 784 inputs and 300 outputs
+    python -m benchmarks sparse-break-even --shape 512 512 --batch 64 --json FILE --plot FILE.png
 
 Ours without zeros, our own dense product of the same matrix, zeros and all, and SciPy's product of its CSR or BSR: one thread each, by
 the CPU time of the thread, in turns A B C A B C; what is not right is not timed. Zeros lie at random: those of CSR one by one, those of
