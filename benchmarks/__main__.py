@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: `op-cost`, `sparse-break-even`, `framework-ops FRAMEWORK`, `gradient-checkers`; anything else is `gnomon bench`."""
+"""`python -m benchmarks`: `op-cost`, `sparse-break-even`, `framework-ops FRAMEWORK`, `gradient-checkers`; all else is `gnomon bench`."""
 
 from __future__ import annotations
 
