@@ -170,7 +170,8 @@ NORM = [
         for op in ("normalise", "normalise_grad")
         for x, text in (((32, 16, 32, 32), "batch norm, ResNet8, block 1"), ((32, 64, 8, 8), "batch norm, ResNet8, block 3"))
     ],
-    *[Case("softmax", ((4096, 128),), "attention, 4 heads for 8 x 128 tokens")],
+    Case("softmax", ((4096, 128),), "attention, 4 heads for 8 x 128 tokens"),
+    Case("log_softmax", ((1024, 1000),), "a thousand classes"),
 ]
 BIAS = [
     Case(op, (x, (x[1],)), text, (("activation", activation),))

@@ -77,7 +77,12 @@ class Rung:
         if arrays and isinstance(arrays[0], dict) and self.contract.dicts:
             try:
                 return self.run(*arrays, **params)
-            except (TypeError, ValueError, AttributeError):  # before anything was written: the door converts them, or says what clashed
+            except (
+                TypeError,
+                ValueError,
+                LookupError,
+                AttributeError,
+            ):  # before anything was written: the door converts them, or says what clashed
                 return self._through_the_door(arrays, params)
         return self._through_the_door(arrays, params)
 

@@ -5,6 +5,7 @@ A rung is judged by its op's definition in float64, and the definition shares no
 """
 
 import inspect
+import itertools
 import os
 import re
 import subprocess
@@ -829,6 +830,23 @@ def test_compiled_kernels_go_where_numba_is_told(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.rglob("update.sgd_together*.nbc"))
+
+
+@pytest.mark.parametrize("op", ["conv2d", "conv2d_input_grad", "conv2d_weight_grad"])
+def test_what_lies_in_fresh_memory_does_not_show(op):
+    """The room that a kernel takes holds what was there before: here nan, for sizes that were not asked for before."""
+    rng = np.random.default_rng(0)
+    run = kernels.serving(op, "cpu").run
+    for n, h, w in itertools.product((1, 2, 3, 5, 7, 17), range(4, 12), (5, 9, 21)):
+        x, k, gy = [rng.normal(size=shape).astype("f4") for shape in ((n, 5, h, w), (9, 5, 3, 3), (n, 9, h, w))]
+        args, more = {
+            "conv2d": ((x, k), {}),
+            "conv2d_input_grad": ((gy, k), {"input_size": (h, w)}),
+            "conv2d_weight_grad": ((x, gy), {"kernel_size": (3, 3)}),
+        }[op]
+        full = [np.full(1 << bits, np.nan, "f4") for bits in range(8, 19) for _ in range(6)]
+        del full
+        assert np.all(np.isfinite(run(*args, padding=1, **more))), (n, h, w)
 
 
 # Products.

@@ -141,6 +141,7 @@ def lay_rows(x, n, pictures, many, channel, channels, deal, first, rows, pitch, 
                         line(like, pixel, deal[1] * size, to + u0 * size, u1 - u0)
                         clear(like, to + u1 * size, (pitch - u1 + lanes - 1) // lanes)
                     to += pitch * many * size
+                clear(like, to, 2)  # a vector that begins in the last row may end behind it: nothing there must be no number
                 to += (area(rows, pitch) - rows * pitch) * many * size
 
 
