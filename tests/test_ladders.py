@@ -323,8 +323,8 @@ LARGE = {
             convolution(op, (40, 3, 5, 5), (7, 3, 5, 5)),  # one window: pictures side by side
             convolution(op, (13, 8, 9, 9), (8, 1, 3, 3), padding=1, groups=8),  # depthwise
             convolution(op, (6, 9, 10, 10), (13, 9, 1, 1), stride=3),
-            convolution(op, (21, 17, 9, 12), (19, 17, 3, 3), padding=1),  # by patches; five pictures are left over
-            convolution(op, (18, 16, 7, 6), (16, 16, 3, 3), padding=((0, 2), (1, 0))),
+            convolution(op, (21, 33, 9, 12), (35, 33, 3, 3), padding=1),  # by patches; five pictures are left over
+            convolution(op, (18, 32, 7, 6), (32, 32, 3, 3), padding=((0, 2), (1, 0))),
             convolution(op, (1, 3, 40, 40), (9, 3, 5, 5), padding=2),  # one picture, rows longer than a vector
         ]
         for op in ("conv2d", "conv2d_input_grad", "conv2d_weight_grad")
@@ -988,7 +988,7 @@ def test_each_tier_that_this_machine_has_convolves_right(tier):
             ((19, 5, 9, 8), (13, 5, 3, 3), {"padding": 1}),  # bundles
             ((3, 4, 11, 37), (7, 4, 3, 5), {"padding": 2}),  # side by side
             ((3, 4, 7, 5), (6, 2, 3, 3), {"groups": 2, "stride": 2, "padding": 1}),  # a few pictures
-            ((17, 16, 6, 7), (17, 16, 3, 3), {"padding": 1}),  # patches
+            ((17, 32, 6, 7), (33, 32, 3, 3), {"padding": 1}),  # patches
         ]:
             params = {**OPS["conv2d"].defaults, **geometry}
             x, w = rng.normal(size=x).astype("f4"), rng.normal(size=w).astype("f4")
@@ -1011,7 +1011,7 @@ def test_each_tier_that_this_machine_has_convolves_right(tier):
 
 def test_patches_round_relative_to_any_pixel_of_a_window_times_any_weight():
     rng = np.random.default_rng(0)
-    x, w = rng.normal(size=(16, 16, 12, 12)).astype("f4"), rng.normal(size=(16, 16, 3, 3)).astype("f4")
+    x, w = rng.normal(size=(16, 32, 12, 12)).astype("f4"), rng.normal(size=(32, 32, 3, 3)).astype("f4")
     x[..., 5] *= 1e4
     w[..., 2] *= 1e4  # large pixels never meet large weights in the windows of column 6
     params = {**OPS["conv2d"].defaults, "padding": 1}

@@ -44,7 +44,7 @@ from kernels.registry import rung
 
 VECTOR = BITS[tier()] // 8
 PLACES = 16  # in a patch
-CHANNELS = 16  # and filters, from which on the products that are saved are more than the sums that are added
+CHANNELS = 32  # and filters, from which on the products that are saved are more than the sums that are added
 BLOCK = caches()[2] // 2  # bytes of a band of patches: half of the second-level cache
 
 
