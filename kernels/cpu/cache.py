@@ -8,13 +8,46 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from numba import types
+
 FOLDER = Path(__file__).resolve().parent
 
 
 def stamped(function: Any) -> Any:
-    """A jitted function whose compiled code is thrown away when any file of this folder has changed."""
-    file = getattr(getattr(function, "_cache", None), "_cache_file", None)  # Numba has no public word for it
+    """A jitted function whose compiled code is thrown away when any file of this folder has changed, and is loaded after the units
+    (`unit.py`) that it calls."""
+    cache = function._cache if hasattr(function, "_cache") else None  # Numba has no public word for it
+    file = getattr(cache, "_cache_file", None)
     if hasattr(file, "_source_stamp"):
         files = [(path.name, path.stat()) for path in sorted(FOLDER.glob("*.py"))]
         file._source_stamp = tuple((name, about.st_mtime, about.st_size) for name, about in files)
+    if hasattr(cache, "load_overload"):
+        load = cache.load_overload
+
+        def load_overload(signature: Any, context: Any) -> Any:
+            for unit in units(function.__wrapped__):
+                for number in numbers(signature):
+                    unit.ready(number)
+            return load(signature, context)
+
+        cache.load_overload = load_overload
     return function
+
+
+def units(function: Any) -> set[Any]:
+    """The units that a function calls, itself or in what is jitted into it."""
+    names = {name: function.__globals__.get(name) for name in function.__code__.co_names}
+    cells = zip(function.__code__.co_freevars, [cell.cell_contents for cell in function.__closure__ or ()], strict=True)
+    found = set()
+    for called in {**names, **dict(cells)}.values():
+        if hasattr(called, "unit"):
+            found.add(called.unit)
+        elif hasattr(called, "py_func"):
+            found |= units(called.py_func)
+    return found
+
+
+def numbers(signature: Any) -> set[Any]:
+    """The types of floating-point numbers in a signature."""
+    given = [getattr(t, "dtype", t) for t in getattr(signature, "args", signature)]
+    return {t for t in given if t in (types.float32, types.float64)}
