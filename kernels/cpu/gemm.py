@@ -110,33 +110,35 @@ def pack_b(like, b, b_p, b_j, to, k, n):
                         transpose(like, start, b_j, min(lanes, columns - h), min(lanes, k - p), target + h * size + p * wide, wide)
 
 
-@njit(nogil=True, inline="always")
-def strips(like, a, a_steps, b, b_p, panel, c, c_i, m, k, n, add, bias, relu):
+@unit
+def strips(like, a, a_i, a_p, a_tile, b, b_p, panel, c, c_i, m, k, n, add, bias, relu):
     """All of c, strip after strip; the next panel of b begins `panel` bytes behind. `bias`: 0, or an address: then c is finished."""
     size = size_of(like)
     step = size if bias else 0
     lanes, j = VECTOR // size, 0
     if m <= FEW and panel == 2 * VECTOR:  # b lies as it came
         while n - j > LESS_BROAD * lanes:
-            broad(like, a, b + j * size, c + j * size, *a_steps, b_p, c_i, m, k, min(BROAD * lanes, n - j), add, bias + j * step, relu)
+            broad(
+                like, a, b + j * size, c + j * size, a_i, a_p, a_tile, b_p, c_i, m, k, min(BROAD * lanes, n - j), add, bias + j * step, relu
+            )
             j += BROAD * lanes
         if n - j > LESS_BROAD // 2 * lanes:
-            less_broad(like, a, b + j * size, c + j * size, *a_steps, b_p, c_i, m, k, n - j, add, bias + j * step, relu)
+            less_broad(like, a, b + j * size, c + j * size, a_i, a_p, a_tile, b_p, c_i, m, k, n - j, add, bias + j * step, relu)
             j = n
     while j < n:
         columns, place = min(2 * lanes, n - j), b + j // (2 * lanes) * panel + j % (2 * lanes) * size
         if columns > lanes and not (HALVES and columns <= lanes + lanes // 2):
-            two(like, a, place, c + j * size, *a_steps, b_p, c_i, m, k, columns, add, bias + j * step, relu)
+            two(like, a, place, c + j * size, a_i, a_p, a_tile, b_p, c_i, m, k, columns, add, bias + j * step, relu)
             j += 2 * lanes
         elif HALVES and columns <= lanes // 2:
-            half(like, a, place, c + j * size, *a_steps, b_p, c_i, m, k, columns, add, bias + j * step, relu)
+            half(like, a, place, c + j * size, a_i, a_p, a_tile, b_p, c_i, m, k, columns, add, bias + j * step, relu)
             j += lanes
         else:
-            one(like, a, place, c + j * size, *a_steps, b_p, c_i, m, k, min(lanes, columns), add, bias + j * step, relu)
+            one(like, a, place, c + j * size, a_i, a_p, a_tile, b_p, c_i, m, k, min(lanes, columns), add, bias + j * step, relu)
             j += lanes
 
 
-@njit(nogil=True, inline="always")
+@unit
 def multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b, bias, relu):
     """c = a b in blocks, and with the last block of k what `finished_tiles` does; whether factors are copied changes no bit."""
     size = size_of(like)
@@ -164,7 +166,7 @@ def multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b, 
                 if packs_a:
                     pack_a(like, part, a_i, a_p, block_a, rows, depth)
                     part, steps = block_a, (size, ROWS * size, ROWS * size * depth)
-                strips(like, part, steps, right, right_p, panel, c + i * c_i + left * size, c_i, rows, depth, columns, top > 0, last, relu)
+                strips(like, part, *steps, right, right_p, panel, c + i * c_i + left * size, c_i, rows, depth, columns, top > 0, last, relu)
     if room:
         release(room)
 
