@@ -73,7 +73,7 @@ def unit(function: Any, returns: Any = types.void) -> Any:
     call.__signature__ = inspect.Signature([inspect.Parameter("typing", inspect.Parameter.POSITIONAL_OR_KEYWORD), *parameters])
     call.__name__ = call.__qualname__ = function.__name__
     found = intrinsic(call)
-    found.unit = made
+    found.called_unit = made
     return found
 
 
