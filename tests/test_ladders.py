@@ -793,7 +793,7 @@ def test_many_python_threads_may_call_kernels_at_once():
 
 def run_alone(code, **environment):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), **environment}
-    return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, env=env, timeout=120)
+    return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, env=env, timeout=300)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
@@ -932,6 +932,40 @@ def test_compiled_code_is_too_old_when_any_file_that_it_is_made_of_has_changed()
 
     stamp = stamped(njit(cache=True)(products))._cache._cache_file._source_stamp
     assert {"features.py", "gemm.py", "tile.py", "vector.py"} <= {name for name, _, _ in stamp}
+
+
+def test_the_units_that_a_function_calls_are_found_among_its_names():
+    """If one is not, LLVM ends the process that loads the function from the cache."""
+    from kernels.cpu import gemm, implicit
+    from kernels.cpu.cache import units
+
+    def names(function):
+        return {unit.function.__name__ for unit in units(function)}
+
+    assert names(gemm.product) == {"by_shape"}
+    assert len(names(implicit.multiply.called_unit.function)) == len(implicit.SPREAD)  # in closures
+    assert {"lay", "multiply", "positions"} <= names(implicit.to_x.py_func)  # also in what is inlined
+    assert not names(lambda: [gemm.by_shape])  # as an attribute: so no unit may be called like that
+
+
+def test_what_is_compiled_in_one_process_is_loaded_in_the_next(tmp_path):
+    code = """
+        import numpy as np
+        import kernels
+        from kernels.cpu.cache import units
+        from kernels.cpu.gemm import of_matrices, product
+
+        def hits(function):
+            forms = {(unit, number): form for unit in units(function) for number, form in unit.forms.items()}
+            return [form.cache_hits for form in forms.values()] + [hit for unit, _ in forms for hit in hits(unit.function)]
+
+        a = np.arange(12.0).reshape(3, 4)
+        assert np.array_equal(kernels.serving("matmul", "cpu")(a, a.T), np.matmul(a, a.T))
+        print(sorted(set(hits(product) + list(of_matrices["d"].stats.cache_hits.values()))), len(hits(product)) > 10)
+    """
+    first, second = [run_alone(code, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)]
+    assert first.stdout.strip() == "[0] True", first.stderr
+    assert second.stdout.strip() == "[1] True", second.stderr
 
 
 # Tiers of the CPU.

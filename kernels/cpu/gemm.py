@@ -27,7 +27,8 @@ from kernels.cpu.eager import given
 from kernels.cpu.features import BITS, caches, tier
 from kernels.cpu.threads import share, threads
 from kernels.cpu.tile import BROAD, FEW, LESS_BROAD, ROWS, copy, dots, finished_tiles, gather, lines, shift, transpose
-from kernels.cpu.vector import address, allocate, apart, fetch, release, size_of
+from kernels.cpu.unit import unit
+from kernels.cpu.vector import address, allocate, fetch, release, size_of
 from kernels.registry import rung
 
 VECTOR = BITS[tier()] // 8  # bytes
@@ -45,41 +46,35 @@ MANY_COLUMNS, MANY_ROWS = 240, 120  # the other one has so many columns or rows
 WORTH_A_THREAD = 4_000_000  # flops in a piece: about 40 microseconds, the cost of handing it over
 
 
-@njit(nogil=True)
-def half(like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu):
-    apart()
-    finished_tiles(ROWS, 1, 2, like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu)
+@unit
+def half(like, a, b, c, a_i, a_p, a_tile, b_p, c_i, m, k, n, add, bias, relu):
+    finished_tiles(ROWS, 1, 2, like, a, b, c, (a_i, a_p, a_tile), b_p, c_i, (m, k, n), add != 0, bias, relu != 0)
 
 
-@njit(nogil=True)
-def one(like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu):
-    apart()
-    finished_tiles(ROWS, 1, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu)
+@unit
+def one(like, a, b, c, a_i, a_p, a_tile, b_p, c_i, m, k, n, add, bias, relu):
+    finished_tiles(ROWS, 1, 1, like, a, b, c, (a_i, a_p, a_tile), b_p, c_i, (m, k, n), add != 0, bias, relu != 0)
 
 
-@njit(nogil=True)
-def two(like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu):
-    apart()
-    finished_tiles(ROWS, 2, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu)
+@unit
+def two(like, a, b, c, a_i, a_p, a_tile, b_p, c_i, m, k, n, add, bias, relu):
+    finished_tiles(ROWS, 2, 1, like, a, b, c, (a_i, a_p, a_tile), b_p, c_i, (m, k, n), add != 0, bias, relu != 0)
 
 
-@njit(nogil=True)
-def broad(like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu):
-    apart()
-    finished_tiles(FEW, BROAD, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu)
+@unit
+def broad(like, a, b, c, a_i, a_p, a_tile, b_p, c_i, m, k, n, add, bias, relu):
+    finished_tiles(FEW, BROAD, 1, like, a, b, c, (a_i, a_p, a_tile), b_p, c_i, (m, k, n), add != 0, bias, relu != 0)
 
 
-@njit(nogil=True)
-def less_broad(like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu):
-    apart()
-    finished_tiles(FEW, LESS_BROAD, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu)
+@unit
+def less_broad(like, a, b, c, a_i, a_p, a_tile, b_p, c_i, m, k, n, add, bias, relu):
+    finished_tiles(FEW, LESS_BROAD, 1, like, a, b, c, (a_i, a_p, a_tile), b_p, c_i, (m, k, n), add != 0, bias, relu != 0)
 
 
-@njit(nogil=True)
+@unit
 def pack_a(like, a, a_i, a_p, to, m, k):
     """Tiles of a, one after the other: ROWS numbers for p = 0, then for p = 1, ... A square is written past its rows, so the lower ones
     come first, and what they spill over is written again."""
-    apart()
     size = size_of(like)
     lanes, tall = VECTOR // size, ROWS * size
     for i in range(0, m, ROWS):
@@ -93,10 +88,9 @@ def pack_a(like, a, a_i, a_p, to, m, k):
                 transpose(like, source, a_i, min(lanes, rows - h), min(lanes, k - p), target, tall)
 
 
-@njit(nogil=True)
+@unit
 def pack_b(like, b, b_p, b_j, to, k, n):
     """Panels of b, two vectors wide, one after the other, row after row. Lanes behind the last column hold anything."""
-    apart()
     size = size_of(like)
     lanes, wide = VECTOR // size, 2 * VECTOR
     few = lanes if b_j == size else max(1, k)  # rows of b at a time: few enough that each is read on where it was left
@@ -116,33 +110,35 @@ def pack_b(like, b, b_p, b_j, to, k, n):
                         transpose(like, start, b_j, min(lanes, columns - h), min(lanes, k - p), target + h * size + p * wide, wide)
 
 
-@njit(nogil=True, inline="always")
-def strips(like, a, a_steps, b, b_p, panel, c, c_i, m, k, n, add, bias, relu):
+@unit
+def strips(like, a, a_i, a_p, a_tile, b, b_p, panel, c, c_i, m, k, n, add, bias, relu):
     """All of c, strip after strip; the next panel of b begins `panel` bytes behind. `bias`: 0, or an address: then c is finished."""
     size = size_of(like)
     step = size if bias else 0
     lanes, j = VECTOR // size, 0
     if m <= FEW and panel == 2 * VECTOR:  # b lies as it came
         while n - j > LESS_BROAD * lanes:
-            broad(like, a, b + j * size, c + j * size, a_steps, b_p, c_i, (m, k, min(BROAD * lanes, n - j)), add, bias + j * step, relu)
+            broad(
+                like, a, b + j * size, c + j * size, a_i, a_p, a_tile, b_p, c_i, m, k, min(BROAD * lanes, n - j), add, bias + j * step, relu
+            )
             j += BROAD * lanes
         if n - j > LESS_BROAD // 2 * lanes:
-            less_broad(like, a, b + j * size, c + j * size, a_steps, b_p, c_i, (m, k, n - j), add, bias + j * step, relu)
+            less_broad(like, a, b + j * size, c + j * size, a_i, a_p, a_tile, b_p, c_i, m, k, n - j, add, bias + j * step, relu)
             j = n
     while j < n:
         columns, place = min(2 * lanes, n - j), b + j // (2 * lanes) * panel + j % (2 * lanes) * size
         if columns > lanes and not (HALVES and columns <= lanes + lanes // 2):
-            two(like, a, place, c + j * size, a_steps, b_p, c_i, (m, k, columns), add, bias + j * step, relu)
+            two(like, a, place, c + j * size, a_i, a_p, a_tile, b_p, c_i, m, k, columns, add, bias + j * step, relu)
             j += 2 * lanes
         elif HALVES and columns <= lanes // 2:
-            half(like, a, place, c + j * size, a_steps, b_p, c_i, (m, k, columns), add, bias + j * step, relu)
+            half(like, a, place, c + j * size, a_i, a_p, a_tile, b_p, c_i, m, k, columns, add, bias + j * step, relu)
             j += lanes
         else:
-            one(like, a, place, c + j * size, a_steps, b_p, c_i, (m, k, min(lanes, columns)), add, bias + j * step, relu)
+            one(like, a, place, c + j * size, a_i, a_p, a_tile, b_p, c_i, m, k, min(lanes, columns), add, bias + j * step, relu)
             j += lanes
 
 
-@njit(nogil=True, inline="always")
+@unit
 def multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b, bias, relu):
     """c = a b in blocks, and with the last block of k what `finished_tiles` does; whether factors are copied changes no bit."""
     size = size_of(like)
@@ -170,15 +166,14 @@ def multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b, 
                 if packs_a:
                     pack_a(like, part, a_i, a_p, block_a, rows, depth)
                     part, steps = block_a, (size, ROWS * size, ROWS * size * depth)
-                strips(like, part, steps, right, right_p, panel, c + i * c_i + left * size, c_i, rows, depth, columns, top > 0, last, relu)
+                strips(like, part, *steps, right, right_p, panel, c + i * c_i + left * size, c_i, rows, depth, columns, top > 0, last, relu)
     if room:
         release(room)
 
 
-@njit(nogil=True)
+@unit
 def inner_columns(like, a, a_i, b, b_p, b_j, c, c_i, c_j, m, k, n):
     """c = a b by inner products along k; a is contiguous along k, and the columns of b are made so."""
-    apart()
     size = size_of(like)
     room = allocate(k * size) if b_p != size else 0
     for j in range(n):
@@ -191,10 +186,9 @@ def inner_columns(like, a, a_i, b, b_p, b_j, c, c_i, c_j, m, k, n):
         release(room)
 
 
-@njit(nogil=True)
+@unit
 def one_row(like, a, a_p, b, b_p, c, k, n):
     """c = a b for one row, where rows of b are contiguous. Sums are those of the tiles."""
-    apart()
     size = size_of(like)
     wide = LINE // size
     room = allocate(LINE) if k > K else 0
@@ -209,20 +203,19 @@ def one_row(like, a, a_p, b, b_p, c, k, n):
         release(room)
 
 
-@njit(nogil=True)
+@unit
 def finish(like, c, c_i, m, n, bias, relu):
     """c + bias, and relu, where that was not done as c was written."""
-    apart()
     if bias:
         for i in range(m):
-            shift(like, bias, c + i * c_i, n, relu)
+            shift(like, bias, c + i * c_i, n, relu != 0)
 
 
-@njit(nogil=True)
-def by_shape(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, whole, always, bias, relu):
-    """c = a b, or with the address of a bias c = a b + bias; `whole`: rows and columns of all of c, of which this may be a part.
+@unit
+def by_shape(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, whole_m, whole_n, always, bias, relu):
+    """c = a b, or with the address of a bias c = a b + bias; `whole_m`, `whole_n`: rows and columns of all of c, of
+    which this may be a part.
     `always`: both factors are copied in any case. `relu`: what is below 0 becomes 0 after the bias."""
-    apart()
     size = size_of(like)
     c_j = size
     if n == 1:
@@ -230,10 +223,10 @@ def by_shape(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, whole, always, bia
     if k == 1:
         a_p = size
     if not always and k >= 2 * VECTOR // size:  # long enough for vectors along k
-        if whole[1] <= DOTS and a_p == size:
+        if whole_n <= DOTS and a_p == size:
             inner_columns(like, a, a_i, b, b_p, b_j, c, c_i, c_j, m, k, n)
             return finish(like, c, c_i, m, n, bias, relu)
-        if whole[0] <= DOTS and b_p == size and b_j != size:
+        if whole_m <= DOTS and b_p == size and b_j != size:
             inner_columns(like, b, b_j, a, a_p, a_i, c, c_j, c_i, n, k, m)
             return finish(like, c, c_i, m, n, bias, relu)
     if m == 1 and b_j == size and k > 0 and n * size > 4 * VECTOR and not always:
@@ -251,7 +244,7 @@ def product(a, b, c, always):
     (m, k), n, like = a.shape, b.shape[1], c.dtype.type(0)
     left, right, to = (address(a), *a.strides), (address(b), *b.strides), (address(c), n * size_of(like))
     if c.size:
-        by_shape(like, *left, *right, *to, m, k, n, (m, n), always, int64(0), bool_(False))
+        by_shape(like, *left, *right, *to, m, k, n, m, n, always, int64(0), bool_(False))
 
 
 def products(a, b, c, always, stacks, rows, columns):
@@ -269,7 +262,7 @@ def products(a, b, c, always, stacks, rows, columns):
             fetch(right + b.strides[0], b.strides[0])
         if m and w:
             by_shape(
-                like, left, a_i, a.strides[2], right, b.strides[1], b_j, to, n * size, m, k, w, c.shape[1:], always, int64(0), bool_(False)
+                like, left, a_i, a.strides[2], right, b.strides[1], b_j, to, n * size, m, k, w, *c.shape[1:], always, int64(0), bool_(False)
             )
 
 
@@ -281,7 +274,7 @@ def affine(a, b, c, bias, relu, rows, columns):
     left, right, to = address(a) + i * a.strides[0], address(b) + j * b.strides[1], address(c) + (i * n + j) * size
     if m and w:
         by_shape(
-            like, left, a.strides[0], a.strides[1], right, b.strides[0], b.strides[1], to, n * size, m, k, w, c.shape, bool_(False),
+            like, left, a.strides[0], a.strides[1], right, b.strides[0], b.strides[1], to, n * size, m, k, w, *c.shape, bool_(False),
             address(bias) + j * size, relu,
         )  # fmt: skip
 

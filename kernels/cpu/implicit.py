@@ -33,7 +33,9 @@ from kernels.cpu.indirect import MEET, PANEL, SPARE, SPREAD, clear, deal_out, li
 from kernels.cpu.threads import share, threads
 from kernels.cpu.tile import gather as gather_numbers
 from kernels.cpu.tile import transpose
-from kernels.cpu.vector import address, apart, size_of
+from kernels.cpu.unit import counting, unit
+from kernels.cpu.vector import address, allocate, put, release, size_of
+from kernels.cpu.vector import clear as zeros
 from kernels.registry import rung
 
 VECTOR = BITS[tier()] // 8  # bytes
@@ -53,20 +55,18 @@ def compiled(function: Any) -> Any:
 # Bands of pictures, and back.
 
 
-@njit(nogil=True)
+@unit
 def gather(like, source, step, pixels, target, pictures):
     """Pixel after pixel a vector of pictures, which lie `step` bytes apart. Lanes without a picture repeat the last one."""
-    apart()
     size = size_of(like)
     lanes = VECTOR // size
     for x in range(0, pixels, lanes):
         transpose(like, source + x * size, step, pictures, min(lanes, pixels - x), target + x * VECTOR, VECTOR)
 
 
-@njit(nogil=True)
+@unit
 def scatter(like, source, pixels, target, step, pictures):
     """The reverse of `gather`."""
-    apart()
     size = size_of(like)
     lanes = VECTOR // size
     for x in range(0, pixels, lanes):
@@ -79,70 +79,88 @@ def area(rows, pitch):
     return rows * pitch | 1
 
 
-@njit(nogil=True)
-def lay_vectors(x, n, pictures, channel, channels, deal, first, rows, pitch, corner, flat):
-    """Some channels of a bundle into flat[k, a, b, t, u, picture], t from first[0] and u from first[1] on, `rows` and `pitch` of them.
+@small
+def channel_at(x, n, channel):
+    """Where a channel of a picture lies."""
+    return address(x) + (n * x.shape[1] + channel) * x.shape[2] * x.shape[3] * size_of(x.dtype.type(0))
 
-    Dealt picture (a, b) has the pixels (t * deal[0] + a, u * deal[1] + b) of the picture with its padding, which is zeros.
+
+@unit
+def lay_vectors(like, x, step, height, width, pictures, channels, deal_t, deal_u, first_t, first_u, rows, pitch, above, before, flat):
+    """Some channels of a bundle into flat[k, a, b, t, u, picture], t from first_t and u from first_u on, `rows` and `pitch` of them.
+
+    Dealt picture (a, b) has the pixels (t * deal_t + a, u * deal_u + b) of the picture with its padding, which is zeros.
+
+    x               where the first channel of the first picture lies; others follow, pictures `step` bytes apart
+    above, before   rows and columns of padding
     """
-    like = x.dtype.type(0)
-    height, width, size = x.shape[2], x.shape[3], size_of(like)
-    top, bottom = max(0, first[0] * deal[0] - corner[0]), min(height, (first[0] + rows) * deal[0] - corner[0])
+    size = size_of(like)
+    top, bottom = max(0, first_t * deal_t - above), min(height, (first_t + rows) * deal_t - above)
     pixels = max(0, bottom - top) * width
-    as_it_is = deal == (1, 1) and pixels == rows * width and first[1] == corner[1] and pitch == width
-    plane = np.empty(0 if as_it_is else (pixels + VECTOR // size) * VECTOR // size, x.dtype)
-    to = address(flat)
+    as_it_is = deal_t == 1 and deal_u == 1 and pixels == rows * width and first_u == before and pitch == width
+    room = 0 if as_it_is else allocate((pixels + VECTOR // size + 1) * VECTOR)
+    plane = (room + VECTOR - 1) // VECTOR * VECTOR
+    to = flat
     for k in range(channels):
-        source = address(x) + (((n * x.shape[1] + channel + k) * height + top) * width) * size
-        gather(like, source, x.strides[0], pixels, to if as_it_is else address(plane), pictures)
+        gather(like, x + (k * height + top) * width * size, step, pixels, to if as_it_is else plane, pictures)
         if as_it_is:
             to += area(rows, pitch) * VECTOR
             continue
-        for a in range(deal[0]):
-            for b in range(deal[1]):
-                across = first[1] * deal[1] + b - corner[1]
-                u0, u1 = inside(width, pitch, deal[1], across)
+        for a in range(deal_t):
+            for b in range(deal_u):
+                across = first_u * deal_u + b - before
+                u0, u1 = inside(width, pitch, deal_u, across)
                 for r in range(rows):
-                    row = (first[0] + r) * deal[0] + a - corner[0]
+                    row = (first_t + r) * deal_t + a - above
                     if row < 0 or row >= height:
                         clear(like, to, pitch)
                     else:
                         clear(like, to, u0)
-                        pixel = address(plane) + ((row - top) * width + u0 * deal[1] + across) * VECTOR
-                        move(like, pixel, deal[1] * VECTOR, to + u0 * VECTOR, u1 - u0)
+                        pixel = plane + ((row - top) * width + u0 * deal_u + across) * VECTOR
+                        move(like, pixel, deal_u * VECTOR, to + u0 * VECTOR, u1 - u0)
                         clear(like, to + u1 * VECTOR, pitch - u1)
                     to += pitch * VECTOR
                 to += (area(rows, pitch) - rows * pitch) * VECTOR
+    if room:
+        release(room)
 
 
-@njit(nogil=True)
-def lay_rows(x, n, pictures, many, channel, channels, deal, first, rows, pitch, corner, flat):
+@unit
+def lay_rows(like, x, step, height, width, pictures, many, channels, deal_t, deal_u, first_t, first_u, rows, pitch, above, before, flat):
     """The same, with rows of one picture, or of a few, whose pixels alternate: room for `many`, of which some may be zeros."""
-    like = x.dtype.type(0)
-    height, width, size = x.shape[2], x.shape[3], size_of(like)
-    lanes, to = VECTOR // size, address(flat)
+    size = size_of(like)
+    lanes, to = VECTOR // size, flat
     for k in range(channels):
-        for a in range(deal[0]):
-            for b in range(deal[1]):
-                across = first[1] * deal[1] + b - corner[1]
-                u0, u1 = inside(width, pitch, deal[1], across)
+        for a in range(deal_t):
+            for b in range(deal_u):
+                across = first_u * deal_u + b - before
+                u0, u1 = inside(width, pitch, deal_u, across)
                 for r in range(rows):  # from the first to the last: vectors of zeros and of pixels may reach into what comes next
-                    row = (first[0] + r) * deal[0] + a - corner[0]
+                    row = (first_t + r) * deal_t + a - above
                     whole = row < 0 or row >= height
-                    pixel = address(x) + (((n * x.shape[1] + channel + k) * height + row) * width + u0 * deal[1] + across) * size
+                    pixel = x + ((k * height + row) * width + u0 * deal_u + across) * size
                     if whole or many > 1:
                         clear(like, to, (pitch * many + lanes - 1) // lanes)
                     if not whole and many > 1:
                         for m in range(pictures):
-                            steps, there = (0, deal[1] * size), to + (u0 * many + m) * size
-                            gather_numbers(like, pixel + m * x.strides[0], steps, there, (0, many * size), 1, u1 - u0)
+                            steps, there = (0, deal_u * size), to + (u0 * many + m) * size
+                            gather_numbers(like, pixel + m * step, steps, there, (0, many * size), 1, u1 - u0)
                     elif not whole:
                         clear(like, to, (u0 + lanes - 1) // lanes)
-                        line(like, pixel, deal[1] * size, to + u0 * size, u1 - u0)
+                        line(like, pixel, deal_u * size, to + u0 * size, u1 - u0)
                         clear(like, to + u1 * size, (pitch - u1 + lanes - 1) // lanes)
                     to += pitch * many * size
                 clear(like, to, 2)  # a vector that begins in the last row may end behind it: nothing there must be no number
                 to += (area(rows, pitch) - rows * pitch) * many * size
+
+
+@unit
+def pick_apart(like, source, pitch, many, pictures, rows, columns, target, step, down, across):
+    """From rows of pictures whose pixels alternate to where each of the pictures lies, `step` bytes apart; `down` and `across` from pixel
+    to pixel there."""
+    size = size_of(like)
+    for m in range(pictures):
+        gather_numbers(like, source + m * size, (pitch * many * size, many * size), target + m * step, (down, across), rows, columns)
 
 
 def far_of(kernel, dilation, stride):
@@ -156,58 +174,58 @@ reach = small(far_of)
 # Tables.
 
 
-@small
-def repeat_last(table, count):
-    for i in range(count, len(table)):
-        table[i] = table[max(0, count - 1)]
-
-
-@njit(nogil=True)
-def starts_in(channels, kernel, stride, dilation, rows, pitch, pixel):
-    """Where the slice of each kernel position begins, in bytes; `pixel`: bytes from one pixel to the next."""
-    table = np.empty(channels * kernel[0] * kernel[1] + SPARE, np.int64)
-    at = 0
+@unit
+def starts_in(like, table, channels, high, wide, stride_t, stride_u, dilation_t, dilation_u, rows, pitch, pixel):
+    """Where the slice of each position of a kernel, `high` by `wide`, begins, in bytes; `pixel`: bytes from one pixel to the next."""
+    at = start = 0
     for k in range(channels):
-        for i in range(kernel[0]):
-            for j in range(kernel[1]):
-                t, a = divmod(i * dilation[0], stride[0])
-                u, b = divmod(j * dilation[1], stride[1])
-                table[at] = (((k * stride[0] + a) * stride[1] + b) * area(rows, pitch) + t * pitch + u) * pixel
+        for i in range(high):
+            for j in range(wide):
+                t, a = i * dilation_t // stride_t, i * dilation_t % stride_t
+                u, b = j * dilation_u // stride_u, j * dilation_u % stride_u
+                start = (((k * stride_t + a) * stride_u + b) * area(rows, pitch) + t * pitch + u) * pixel
+                put(table, at, start)
                 at += 1
-    repeat_last(table, at)
-    return table
+    for i in range(at, at + SPARE):
+        put(table, i, start)
 
 
-@njit(nogil=True)
-def windows_at(sources, targets, pictures, rows, columns, source, picture, pitch, target, there, down, across, many, direct, size):
+@counting
+def windows_at(like, sources, targets, pictures, rows, columns, source, picture, pitch, target, there, down, across, many, direct):
     """Fill in what is read and written for a grid of windows, from the pixels `source` and `target` on. Returns how many vectors they are.
 
     A vector is a window of many pictures; or, `direct`, windows side by side, of which the last ones of a row end where it ends, in picture
     after picture; or windows side by side of a few pictures, over the ends of rows. In a dealt picture and in the result rows are `pitch`
     and `down` apart, columns 1 and `across`, pictures `picture` and `there`.
     """
+    size = size_of(like)
     lanes = VECTOR // size
-    count = 0
+    count = read = written = 0
     if many == lanes:
         for r in range(rows):
             for q in range(columns):
-                sources[count] = (source + r * pitch + q) * VECTOR
-                targets[count] = (target + r * down + q * across) * VECTOR
+                read, written = (source + r * pitch + q) * VECTOR, (target + r * down + q * across) * VECTOR
+                put(sources, count, read)
+                put(targets, count, written)
                 count += 1
     elif direct:
         for m in range(pictures):
             for r in range(rows):
                 for q in range(0, columns, lanes):
-                    q = min(q, columns - lanes)
-                    sources[count] = (m * picture + source + r * pitch + q) * size
-                    targets[count] = (m * there + target + r * down + q) * size
+                    at = min(q, columns - lanes)
+                    read, written = (m * picture + source + r * pitch + at) * size, (m * there + target + r * down + at) * size
+                    put(sources, count, read)
+                    put(targets, count, written)
                     count += 1
     else:
         for t in range(0, ((rows - 1) * pitch + columns) * many, lanes):
-            sources[count] = targets[count] = t * size
+            read = written = t * size
+            put(sources, count, read)
+            put(targets, count, written)
             count += 1
-    repeat_last(sources, count)
-    repeat_last(targets, count)
+    for i in range(count, count + SPARE):
+        put(sources, i, read)
+        put(targets, i, written)
     return count
 
 
@@ -215,15 +233,13 @@ def windows_at(sources, targets, pictures, rows, columns, source, picture, pitch
 
 
 def variant(function: Any, rows: int, columns: int) -> Any:
-    """A function jitted under a name of its own: code from the caches of different processes is told apart by names alone."""
+    """A unit under a name of its own: code from the caches of different processes is told apart by names alone."""
     function.__name__ = function.__qualname__ = f"{function.__name__}_{rows}_by_{columns}"
-    return njit(nogil=True)(function)
+    return unit(function)
 
 
 def strip(rows: int, vecs: int) -> Any:
-    def strip_of_c(job):
-        apart()
-        like, a, a_p, b, starts, k, sources, targets, count, c, c_i = job
+    def strip_of_c(like, a, a_p, b, starts, k, sources, targets, count, c, c_i):
         spread(rows, vecs, like, a, a_p, b, starts, k, sources, targets, count, c, c_i)
 
     return variant(strip_of_c, rows, vecs)
@@ -237,7 +253,7 @@ def first_that_fits(options: Any, make: Any) -> Any:
 
         @small
         def last(left, job):
-            run(job)
+            run(*job)
             return rows
 
         return last
@@ -246,7 +262,7 @@ def first_that_fits(options: Any, make: Any) -> Any:
     @small
     def choose(left, job):
         if left >= rows:
-            run(job)
+            run(*job)
             return rows
         return others(left, job)
 
@@ -256,10 +272,9 @@ def first_that_fits(options: Any, make: Any) -> Any:
 strip_of = first_that_fits(SPREAD, strip)
 
 
-@njit(nogil=True)
+@unit
 def multiply(like, panels, rows, b, starts, k, sources, targets, count, c, c_i):
     """All rows of c, from weights that lie in panels of PANEL rows."""
-    apart()
     size = size_of(like)
     i = 0
     while i < rows:
@@ -302,17 +317,21 @@ def bundle(left, picture, others, windows, direct, size):
     return picture, pictures, pictures * windows + SPARE
 
 
-@njit(nogil=True)
-def lay(x, n, pictures, many, direct, channel, channels, deal, first, rows, pitch, corner, flat):
+@unit
+def lay(like, x, step, height, width, pictures, many, direct, channels, deal_t, deal_u, first_t, first_u, rows, pitch, above, before, flat):
     """A bundle, in the layout that fits it."""
-    if direct:
-        picture = channels * deal[0] * deal[1] * area(rows, pitch)
-        for m in range(pictures):
-            lay_rows(x, n + m, 1, 1, channel, channels, deal, first, rows, pitch, corner, flat[m * picture :])
-    elif many == VECTOR // x.itemsize:
-        lay_vectors(x, n, pictures, channel, channels, deal, first, rows, pitch, corner, flat)
-    else:
-        lay_rows(x, n, pictures, many, channel, channels, deal, first, rows, pitch, corner, flat)
+    size = size_of(like)
+    one = 1 if direct else many
+    if one == VECTOR // size:
+        lay_vectors(like, x, step, height, width, pictures, channels, deal_t, deal_u, first_t, first_u, rows, pitch, above, before, flat)
+        return
+    picture = channels * deal_t * deal_u * area(rows, pitch) * size
+    at_once = 1 if direct else pictures
+    for m in range(0, pictures, at_once):
+        lay_rows(
+            like, x + m * step, step, height, width, at_once, one, channels, deal_t, deal_u, first_t, first_u,
+            rows, pitch, above, before, flat + m * picture,
+        )  # fmt: skip
 
 
 @compiled
@@ -327,17 +346,19 @@ def to_y(x, panels, y, kernel, stride, corner, dilation, groups, direct, n0, n1,
     depth, tall = channels * kernel[0] * kernel[1], -(-filters // PANEL) * PANEL
     picture, most, room = bundle(n1 - n0, channels * stride[0] * stride[1] * area(rows, pitch), 0, band * pitch, direct, size)
     flat = np.empty(picture * most + 2 * lanes * lanes, x.dtype)
+    starts = np.empty(depth + SPARE, np.int64)
     sources, targets = np.empty(room, np.int64), np.empty(room, np.int64)
     c_i = 0 if direct else (band * pitch * most + lanes * lanes) * size
     c = np.empty(PANEL * c_i // size, x.dtype)
     for n in range(n0, n1, most):
         pictures = min(most, n1 - n)
         many = 1 if direct else in_a_vector(pictures, lanes)
-        starts = starts_in(channels, kernel, stride, dilation, rows, pitch, many * size)
-        there = y.strides[0] // size
-        count = windows_at(sources, targets, pictures, band, columns, 0, picture, pitch, 0, there, columns, 1, many, direct, size)
+        starts_in(like, address(starts), channels, *kernel, *stride, *dilation, rows, pitch, many * size)
+        grid = band, columns, 0, picture, pitch, 0, y.strides[0] // size, columns, 1
+        count = windows_at(like, address(sources), address(targets), pictures, *grid, many, direct)
         for g in range(groups):
-            lay(x, n, pictures, many, direct, g * channels, channels, stride, (p0, 0), rows, pitch, corner, flat)
+            source, about = channel_at(x, n, g * channels), (x.strides[0], x.shape[2], x.shape[3], pictures, many, direct, channels)
+            lay(like, source, *about, *stride, p0, 0, rows, pitch, *corner, address(flat))
             for o in range(0, filters, PANEL):
                 block, a = min(PANEL, filters - o), address(panels) + (g * tall + o) * depth * size
                 first = g * filters + o
@@ -350,17 +371,15 @@ def to_y(x, panels, y, kernel, stride, corner, dilation, groups, direct, n0, n1,
                     if many == lanes:
                         scatter(like, address(c) + i * c_i, band * columns, there + i * y.strides[1], y.strides[0], pictures)
                     else:
-                        for m in range(pictures):
-                            for p in range(band):
-                                for q in range(columns):
-                                    y[n + m, first + i, p0 + p, q] = c[i * (c_i // size) + (p * pitch + q) * many + m]
+                        grid = pitch, many, pictures, band, columns
+                        pick_apart(like, address(c) + i * c_i, *grid, there + i * y.strides[1], y.strides[0], columns * size, size)
 
 
 # The gradient in x.
 
 
-@small
-def positions(kernel, dilation, stride, a, after, last):
+@counting
+def positions(like, kernel, dilation, stride, a, after, last):
     """How many positions of the kernel, along one axis, fall into the dealt pictures number `a`, behind row `after` and up to `last`."""
     count = 0
     for i in range(kernel):
@@ -390,28 +409,28 @@ def weights_for_x(w, groups, stride, dilation):
     return panels
 
 
-@small
-def starts_out(filters, kernel, stride, dilation, a, b, rows, pitch, pixel, table):
+@counting
+def starts_out(like, filters, high, wide, stride_t, stride_u, dilation_t, dilation_u, a, b, rows, pitch, pixel, table):
     """Where the windows lie that saw the pixels of dealt picture (a, b), in a gy with the reach of the kernel as padding.
 
     Rows of the kernel come first, then filters, then columns. Returns how many they are for one row.
     """
-    far = reach(kernel, dilation, stride)
+    far_t, far_u = reach((high, wide), (dilation_t, dilation_u), (stride_t, stride_u))
     at = 0
-    for i in range(kernel[0]):
+    for i in range(high):
         for o in range(filters):
-            for j in range(kernel[1]):
-                if i * dilation[0] % stride[0] == a and j * dilation[1] % stride[1] == b:
-                    t, u = far[0] - i * dilation[0] // stride[0], far[1] - j * dilation[1] // stride[1]
-                    table[at] = (o * area(rows, pitch) + t * pitch + u) * pixel
+            for j in range(wide):
+                if i * dilation_t % stride_t == a and j * dilation_u % stride_u == b:
+                    t, u = far_t - i * dilation_t // stride_t, far_u - j * dilation_u // stride_u
+                    put(table, at, (o * area(rows, pitch) + t * pitch + u) * pixel)
                     at += 1
-    return at // max(1, positions(kernel[0], dilation[0], stride[0], a, -1, kernel[0] * dilation[0]))
+    return at // max(1, positions(like, high, dilation_t, stride_t, a, -1, high * dilation_t))
 
 
 @small
-def seen_from(t, windows, kernel, dilation, stride, a):
+def seen_from(like, t, windows, kernel, dilation, stride, a):
     """The rows of the kernel (from, to), of those that fall into dealt pictures `a`, in which a window saw row t."""
-    return positions(kernel, dilation, stride, a, -1, t - windows), positions(kernel, dilation, stride, a, -1, t)
+    return positions(like, kernel, dilation, stride, a, -1, t - windows), positions(like, kernel, dilation, stride, a, -1, t)
 
 
 @compiled
@@ -438,7 +457,8 @@ def to_x(gy, panels, gx, kernel, stride, corner, dilation, groups, direct, n0, n
         many = 1 if direct else in_a_vector(pictures, lanes)
         weights = address(panels)
         for g in range(groups):
-            lay(gy, n, pictures, many, direct, g * filters, filters, (1, 1), (t0 - far[0], u0 - far[1]), rows, pitch, (0, 0), flat)
+            source, about = channel_at(gy, n, g * filters), (gy.strides[0], windows, gy.shape[3], pictures, many, direct, filters)
+            lay(like, source, *about, 1, 1, t0 - far[0], u0 - far[1], rows, pitch, 0, 0, address(flat))
             for k in range(0, channels, PANEL):
                 block, first, before = min(PANEL, channels - k), g * channels + k, 0
                 there = address(gx) + (((n * gx.shape[1] + first) * height + top) * width) * size
@@ -448,8 +468,8 @@ def to_x(gy, panels, gx, kernel, stride, corner, dilation, groups, direct, n0, n
                     for b in range(stride[1]):
                         ua, ub = inside(width, u1, stride[1], b - corner[1])
                         ua = max(u0, ua)
-                        row = starts_out(filters, kernel, stride, dilation, a, b, rows, pitch, many * size, starts)
-                        deep = positions(kernel[0], dilation[0], stride[0], a, -1, far[0])
+                        row = starts_out(like, filters, *kernel, *stride, *dilation, a, b, rows, pitch, many * size, address(starts))
+                        deep = positions(like, kernel[0], dilation[0], stride[0], a, -1, far[0])
                         part = weights + (before + k * deep * row) * size
                         before += tall * deep * row
                         if ub <= ua:
@@ -459,16 +479,16 @@ def to_x(gy, panels, gx, kernel, stride, corner, dilation, groups, direct, n0, n
                         while t < tb:
                             i0, i1, end = 0, deep, tb
                             if whole:  # rows that as many rows of the kernel see: a few at the top and at the bottom are seen by fewer
-                                i0, i1 = seen_from(t, windows, kernel[0], dilation[0], stride[0], a)
+                                i0, i1 = seen_from(like, t, windows, kernel[0], dilation[0], stride[0], a)
                                 end = t + 1
-                                while end < tb and seen_from(end, windows, kernel[0], dilation[0], stride[0], a) == (i0, i1):
+                                while end < tb and seen_from(like, end, windows, kernel[0], dilation[0], stride[0], a) == (i0, i1):
                                     end += 1
                             source = (t - t0) * pitch + ua - u0 if whole else 0
                             target = (t * stride[0] + a - corner[0] - top) * width + ua * stride[1] + b - corner[1]
                             wide = (end - t, ub - ua) if whole else (band, u1 - u0)
                             count = windows_at(
-                                sources, targets, pictures, *wide, source, picture, pitch, target, gx.strides[0] // size,
-                                stride[0] * width, stride[1], many, direct, size,
+                                like, address(sources), address(targets), pictures, *wide, source, picture, pitch, target,
+                                gx.strides[0] // size, stride[0] * width, stride[1], many, direct,
                             )  # fmt: skip
                             to, to_i = (there, gx.strides[1]) if direct else (address(c), c_i)
                             first_start, depth = address(starts) + i0 * row * 8, (i1 - i0) * row
@@ -480,12 +500,11 @@ def to_x(gy, panels, gx, kernel, stride, corner, dilation, groups, direct, n0, n
                         if whole:
                             continue
                         for i in range(block):
-                            for m in range(pictures):
-                                for t in range(ta, tb):
-                                    for u in range(ua, ub):
-                                        y, x = t * stride[0] + a - corner[0], u * stride[1] + b - corner[1]
-                                        at = i * (c_i // size) + ((t - t0) * pitch + u - u0) * many + m
-                                        gx[n + m, first + i, y, x] = c[at]
+                            source = address(c) + i * c_i + ((ta - t0) * pitch + ua - u0) * many * size
+                            y, x = ta * stride[0] + a - corner[0] - top, ua * stride[1] + b - corner[1]
+                            target = there + i * gx.strides[1] + (y * width + x) * size
+                            down, across = stride[0] * width * size, stride[1] * size
+                            pick_apart(like, source, pitch, many, pictures, tb - ta, ub - ua, target, gx.strides[0], down, across)
                 if many == lanes and not direct:
                     for i in range(block):
                         scatter(like, address(c) + i * c_i, (bottom - top) * width, there + i * gx.strides[1], gx.strides[0], pictures)
@@ -495,22 +514,21 @@ def to_x(gy, panels, gx, kernel, stride, corner, dilation, groups, direct, n0, n
 # The gradient in w.
 
 
-@njit(nogil=True)
-def lay_windows(gy, n, pictures, many, o, p0, band, pitch, direct, g, at):
-    """A filter's gradients as vectors, as `windows_at` counts them, into g from `at` on. A lane that means nothing is 0."""
-    like = gy.dtype.type(0)
+@unit
+def lay_windows(like, gy, step, columns, pictures, many, band, pitch, direct, to):
+    """A filter's gradients, in rows from gy on, as vectors, as `windows_at` counts them. A lane that means nothing is 0."""
     size = size_of(like)
-    lanes, columns = VECTOR // size, gy.shape[3]
+    lanes = VECTOR // size
     if many == lanes:
-        source = address(gy) + (((n * gy.shape[1] + o) * gy.shape[2] + p0) * columns) * size
-        gather(like, source, gy.strides[0], band * columns, address(g) + at * size, pictures)
-        for i in range(at, at + band * columns * lanes, lanes):
-            g[i + pictures : i + lanes] = 0
+        gather(like, gy, step, band * columns, to, pictures)
+        if pictures < lanes:
+            for i in range(band * columns):
+                zeros(to + i * VECTOR + pictures * size, (lanes - pictures) * size)
     elif direct:
-        to, lane = address(g) + at * size, -columns % lanes  # lanes that the last vector of a row shares with the one before
+        lane = -columns % lanes  # lanes that the last vector of a row shares with the one before
         for m in range(pictures):
-            for p in range(p0, p0 + band):
-                source = address(gy) + (((n + m) * gy.shape[1] + o) * gy.shape[2] + p) * columns * size
+            for p in range(band):
+                source = gy + m * step + p * columns * size
                 line(like, source, size, to, columns - columns % lanes)
                 to += (columns - columns % lanes) * size
                 if lane:
@@ -518,18 +536,14 @@ def lay_windows(gy, n, pictures, many, o, p0, band, pitch, direct, g, at):
                     line(like, source + (columns - lanes + lane) * size, size, to + lane * size, lanes - lane)
                     to += VECTOR
     else:
-        long = ((band - 1) * pitch + columns) * many
-        g[at : at + long + lanes] = 0
-        for p in range(band):
-            for m in range(pictures):
-                for q in range(columns):
-                    g[at + (p * pitch + q) * many + m] = gy[n + m, o, p0 + p, q]
+        zeros(to, (((band - 1) * pitch + columns) * many + lanes) * size)
+        for m in range(pictures):
+            steps = pitch * many * size, many * size
+            gather_numbers(like, gy + m * step, (columns * size, size), to + m * size, steps, band, columns)
 
 
 def block(rows: int, columns: int) -> Any:
-    def block_of_w(job):
-        apart()
-        like, g, g_i, b, starts, depth, sources, count, c, c_i = job
+    def block_of_w(like, g, g_i, b, starts, depth, sources, count, c, c_i):
         for p in range(0, depth, columns):
             meet(rows, columns, like, g, g_i, b, starts + p * 8, sources, count, c + p * size_of(like), c_i)
 
@@ -553,18 +567,22 @@ def to_w(x, parts, gy, kernel, stride, corner, dilation, groups, direct, n0, n1,
     laid, others = channels * stride[0] * stride[1] * area(rows, pitch), filters * band * columns
     picture, most, room = bundle(n1 - n0, laid, others, band * pitch, direct, size)
     flat = np.empty(picture * most + 2 * lanes * lanes, x.dtype)
+    starts = np.empty(depth + SPARE, np.int64)
     sources, targets = np.empty(room, np.int64), np.empty(room, np.int64)
     for n in range(n0, n1, most):
         pictures = min(most, n1 - n)
         many = 1 if direct else in_a_vector(pictures, lanes)
-        starts = starts_in(channels, kernel, stride, dilation, rows, pitch, many * size)
-        count = windows_at(sources, targets, pictures, band, columns, 0, picture, pitch, 0, 0, 0, 0, many, direct, size)
+        starts_in(like, address(starts), channels, *kernel, *stride, *dilation, rows, pitch, many * size)
+        grid = band, columns, 0, picture, pitch, 0, 0, 0, 0
+        count = windows_at(like, address(sources), address(targets), pictures, *grid, many, direct)
         g_i = (count + lanes) * lanes
         g = np.empty(filters * g_i, x.dtype)
         for group in range(groups):
-            lay(x, n, pictures, many, direct, group * channels, channels, stride, (p0, 0), rows, pitch, corner, flat)
+            source, about = channel_at(x, n, group * channels), (x.strides[0], x.shape[2], x.shape[3], pictures, many, direct, channels)
+            lay(like, source, *about, *stride, p0, 0, rows, pitch, *corner, address(flat))
             for o in range(filters):
-                lay_windows(gy, n, pictures, many, group * filters + o, p0, band, pitch, direct, g, o * g_i)
+                source, to = channel_at(gy, n, group * filters + o) + p0 * columns * size, address(g) + o * g_i * size
+                lay_windows(like, source, gy.strides[0], columns, pictures, many, band, pitch, direct, to)
             step = -(-count // -(-count // AT_ONCE))
             for w in range(0, count, step):
                 o = 0

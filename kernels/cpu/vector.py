@@ -174,6 +174,18 @@ def size_of(typing: Any, like: Any) -> Any:
 
 
 @intrinsic
+def put(typing: Any, table: Any, i: Any, entry: Any) -> Any:
+    """Write number i of a table of int64, given its address."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        place = builder.add(values[0], builder.mul(values[1], INT(8)))
+        builder.store(values[2], builder.inttoptr(place, INT.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), code
+
+
+@intrinsic
 def fetch(typing: Any, start: Any, size: Any) -> Any:
     """Bring so many bytes near. They are needed soon, and the machine will not guess that."""
 

@@ -26,6 +26,7 @@ from kernels.cpu.conv import forward, input_grad
 from kernels.cpu.features import BITS, caches, tier
 from kernels.cpu.implicit import (
     area,
+    channel_at,
     compiled,
     cut,
     implicit,
@@ -164,7 +165,8 @@ def by_patches(x, panels, y, corner, n0, n1, t0, t1):
     p0, p1 = 2 * t0, min(windows, 2 * t1)
     for n in range(n0, n1, lanes):
         pictures = min(lanes, n1 - n)
-        lay_vectors(x, n, pictures, 0, channels, (1, 1), (p0, 0), rows, pitch, corner, flat)
+        about = x.strides[0], x.shape[2], x.shape[3], pictures, channels
+        lay_vectors(like, channel_at(x, n, 0), *about, 1, 1, p0, 0, rows, pitch, *corner, address(flat))
         for k in range(channels):
             for t in range(t1 - t0):
                 source = address(flat) + (k * area(rows, pitch) + 2 * t * pitch) * VECTOR
