@@ -67,9 +67,18 @@ class _Leaf:
     """Stands for a leaf in a nesting."""
 
 
+class _Names(tuple[Any, ...]):
+    """Stands for a dict of leaves: their names."""
+
+    __slots__ = ()
+
+
 def _take_apart(tree: Any, leaves: list[Any]) -> Any:
     if tree is None:
         return None
+    if type(tree) is dict and not any([v is None or isinstance(v, (dict, list, tuple)) for v in tree.values()]):
+        leaves.extend(tree.values())  # a flat dict, as the parameters of a model are
+        return _Names(tree)
     if isinstance(tree, dict):
         return _like_dict(tree, {k: _take_apart(v, leaves) for k, v in tree.items()})
     if isinstance(tree, (list, tuple)):
@@ -81,6 +90,8 @@ def _take_apart(tree: Any, leaves: list[Any]) -> Any:
 def _put_together(shape: Any, leaves: Any) -> Any:
     if shape is _Leaf:
         return next(leaves)
+    if type(shape) is _Names:
+        return dict(zip(shape, leaves))  # noqa: B905   of the leaves it takes as many as there are names
     if shape is None:
         return None
     if isinstance(shape, dict):
