@@ -67,10 +67,10 @@ class Tape(Interpreter):
             (v if type(v) is np.ndarray else kept(v)) if keep == 2 else shape_of(v) if keep else None
             for v, keep in zip(values, plan.keep)  # noqa: B905
         ]
-        first = len(self.shapes)
+        shapes = self.shapes
+        first = len(shapes)
         traced = tuple([self._watch_real(part) for part in y]) if type(y) is tuple else self._watch_real(y)
-        out = range(first, len(self.shapes))
-        self.entries.append(Entry(op, plan, parents, saved, y if plan.keep_y else None, params, out))
+        self.entries.append(Entry(op, plan, parents, saved, y if plan.keep_y else None, params, range(first, len(shapes))))
         return traced
 
 
@@ -165,11 +165,14 @@ def walk(tape: Tape, seeds: Sequence[tuple[int, Any]], *, consume: bool, watcher
 
 def _fresh(gx: Any, parts: tuple[Any, ...], g: Any, entry: Entry) -> bool:
     """Was the buffer of `gx` made by the rule for this one of its `parts`, so that no one else can hold it?"""
-    if type(gx) is not np.ndarray or gx.base is not None:
+    if type(gx) is not np.ndarray or gx.base is not None or _holds(g, gx) or _holds(entry.y, gx) or _holds(entry.saved, gx):
         return False
-    if len(parts) > 1 and len([part for part in parts if part is gx or getattr(part, "base", None) is gx]) > 1:
-        return False
-    return not (_holds(entry.saved, gx) or _holds(g, gx) or _holds(entry.y, gx))
+    if len(parts) > 1:
+        others = 0
+        for part in parts:
+            others += part is gx or getattr(part, "base", None) is gx
+        return others == 1
+    return True
 
 
 def _holds(v: Any, x: Any) -> bool:
@@ -222,7 +225,10 @@ def record(f: Callable[..., Any], args: Sequence[Any], has_aux: bool, who: str, 
     """Run `f` on a new tape. Returns the tape, its inputs, how to rebuild args, f's outputs, their nesting, and aux."""
     tape = tape or Tape(running())
     leaves, rebuild = flatten(tuple(args))
-    inputs = [tape.watch(differentiable(x, f"{who}: argument {i}")) for i, x in enumerate(leaves)]
+    inputs = [
+        tape.watch(x if type(x) is np.ndarray and x.dtype.kind == "f" else differentiable(x, f"{who}: argument {i}"))
+        for i, x in enumerate(leaves)
+    ]
     with interpreting(tape):
         out = f(*rebuild(list(inputs)))
     aux = None
