@@ -26,6 +26,7 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from operator import attrgetter, is_
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ NEEDED = -2  # in Rule.wants: which of the rule's arguments are traced
 SHAPE = 1 << 16  # in Rule.wants: added to the place of an argument of which only the shape is wanted
 ALL = 1 << 15  # in Rule.wants: the place of `*xs`
 REMEMBERED = 4096  # calls of one op, by shapes, dtypes and parameters, of which it is known that they fit and what computes them
+SIGNATURE = attrgetter("__class__", "shape", "dtype")  # of an array: all that check and choice of a kernel look at
 
 
 class MissingRule(TypeError):
@@ -144,7 +146,7 @@ class Op:
         self.elementwise = self.notation is not None and self.notation.elementwise
         self.checks_first = self.notation is not None and not self.elementwise
         self._plans: dict[tuple[bool, ...], Plan] = {}
-        self._computing: dict[Any, tuple[Rung | None, Function]] = {}
+        self._known: dict[Any, tuple[Rung | None, Function]] = {}
 
     def __call__(self, *args: Any, **params: Any) -> Any:
         if self.variadic and len(args) == 1 and type(args[0]) in (list, tuple):
@@ -161,12 +163,21 @@ class Op:
 
     def run(self, args: Sequence[Any], params: dict[str, Any]) -> Any:
         """Check the contract and compute, by the kernel in force or by the definition."""
-        arrays = [a if type(a) is np.ndarray else self._as_array(a) for a in args]
         kernel = running_kernels().get(self.name)
+        known = key = None
         if self.checks_first or kernel is not None:
-            compute = self._compute(arrays, params, kernel)
+            try:
+                key = tuple(map(SIGNATURE, args)), *params.values()
+                known = self._known.get(key)
+            except (TypeError, AttributeError):  # an unhashable parameter, a Python number among arrays: check each time
+                key = None
+        if known is not None and known[0] is kernel:
+            arrays, compute = args, known[1]
         else:
-            compute = self.definition
+            arrays = [a if type(a) is np.ndarray else self._as_array(a) for a in args]
+            compute = self._fitting(arrays, params, kernel)
+            if key is not None and all(map(is_, arrays, args)):
+                self._remember(key, kernel, compute)
         try:
             return compute(*arrays, **params)
         except (ValueError, IndexError) as e:
@@ -177,24 +188,16 @@ class Op:
                     raise TypeError(f"{self.name}: an array of numbers is wanted, {self.argument(i)} holds {a.dtype}") from e
             raise
 
-    def _compute(self, arrays: list[Any], params: dict[str, Any], kernel: Rung | None) -> Function:
-        """The kernel, if it takes these arrays, else the definition. What was found to fit once is not checked again."""
-        key: Any = None
-        try:
-            key = tuple([(a.shape, a.dtype) for a in arrays]), *params.values()
-            known = self._computing.get(key)
-            if known is not None and known[0] is kernel:
-                return known[1]
-        except (TypeError, AttributeError):  # an unhashable parameter, a Python number among arrays: check each time
-            key = None
+    def _fitting(self, arrays: Sequence[Any], params: dict[str, Any], kernel: Rung | None) -> Function:
+        """The kernel, if it takes these arrays, else the definition. Raises ShapeError for arrays that do not fit the op."""
         if self.checks_first:
             self._check(arrays, params)
-        compute = kernel.run if kernel is not None and kernel.takes(arrays) else self.definition
-        if key is not None:
-            if len(self._computing) >= REMEMBERED:  # a step of an optimiser has other parameters each time
-                self._computing.clear()
-            self._computing[key] = kernel, compute
-        return compute
+        return kernel.run if kernel is not None and kernel.takes(arrays) else self.definition
+
+    def _remember(self, key: Any, kernel: Rung | None, compute: Function) -> None:
+        if len(self._known) >= REMEMBERED:  # a step of an optimiser has other parameters each time
+            self._known.clear()
+        self._known[key] = kernel, compute
 
     def _as_array(self, a: Any) -> Any:
         if isinstance(a, np.generic) or (self.elementwise and isinstance(a, (bool, int, float, complex))):

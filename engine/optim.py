@@ -84,7 +84,9 @@ class Optimizer(ABC):
         except (TypeError, ValueError, AttributeError):  # before anything was written
             return None  # array by array these are converted, or it is said what clashed
 
-    def _in_turn(self, op: Op, hyper: dict[str, Any], params: Mapping[str, Any], grads: Mapping[str, Any], moments: Moments) -> list[Arrays]:
+    def _in_turn(
+        self, op: Op, hyper: dict[str, Any], params: Mapping[str, Any], grads: Mapping[str, Any], moments: Moments
+    ) -> list[Arrays]:
         """Each array by the op."""
         self._check(params, grads, moments)
         new: list[Arrays] = [{} for _ in range(1 + len(self.slots))]

@@ -151,11 +151,12 @@ def walk(tape: Tape, seeds: Sequence[tuple[int, Any]], *, consume: bool, watcher
             parts = answer if type(answer) is tuple else (answer,)
             if len(parts) != len(places):
                 raise RuleError(f"{entry.op.name}: the rule for {', '.join(rule.args)} returned {len(parts)} gradients for {len(places)}")
+            held = _held(entry, g, parts)
             for place, wanted, part in zip(places, needed, parts):  # noqa: B905
                 if wanted:
                     node = entry.parents[place]
                     gx = _fitted(tape, entry, place, node, part)
-                    gradients.add(node, gx, _fresh(gx, parts, g, entry))
+                    gradients.add(node, gx, type(gx) is np.ndarray and gx.base is None and id(gx) not in held)
                     if watcher:
                         shown.append((place, gx, gradients.sums[node]))
         if watcher:
@@ -163,26 +164,17 @@ def walk(tape: Tape, seeds: Sequence[tuple[int, Any]], *, consume: bool, watcher
     return gradients
 
 
-def _fresh(gx: Any, parts: tuple[Any, ...], g: Any, entry: Entry) -> bool:
-    """Was the buffer of `gx` made by the rule for this one of its `parts`, so that no one else can hold it?"""
-    if type(gx) is not np.ndarray or gx.base is not None or _holds(g, gx) or _holds(entry.y, gx) or _holds(entry.saved, gx):
-        return False
+def _held(entry: Entry, g: Any, parts: tuple[Any, ...]) -> set[int]:
+    """The arrays, by id, that a rule did not make, or not for one of its `parts` alone: their buffers may be somebody else's too."""
+    held = {id(g), id(entry.y), *map(id, entry.saved)}
+    for several in (g, entry.y):
+        if type(several) is tuple:
+            held.update(map(id, several))
     if len(parts) > 1:
-        others = 0
-        for part in parts:
-            others += part is gx or getattr(part, "base", None) is gx
-        return others == 1
-    return True
-
-
-def _holds(v: Any, x: Any) -> bool:
-    """Is x the value, or one of the values, v?"""
-    if type(v) is tuple or type(v) is list:
-        for part in v:
-            if part is x:
-                return True
-        return False
-    return v is x
+        owners = [id(part if getattr(part, "base", None) is None else part.base) for part in parts]
+        if len({*owners}) < len(owners):
+            held.update([owner for owner in owners if owners.count(owner) > 1])
+    return held
 
 
 def _fitted(tape: Tape, entry: Entry, place: int, node: int, gx: Any) -> Any:
