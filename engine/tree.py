@@ -76,7 +76,7 @@ class _Names(tuple[Any, ...]):
 def _take_apart(tree: Any, leaves: list[Any]) -> Any:
     if tree is None:
         return None
-    if type(tree) is dict and not any([v is None or isinstance(v, (dict, list, tuple)) for v in tree.values()]):
+    if type(tree) is dict and not any(map(_nests, tree.values())):
         leaves.extend(tree.values())  # a flat dict, as the parameters of a model are
         return _Names(tree)
     if isinstance(tree, dict):
@@ -85,6 +85,10 @@ def _take_apart(tree: Any, leaves: list[Any]) -> Any:
         return _like(tree, [_take_apart(v, leaves) for v in tree])
     leaves.append(tree)
     return _Leaf
+
+
+def _nests(tree: Any) -> bool:
+    return tree is None or isinstance(tree, (dict, list, tuple))
 
 
 def _put_together(shape: Any, leaves: Any) -> Any:

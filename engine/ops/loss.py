@@ -26,7 +26,7 @@ from engine.ops.linear import as_given, mismatch
 from engine.ops.normalise import log_softmax
 from engine.ops.reduce import mean
 from engine.ops.reduce import sum as sum_over
-from engine.traced import Traced, primal
+from engine.traced import primal
 
 __all__ = ["cross_entropy", "cross_entropy_grad", "huber", "logistic_loss", "mean_absolute_error", "squared_error"]
 
