@@ -25,15 +25,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from operator import attrgetter, is_
 from typing import Any
 
 import numpy as np
 
 from engine.domain import Domain, Pick, real
-from engine.interpret import running
+from engine.interpret import EVAL, running
 from engine.shapes import Notation, Shape, ShapeError
 from engine.traced import NUMPY, OPS, Traced
-from kernels.registry import running_kernels
+from kernels.registry import Rung, running_kernels
 
 Function = Callable[..., Any]
 
@@ -41,7 +43,8 @@ Y = -1  # in Rule.wants: the output
 NEEDED = -2  # in Rule.wants: which of the rule's arguments are traced
 SHAPE = 1 << 16  # in Rule.wants: added to the place of an argument of which only the shape is wanted
 ALL = 1 << 15  # in Rule.wants: the place of `*xs`
-REMEMBERED = 4096  # calls of one op whose shapes were found to fit, so that they are not checked again
+REMEMBERED = 4096  # calls of one op, by shapes, dtypes and parameters, of which it is known that they fit and what computes them
+SIGNATURE = attrgetter("__class__", "shape", "dtype")  # of an array: all that check and choice of a kernel look at
 
 
 class MissingRule(TypeError):
@@ -67,8 +70,8 @@ class Rule:
 
     def __call__(self, lead: Any, y: Any, values: Sequence[Any], params: dict[str, Any], needed: tuple[bool, ...] | None = None) -> Any:
         """`lead` is the cotangent or the tangent; an element of `values` may be a shape where no more is wanted."""
-        wanted = [values[w] if 0 <= w < ALL else self._wanted(w, y, values, needed) for w in self.wants]
-        options = {name: params[name] for name in self.params}
+        wanted = [values[w] if 0 <= w < ALL else y if w == Y else self._wanted(w, values, needed) for w in self.wants]
+        options = {name: params[name] for name in self.params} if self.params else {}
         if not self.slope:
             return self.function(lead, *wanted, **options)
         slope = self.function(*wanted, **options)
@@ -76,10 +79,8 @@ class Rule:
             return lead if slope == 1 else -lead if slope == -1 else lead * slope
         return lead * slope
 
-    def _wanted(self, want: int, y: Any, values: Sequence[Any], needed: tuple[bool, ...] | None) -> Any:
-        """What is not just an argument."""
-        if want == Y:
-            return y
+    def _wanted(self, want: int, values: Sequence[Any], needed: tuple[bool, ...] | None) -> Any:
+        """What is neither just an argument nor the output."""
         if want == NEEDED:
             return needed or (True,) * len(self.args)
         return values if want == ALL else _shape(values, want)
@@ -105,6 +106,15 @@ class Plan:
     rules: tuple[tuple[Rule, tuple[int, ...], tuple[bool, ...]], ...]  # each rule, the places of its arguments, and which are traced
     keep: tuple[int, ...]  # for each argument: 2 keep the value, 1 keep the shape, 0 keep nothing
     keep_y: bool
+    several: bool  # whether the rules take a tuple for g
+
+
+@lru_cache(maxsize=REMEMBERED)
+def nothing(shape: Shape, dtype: Any) -> Any:
+    """Zeros to read, the same object each time, for the cotangent of an output on which nothing depends. One number stands under every
+    index, so that the indices of a pooling do not cost an array of zeros."""
+    x = np.broadcast_to(np.zeros((), dtype), shape)
+    return x if shape else x[()]
 
 
 @dataclass(eq=False)
@@ -136,14 +146,15 @@ class Op:
         self.elementwise = self.notation is not None and self.notation.elementwise
         self.checks_first = self.notation is not None and not self.elementwise
         self._plans: dict[tuple[bool, ...], Plan] = {}
-        self._fitting: set[Any] = set()
+        self._known: dict[Any, tuple[Rung | None, Function]] = {}
 
     def __call__(self, *args: Any, **params: Any) -> Any:
         if self.variadic and len(args) == 1 and type(args[0]) in (list, tuple):
             args = tuple(args[0])
         if self.defaults:
-            params = {**self.defaults, **params}
-        return running().apply(self, args, params)
+            params = {**self.defaults, **params} if params else self.defaults
+        interpreter = running()
+        return self.run(args, params) if interpreter is EVAL else interpreter.apply(self, args, params)
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
@@ -152,11 +163,21 @@ class Op:
 
     def run(self, args: Sequence[Any], params: dict[str, Any]) -> Any:
         """Check the contract and compute, by the kernel in force or by the definition."""
-        arrays = [a if type(a) is np.ndarray else self._as_array(a) for a in args]
-        if self.checks_first:
-            self._check(arrays, params)
         kernel = running_kernels().get(self.name)
-        compute = kernel.run if kernel is not None and kernel.takes(arrays) else self.definition
+        known = key = None
+        if self.checks_first or kernel is not None:
+            try:
+                key = tuple(map(SIGNATURE, args)), *params.values()
+                known = self._known.get(key)
+            except (TypeError, AttributeError):  # an unhashable parameter, a Python number among arrays: check each time
+                key = None
+        if known is not None and known[0] is kernel:
+            arrays, compute = args, known[1]
+        else:
+            arrays = [a if type(a) is np.ndarray else self._as_array(a) for a in args]
+            compute = self._fitting(arrays, params, kernel)
+            if key is not None and all(map(is_, arrays, args)):
+                self._remember(key, kernel, compute)
         try:
             return compute(*arrays, **params)
         except (ValueError, IndexError) as e:
@@ -166,6 +187,17 @@ class Op:
                 if getattr(a, "dtype", np.dtype(float)).kind not in "biufc":
                     raise TypeError(f"{self.name}: an array of numbers is wanted, {self.argument(i)} holds {a.dtype}") from e
             raise
+
+    def _fitting(self, arrays: Sequence[Any], params: dict[str, Any], kernel: Rung | None) -> Function:
+        """The kernel, if it takes these arrays, else the definition. Raises ShapeError for arrays that do not fit the op."""
+        if self.checks_first:
+            self._check(arrays, params)
+        return kernel.run if kernel is not None and kernel.takes(arrays) else self.definition
+
+    def _remember(self, key: Any, kernel: Rung | None, compute: Function) -> None:
+        if len(self._known) >= REMEMBERED:  # a step of an optimiser has other parameters each time
+            self._known.clear()
+        self._known[key] = kernel, compute
 
     def _as_array(self, a: Any) -> Any:
         if isinstance(a, np.generic) or (self.elementwise and isinstance(a, (bool, int, float, complex))):
@@ -191,21 +223,10 @@ class Op:
         return out if isinstance(out, list) else [out]
 
     def _check(self, arrays: Sequence[Any], params: dict[str, Any]) -> None:
-        shapes = tuple([a.shape for a in arrays])
         try:
-            key: Any = (shapes, tuple(params.values())) if params else shapes
-            if key in self._fitting:
-                return
-        except TypeError:  # an unhashable parameter: check each time
-            key = None
-        try:
-            self.infer(shapes, params)
+            self.infer(tuple([a.shape for a in arrays]), params)
         except ShapeError as e:
             raise self._explained(e, arrays, params) from None
-        if key is not None:
-            if len(self._fitting) >= REMEMBERED:  # a step of an optimiser has other parameters each time
-                self._fitting.clear()
-            self._fitting.add(key)
 
     def _explained(self, error: Exception, arrays: Sequence[Any], params: dict[str, Any]) -> Exception:
         """The same error with the op, what it wants and what it was given."""
@@ -319,7 +340,7 @@ class Op:
         wants = {w for rule, _ in rules.values() for w in rule.wants}
         keep = tuple(2 if i in wants or ALL in wants else 1 if i + SHAPE in wants or ALL + SHAPE in wants else 0 for i in range(count))
         plans = [(rule, tuple(places), tuple([traced[p] for p in places])) for rule, places in rules.values()]
-        return Plan(tuple(plans), keep, Y in wants)
+        return Plan(tuple(plans), keep, Y in wants, self.outputs != ("y",))
 
     def argument(self, place: int) -> str:
         """The name of the argument at `place`."""

@@ -64,23 +64,37 @@ class Optimizer(ABC):
 
         Raises ValueError if the names of params, grads and moments differ, ShapeError if their shapes do.
         """
-        self._check(params, grads, moments)
         t = moments["t"] + 1
         op, hyper = self.rule(rate(self.lr, t - 1), t)
-        held = [moments[slot] for slot in self.slots]
-        given = [dict(params), {name: np.asarray(grads[name], p.dtype) for name, p in params.items()}, *held]
-        decay = {name: self._decay(name) for name in params}
-        kernel = running_kernels().get(op.name) if running() is EVAL else None
-        if kernel is not None and kernel.contract.dicts and _alike(given) and kernel.takes([next(iter(d.values())) for d in given]):
-            over = [in_place and _writable(given[:1]), *[donate and _writable(held)] * len(held)]
-            out = [d if free else None for d, free in zip([given[0], *held], over, strict=True)]
-            new = kernel.run(*given, **hyper, weight_decay=decay, out=out)
-        else:
-            new = [{} for _ in range(1 + len(self.slots))]
-            for name, p in params.items():
-                for where, x in zip(new, op(*[d[name] for d in given], **hyper, weight_decay=decay[name]), strict=True):
-                    where[name] = np.asarray(x, p.dtype, order="C")  # one layout in memory: a run from a checkpoint meets the same
+        new = self._together(op, hyper, params, grads, moments, donate, in_place) or self._in_turn(op, hyper, params, grads, moments)
         return new[0], {"t": t, **dict(zip(self.slots, new[1:], strict=True))}
+
+    def _together(
+        self, op: Op, hyper: dict[str, Any], params: Any, grads: Any, moments: Moments, donate: bool, in_place: bool
+    ) -> Sequence[Arrays] | None:
+        """All arrays in one call of a kernel; None if there is none for them."""
+        kernel = running_kernels().get(op.name) if running() is EVAL else None
+        if kernel is None or not kernel.contract.dicts or not type(params) is type(grads) is dict:
+            return None
+        held = [moments.get(slot) for slot in self.slots]
+        decay = {name: self._decay(name) for name in params} if self.no_decay else self.weight_decay
+        out = [params if in_place else None, *[x if donate else None for x in held]]
+        try:
+            return kernel.run(params, grads, *held, **hyper, weight_decay=decay, out=out)  # type: ignore[no-any-return]
+        except (TypeError, ValueError, AttributeError):  # before anything was written
+            return None  # array by array these are converted, or it is said what clashed
+
+    def _in_turn(
+        self, op: Op, hyper: dict[str, Any], params: Mapping[str, Any], grads: Mapping[str, Any], moments: Moments
+    ) -> list[Arrays]:
+        """Each array by the op."""
+        self._check(params, grads, moments)
+        new: list[Arrays] = [{} for _ in range(1 + len(self.slots))]
+        for name, p in params.items():
+            given = [p, np.asarray(grads[name], p.dtype), *[moments[slot][name] for slot in self.slots]]
+            for where, x in zip(new, op(*given, **hyper, weight_decay=self._decay(name)), strict=True):
+                where[name] = np.asarray(x, p.dtype, order="C")  # one layout in memory: a run from a checkpoint meets the same
+        return new
 
     def _decay(self, name: str) -> float:
         return 0.0 if any(fnmatchcase(name, pattern) for pattern in self.no_decay) else self.weight_decay
@@ -187,21 +201,6 @@ class AdamW(Optimizer):
     def rule(self, lr: float, t: int) -> tuple[Op, dict[str, Any]]:
         """`adamw_step`"""
         return ops.adamw_step, {"lr": lr, "t": t, "beta1": self.beta1, "beta2": self.beta2, "eps": self.eps}
-
-
-def _writable(dicts: Sequence[Mapping[str, Any]]) -> bool:
-    return all(x.flags.carray for d in dicts for x in d.values())
-
-
-def _alike(given: list[Arrays]) -> bool:
-    """All are plain arrays of one dtype, and of one shape under each name: then no conversion and no message of an op is missed."""
-    shapes = {name: np.shape(p) for name, p in given[0].items()}
-    arrays = [x for d in given for x in d.values()]
-    return bool(
-        arrays
-        and all(type(x) is np.ndarray and x.dtype == arrays[0].dtype for x in arrays)
-        and all(x.shape == shapes[name] for d in given for name, x in d.items())
-    )
 
 
 def global_norm(arrays: Mapping[str, Any]) -> float:

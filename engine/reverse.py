@@ -10,7 +10,7 @@ import numpy as np
 from engine import ops
 from engine.forward import as_value, differentiable, jvp, kept
 from engine.interpret import EVAL, Interpreter, interpreting, running
-from engine.op import Op, Plan, shape_of
+from engine.op import Op, Plan, nothing, shape_of
 from engine.traced import Traced
 from engine.tree import flatten, leaves_as, skeleton
 
@@ -45,9 +45,10 @@ class Tape(Interpreter):
 
     def watch(self, x: Any) -> Traced:
         """A new node for `x`."""
-        self.shapes.append(x.shape)
+        shapes = self.shapes
+        shapes.append(x.shape)
         self.dtypes.append(x.dtype)
-        return Traced(self, x, len(self.shapes) - 1)
+        return Traced(self, x, len(shapes) - 1)
 
     def _watch_real(self, x: Any) -> Any:
         """A node for an output that may be an index: integers are handed on as they are."""
@@ -57,15 +58,19 @@ class Tape(Interpreter):
     def apply(self, op: Op, args: Sequence[Any], params: dict[str, Any]) -> Any:
         parents = [a.slot if type(a) is Traced and a.owner is self else -1 for a in args]
         values = [a.value if p >= 0 else a for a, p in zip(args, parents)]  # noqa: B905
-        y = self.below.apply(op, values, params)
+        below = self.below
+        y = op.run(values, params) if below is EVAL else below.apply(op, values, params)
         plan = op.plan(tuple([p >= 0 for p in parents]))
         if not plan.rules:
             return y
-        saved = [kept(v) if keep == 2 else shape_of(v) if keep else None for v, keep in zip(values, plan.keep)]  # noqa: B905
-        first = len(self.shapes)
+        saved = [
+            (v if type(v) is np.ndarray else kept(v)) if keep == 2 else shape_of(v) if keep else None
+            for v, keep in zip(values, plan.keep)  # noqa: B905
+        ]
+        shapes = self.shapes
+        first = len(shapes)
         traced = tuple([self._watch_real(part) for part in y]) if type(y) is tuple else self._watch_real(y)
-        out = range(first, len(self.shapes))
-        self.entries.append(Entry(op, plan, parents, saved, y if plan.keep_y else None, params, out))
+        self.entries.append(Entry(op, plan, parents, saved, y if plan.keep_y else None, params, range(first, len(shapes))))
         return traced
 
 
@@ -79,15 +84,16 @@ class Gradients:
 
     def add(self, node: int, g: Any, fresh: bool) -> None:
         """Add `g` to the cotangent of `node`; `fresh` says that no one else holds its buffer."""
-        if node not in self.sums:
+        total = self.sums.get(node)
+        if total is None:
             self.sums[node] = g
             if fresh:
                 self.ours.add(node)
         elif node in self.ours and type(g) is np.ndarray:
-            self.sums[node] += g
+            total += g
         else:
-            self.sums[node] = self.sums[node] + g
-            self.ours.add(node) if type(self.sums[node]) is np.ndarray else None
+            self.sums[node] = total = total + g
+            self.ours.add(node) if type(total) is np.ndarray else None
 
     def open_to(self, node: int, g: Any) -> Any:
         """The cotangent of `node` so far, if `g` may be added to a part of it in place; else None."""
@@ -102,7 +108,7 @@ class Gradients:
         if all(node not in self.sums for node in out):
             return None
         self.ours.difference_update(out)
-        return tuple([self.sums.pop(n) if n in self.sums else self._nothing(n) for n in out])
+        return tuple([self.sums.pop(n) if n in self.sums else nothing(self.tape.shapes[n], self.tape.dtypes[n]) for n in out])
 
     def result(self, node: int) -> Any:
         """The gradient of an input, in a buffer of its own."""
@@ -113,11 +119,6 @@ class Gradients:
 
     def _zeros(self, node: int) -> Any:
         return np.zeros(self.tape.shapes[node], self.tape.dtypes[node])[()]
-
-    def _nothing(self, node: int) -> Any:
-        """Zeros to read: one number under every index, so that the indices of a pooling do not cost an array of zeros."""
-        shape, dtype = self.tape.shapes[node], self.tape.dtypes[node]
-        return np.ndarray(shape, dtype, np.zeros(1, dtype), strides=(0,) * len(shape))[()]
 
 
 Watcher = Callable[[Entry, Any, "list[tuple[int, Any, Any]]"], None]
@@ -136,8 +137,7 @@ def walk(tape: Tape, seeds: Sequence[tuple[int, Any]], *, consume: bool, watcher
     entries = tape.entries
     for i in range(len(entries) - 1, -1, -1):
         entry = entries.pop() if consume else entries[i]
-        several = len(entry.out) != 1 or entry.op.outputs != ("y",)
-        g = gradients.take(entry.out, several)
+        g = gradients.take(entry.out, entry.plan.several or len(entry.out) != 1)
         if g is None:
             continue
         shown: list[tuple[int, Any, Any]] = []
@@ -151,30 +151,34 @@ def walk(tape: Tape, seeds: Sequence[tuple[int, Any]], *, consume: bool, watcher
             parts = answer if type(answer) is tuple else (answer,)
             if len(parts) != len(places):
                 raise RuleError(f"{entry.op.name}: the rule for {', '.join(rule.args)} returned {len(parts)} gradients for {len(places)}")
-            for i, part in enumerate(parts):
-                if needed[i]:
-                    gx = _fitted(tape, entry, places[i], part)
-                    gradients.add(entry.parents[places[i]], gx, _fresh(gx, parts, g, entry))
+            held = _held(entry, g, parts)
+            for place, wanted, part in zip(places, needed, parts):  # noqa: B905
+                if wanted:
+                    node = entry.parents[place]
+                    gx = _fitted(tape, entry, place, node, part)
+                    gradients.add(node, gx, type(gx) is np.ndarray and gx.base is None and id(gx) not in held)
                     if watcher:
-                        shown.append((places[i], gx, gradients.sums[entry.parents[places[i]]]))
+                        shown.append((place, gx, gradients.sums[node]))
         if watcher:
             watcher(entry, g, shown)
     return gradients
 
 
-def _fresh(gx: Any, parts: tuple[Any, ...], g: Any, entry: Entry) -> bool:
-    """Was the buffer of `gx` made by the rule for this one of its `parts`, so that no one else can hold it?"""
-    if type(gx) is not np.ndarray or gx.base is not None:
-        return False
-    if len(parts) > 1 and len([part for part in parts if part is gx or getattr(part, "base", None) is gx]) > 1:
-        return False
-    held = [*entry.saved, *(g if type(g) is tuple else (g,)), *(entry.y if type(entry.y) is tuple else (entry.y,))]
-    return not [v for v in held if v is gx]
+def _held(entry: Entry, g: Any, parts: tuple[Any, ...]) -> set[int]:
+    """The arrays, by id, that a rule did not make, or not for one of its `parts` alone: their buffers may be somebody else's too."""
+    held = {id(g), id(entry.y), *map(id, entry.saved)}
+    for several in (g, entry.y):
+        if type(several) is tuple:
+            held.update(map(id, several))
+    if len(parts) > 1:
+        owners = [id(part if getattr(part, "base", None) is None else part.base) for part in parts]
+        if len({*owners}) < len(owners):
+            held.update([owner for owner in owners if owners.count(owner) > 1])
+    return held
 
 
-def _fitted(tape: Tape, entry: Entry, place: int, gx: Any) -> Any:
+def _fitted(tape: Tape, entry: Entry, place: int, node: int, gx: Any) -> Any:
     """`gx` in the shape and dtype of its argument. Broadcasting is undone here, once for all ops."""
-    node = entry.parents[place]
     shape, dtype = tape.shapes[node], tape.dtypes[node]
     if type(gx) is not np.ndarray:
         gx = as_value(gx)
@@ -213,7 +217,10 @@ def record(f: Callable[..., Any], args: Sequence[Any], has_aux: bool, who: str, 
     """Run `f` on a new tape. Returns the tape, its inputs, how to rebuild args, f's outputs, their nesting, and aux."""
     tape = tape or Tape(running())
     leaves, rebuild = flatten(tuple(args))
-    inputs = [tape.watch(differentiable(x, f"{who}: argument {i}")) for i, x in enumerate(leaves)]
+    inputs = [
+        tape.watch(x if type(x) is np.ndarray and x.dtype.kind == "f" else differentiable(x, f"{who}: argument {i}"))
+        for i, x in enumerate(leaves)
+    ]
     with interpreting(tape):
         out = f(*rebuild(list(inputs)))
     aux = None

@@ -133,7 +133,8 @@ def train_step(
     began = time.perf_counter()
 
     def of_params(params: Arrays) -> tuple[Any, Arrays | None]:
-        return _evaluated(loss, params, batch, run.state, fold(run.seed, "step", run.step))
+        seed = None if run.state is None else fold(run.seed, "step", run.step)
+        return _evaluated(loss, params, batch, run.state, seed)
 
     (value, state), grads = value_and_grad(of_params, has_aux=True)(run.params)
     value = float(value)

@@ -67,9 +67,18 @@ class _Leaf:
     """Stands for a leaf in a nesting."""
 
 
+class _Names(tuple[Any, ...]):
+    """Stands for a dict of leaves: their names."""
+
+    __slots__ = ()
+
+
 def _take_apart(tree: Any, leaves: list[Any]) -> Any:
     if tree is None:
         return None
+    if type(tree) is dict and not any(map(_nests, tree.values())):
+        leaves.extend(tree.values())  # a flat dict, as the parameters of a model are
+        return _Names(tree)
     if isinstance(tree, dict):
         return _like_dict(tree, {k: _take_apart(v, leaves) for k, v in tree.items()})
     if isinstance(tree, (list, tuple)):
@@ -78,9 +87,15 @@ def _take_apart(tree: Any, leaves: list[Any]) -> Any:
     return _Leaf
 
 
+def _nests(tree: Any) -> bool:
+    return tree is None or isinstance(tree, (dict, list, tuple))
+
+
 def _put_together(shape: Any, leaves: Any) -> Any:
     if shape is _Leaf:
         return next(leaves)
+    if type(shape) is _Names:
+        return dict(zip(shape, leaves))  # noqa: B905   of the leaves it takes as many as there are names
     if shape is None:
         return None
     if isinstance(shape, dict):

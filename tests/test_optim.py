@@ -143,12 +143,13 @@ def test_moments_of_another_optimiser():
 
 
 def counting(monkeypatch, used):
-    """Kernels in force that enter each call in `used`: the name of the op, and whether it was for all parameters."""
+    """Kernels in force that enter each call that they answer in `used`: the name of the op, and whether it was for all parameters."""
 
     def counted(rung):
         def run(*args, **params):
+            answer = rung.run(*args, **params)
             used.append((rung.op, isinstance(args[0], dict)))
-            return rung.run(*args, **params)
+            return answer
 
         return replace(rung, run=run)
 
@@ -221,10 +222,9 @@ def test_moments_that_cannot_be_written_over_are_not():
     [
         {"a": np.ones(2, np.float32), "b": np.ones(3)},
         {"a": np.ones(2, np.float16)},
-        {"a": np.ones(2).view(type("Sub", (np.ndarray,), {}))},
-        {},
+        {"a": np.ones(2, ">f8")},
     ],
-    ids=["two dtypes", "half precision", "a subclass", "none"],
+    ids=["two dtypes", "half precision", "another byte order"],
 )
 def test_what_one_call_does_not_take_goes_array_by_array(params, monkeypatch):
     used = []

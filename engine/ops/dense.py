@@ -13,7 +13,7 @@ import numpy as np
 from engine.domain import Pick
 from engine.op import op
 from engine.ops.bias import FORWARD, Activation, bias_activation, bias_activation_grad
-from engine.ops.layout import broadcast_to, matrix_transpose, reshape, sum_to
+from engine.ops.layout import broadcast_to, reshape, sum_to, turned
 from engine.ops.linear import matmul, matrices
 
 __all__ = ["dense"]
@@ -40,9 +40,10 @@ def _(x, w, b, *, activation):
 def _(g, y, x, w, needed, *, activation):
     r"""\bar a = \bar y \odot \mathrm{act}'(y), \quad \bar x = \bar a \, w^\top, \quad \bar w = x^\top \bar a, \quad \bar b = \sum \bar a"""
     ga, gb = _back(g, y, activation)
-    gx = matmul(ga, matrix_transpose(w)) if needed[0] else None  # not for the first layer, whose x is data
-    gw = matrices(matrix_transpose(_rows(x)), _rows(ga)) if needed[1] else None
-    return gx, gw, gb
+    rows, ga = _rows(x), _rows(ga)
+    gx = matrices(ga, turned(w)) if needed[0] else None  # not for the first layer, whose x is data
+    gw = matrices(turned(rows), ga) if needed[1] else None
+    return gx if rows is x or gx is None else reshape(gx, shape=x.shape), gw, gb
 
 
 @dense.jvp("x")

@@ -59,6 +59,10 @@ def _(pick: Pick):
 @op(linear=("x",))
 def broadcast_to(x, *, shape):
     r"""$y_{i \ldots} = x_{\ldots}$, repeated along new and unit axes"""
+    if x.shape == () != shape:  # the gradient of a mean, of which np.broadcast_to would make three microseconds more
+        y = np.ndarray(shape, x.dtype, np.array(x), strides=(0,) * len(shape))
+        y.flags.writeable = False
+        return y
     return np.broadcast_to(x, shape)
 
 
@@ -84,7 +88,7 @@ def sum_to(x, *, shape):
     r"""$y_{\ldots} = \sum_{\text{repeats}} x_{i \ldots}$: undoes `broadcast_to`"""
     leading = x.ndim - len(shape)
     axes = tuple(range(leading)) + tuple(i + leading for i, n in enumerate(shape) if n == 1 and x.shape[i + leading] != 1)
-    return np.reshape(np.sum(x, axis=axes), shape)
+    return np.add.reduce(x, axis=axes).reshape(shape)
 
 
 @sum_to.shape
@@ -177,6 +181,11 @@ def matrix_transpose(x):
 def _(g):
     r"""\bar X = \bar Y^\top"""
     return matrix_transpose(g)
+
+
+def turned(x):
+    """`matrix_transpose` for a rule: of a plain array NumPy's view, which takes a fifth of the time of an op."""
+    return x.swapaxes(-1, -2) if type(x) is np.ndarray else matrix_transpose(x)
 
 
 def transpose(x, axes=None):

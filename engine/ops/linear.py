@@ -15,7 +15,7 @@ import numpy as np
 
 from engine.op import as_array, op
 from engine.ops.elementwise import multiply
-from engine.ops.layout import expand_dims, matrix_transpose, moveaxis, permute_dims, reshape
+from engine.ops.layout import expand_dims, matrix_transpose, moveaxis, permute_dims, reshape, turned
 from engine.shapes import ShapeError
 from engine.traced import NUMPY
 
@@ -35,13 +35,13 @@ def matmul(x, w):
 @matmul.vjp("x")
 def _(g, w):
     r"""\bar X = \bar Y W^\top"""
-    return matrices(g, matrix_transpose(w))
+    return matrices(g, turned(w))
 
 
 @matmul.vjp("w")
 def _(g, x):
     r"""\bar W = X^\top \bar Y"""
-    return matrices(matrix_transpose(x), g)
+    return matrices(turned(x), g)
 
 
 matrices = matmul  # the op, OPS["matmul"]; from here on the name takes vectors too

@@ -18,14 +18,15 @@ from typing import Any, Literal
 import numpy as np
 
 from engine.domain import Pick, interval
-from engine.op import op
+from engine.op import nothing, op
 from engine.ops.activations import sigmoid
 from engine.ops.elementwise import clip, exp, expm1, sign
 from engine.ops.layout import astype, expand_dims
 from engine.ops.linear import as_given, mismatch
 from engine.ops.normalise import log_softmax
+from engine.ops.reduce import mean
 from engine.ops.reduce import sum as sum_over
-from engine.traced import Traced, primal
+from engine.traced import primal
 
 __all__ = ["cross_entropy", "cross_entropy_grad", "huber", "logistic_loss", "mean_absolute_error", "squared_error"]
 
@@ -39,8 +40,11 @@ def _reduced(losses, reduction, count=None):
         return losses
     if reduction not in ("mean", "sum"):
         raise ValueError(f'reduction is "mean", "sum" or "none", not {reduction!r}')
-    total = sum_over(losses)
-    return total if reduction == "sum" else total / max(losses.size if count is None else count, 1)
+    if reduction == "sum":
+        return sum_over(losses)
+    if count is None or count == losses.size > 0:
+        return mean(losses) if losses.size else sum_over(losses)
+    return sum_over(losses) / max(count, 1)
 
 
 def _pair(name, x, t):
@@ -233,7 +237,7 @@ def _(g, y, t):
     r"""\bar z = \bar y\, (p \sum_c t_c - t) + \bar y_2 - p \sum_c (\bar y_2)_c"""
     log_p = y[1]
     gz = cross_entropy_grad(log_p, t, g[0])
-    if type(g[1]) is not Traced and not np.any(g[1]):  # nothing but the rule uses ln p, and nobody asks what would change if it did
+    if g[1] is nothing(log_p.shape, log_p.dtype):  # only the rule uses ln p
         return gz
     return gz + g[1] - exp(log_p) * sum_over(g[1], axis=-1, keepdims=True)
 

@@ -82,6 +82,8 @@ def trace(x, *, offset=0, axis1=0, axis2=1):
 @op(linear=("x",))
 def mean(x, *, axis=None, keepdims=False):
     r"""$y = \frac{1}{n} \sum_i x_i$"""
+    if axis is None and x.dtype.char in "fd" and x.size:  # np.mean takes five microseconds more to see to other dtypes
+        return np.add.reduce(x, axis=None, keepdims=keepdims) / x.size
     return np.mean(x, axis=axis, keepdims=keepdims)
 
 

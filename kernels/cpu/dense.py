@@ -22,7 +22,7 @@ from kernels.cpu.arrays import dense as in_line
 from kernels.cpu.arrays import result
 from kernels.cpu.bias import CODES, RELU, TANH, known, whole_rows
 from kernels.cpu.eager import INT, eager, room
-from kernels.cpu.gemm import by_size, cut, of_layers
+from kernels.cpu.gemm import WORTH_A_THREAD, by_size, cut, of_layers
 from kernels.cpu.threads import share, threads
 from kernels.cpu.vector import address
 from kernels.registry import rung
@@ -113,5 +113,8 @@ def fused(x: Any, w: Any, b: Any, y: Any, code: int) -> None:
 @rung("dense", "cpu", step=4, serves=True, idea="give blocks of y to threads")
 @layer
 def dense_threaded(x: Any, w: Any, b: Any, y: Any, code: int) -> None:
-    (m, n), b = y.shape, in_line(b)
-    share(piece, [(x, w, y, b, code, rows, columns) for _, rows, columns in cut(1, m, x.shape[1], n, threads())])
+    (m, n), k, b = y.shape, x.shape[1], in_line(b)
+    if m * k * n < WORTH_A_THREAD or threads() == 1:
+        piece(x, w, y, b, code, (0, m), (0, n))
+    else:
+        share(piece, [(x, w, y, b, code, rows, columns) for _, rows, columns in cut(1, m, k, n, threads())])

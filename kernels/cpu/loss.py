@@ -108,10 +108,10 @@ def loss_threaded(z: Any, *job: Any) -> None:
 
 
 def in_threads(run: Run, x: Any, *job: Any) -> None:
-    *arrays, c, first, last = job
     if x.size <= WORTH_A_THREAD:
         run(x, *job)
     else:
+        *arrays, c, first, last = job
         step = max(1, WORTH_A_THREAD // c)
         share(run, [(x, *arrays, c, i, min(last, i + step)) for i in range(first, last, step)])
 
