@@ -48,31 +48,31 @@ WORTH_A_THREAD = 4_000_000  # flops in a piece: about 40 microseconds, the cost 
 @njit(nogil=True)
 def half(like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu):
     apart()
-    finished_tiles(ROWS, 1, 2, like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu)
+    finished_tiles(ROWS, 1, 2, like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu, 0)
 
 
 @njit(nogil=True)
 def one(like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu):
     apart()
-    finished_tiles(ROWS, 1, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu)
+    finished_tiles(ROWS, 1, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu, 0)
 
 
 @njit(nogil=True)
-def two(like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu):
+def two(like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu, room):
     apart()
-    finished_tiles(ROWS, 2, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu)
+    finished_tiles(ROWS, 2, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu, room)
 
 
 @njit(nogil=True)
 def broad(like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu):
     apart()
-    finished_tiles(FEW, BROAD, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu)
+    finished_tiles(FEW, BROAD, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu, 0)
 
 
 @njit(nogil=True)
 def less_broad(like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu):
     apart()
-    finished_tiles(FEW, LESS_BROAD, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu)
+    finished_tiles(FEW, LESS_BROAD, 1, like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu, 0)
 
 
 @njit(nogil=True)
@@ -117,8 +117,10 @@ def pack_b(like, b, b_p, b_j, to, k, n):
 
 
 @njit(nogil=True, inline="always")
-def strips(like, a, a_steps, b, b_p, panel, c, c_i, m, k, n, add, bias, relu):
-    """All of c, strip after strip; the next panel of b begins `panel` bytes behind. `bias`: 0, or an address: then c is finished."""
+def strips(like, a, a_steps, b, b_p, panel, room, room_panel, copied, c, c_i, m, k, n, add, bias, relu):
+    """All of c, strip after strip; the next panel of b begins `panel` bytes behind. `bias`: 0, or an address: then c is finished.
+    `room`: 0, or an address where panels of b that are two vectors wide are copied to, or have been already; the next one lies
+    `room_panel` bytes behind."""
     size = size_of(like)
     step = size if bias else 0
     lanes, j = VECTOR // size, 0
@@ -132,7 +134,12 @@ def strips(like, a, a_steps, b, b_p, panel, c, c_i, m, k, n, add, bias, relu):
     while j < n:
         columns, place = min(2 * lanes, n - j), b + j // (2 * lanes) * panel + j % (2 * lanes) * size
         if columns > lanes and not (HALVES and columns <= lanes + lanes // 2):
-            two(like, a, place, c + j * size, a_steps, b_p, c_i, (m, k, columns), add, bias + j * step, relu)
+            source, source_p, target = place, b_p, int64(0)
+            if room:
+                target = room + j // (2 * lanes) * room_panel
+                if copied:
+                    source, source_p, target = target, int64(2 * VECTOR), int64(0)
+            two(like, a, source, c + j * size, a_steps, source_p, c_i, (m, k, columns), add, bias + j * step, relu, target)
             j += 2 * lanes
         elif HALVES and columns <= lanes // 2:
             half(like, a, place, c + j * size, a_steps, b_p, c_i, (m, k, columns), add, bias + j * step, relu)
@@ -143,14 +150,23 @@ def strips(like, a, a_steps, b, b_p, panel, c, c_i, m, k, n, add, bias, relu):
 
 
 @njit(nogil=True, inline="always")
+def even(m, most):
+    """Rows of a block: as many in each, whole tiles, and up to a fifth more than the most, so that no small one is left over."""
+    blocks = max(1, (5 * m + 6 * most - 1) // (6 * most))
+    return min(m, (m + blocks * ROWS - 1) // (blocks * ROWS) * ROWS)
+
+
+@njit(nogil=True, inline="always")
 def multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b, bias, relu):
     """c = a b in blocks, and with the last block of k what `finished_tiles` does; whether factors are copied changes no bit."""
     size = size_of(like)
     lanes = VECTOR // size
     deep = min(K, k)
     broadest = min(n, PANELS // (K * size) // (2 * lanes) * (2 * lanes))
-    tallest = min(m, max(1, BLOCK // (K * size * ROWS)) * ROWS if packs_a else TALL)
-    bytes_b = (deep + lanes) * (broadest + 2 * lanes) * size if packs_b else 0
+    tallest = even(m, max(1, BLOCK // (K * size * ROWS)) * ROWS if packs_a else TALL)
+    reads = b_j == size and tallest >= ROWS  # b can be read where it lies, and copied with that
+    once = reads and m <= tallest  # a copy of a panel has served when the next one is made
+    bytes_b = (deep + lanes) * ((0 if once else broadest) + 2 * lanes) * size if packs_b else 0
     bytes_a = (deep + lanes) * (tallest + ROWS + lanes) * size if packs_a else 0
     room = allocate(bytes_a + bytes_b + 64) if bytes_a + bytes_b > 0 else 0
     block_b = (room + 63) // 64 * 64  # a cache line
@@ -161,7 +177,10 @@ def multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b, 
             depth = min(K, k - top)
             right, right_p, panel = b + top * b_p + left * b_j, b_p, 2 * VECTOR
             last = bias + left * size if bias and top + K >= k else 0
-            if packs_b:
+            copies, copied_panel = 0, 0 if once else 2 * VECTOR * depth
+            if packs_b and reads:
+                copies = block_b
+            elif packs_b:
                 pack_b(like, right, b_p, b_j, block_b, depth, columns)
                 right, right_p, panel = block_b, 2 * VECTOR, 2 * VECTOR * depth
             for i in range(0, m, tallest):
@@ -170,7 +189,10 @@ def multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b, 
                 if packs_a:
                     pack_a(like, part, a_i, a_p, block_a, rows, depth)
                     part, steps = block_a, (size, ROWS * size, ROWS * size * depth)
-                strips(like, part, steps, right, right_p, panel, c + i * c_i + left * size, c_i, rows, depth, columns, top > 0, last, relu)
+                strips(
+                    like, part, steps, right, right_p, panel, copies, copied_panel, i > 0, c + i * c_i + left * size, c_i, rows, depth,
+                    columns, top > 0, last, relu,
+                )  # fmt: skip
     if room:
         release(room)
 
