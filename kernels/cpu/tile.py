@@ -55,7 +55,7 @@ def finished_tiles(
     bias        address of what is added to a row of the strip, or 0: then this is `tiles`
     relu        whether what is below 0 becomes 0 after that
     room        address of k rows of whole vectors, or 0: the first tile writes there what it reads of b, and the others read it there.
-                Then m is `rows` at least. A literal 0: there is no code for that
+                A literal 0: there is no code for that
     """
     return types.void(rows, vecs, parts, like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu, room), written(rows, vecs, parts)
 
@@ -105,10 +105,10 @@ class Strip:
             left = self.builder.sub(left, done)
 
     def copying_tile(self, m: Any, room: Any) -> tuple[Any, ...]:
-        """The first tile, which copies b as it reads it: two more instructions for each p, where a pass of its own would wait for memory. The
-        following ones find b in line. What is left of m, and where the next tile finds its own."""
+        """The first tile, if it is a whole one, copies b as it reads it: two more instructions for each p, where a pass of its own would wait
+        for memory. The following ones find b in line. What is left of m, and where the next tile finds its own."""
         builder, v = self.builder, self.v
-        copies = builder.icmp_signed("!=", room, INT(0))
+        copies = builder.and_(builder.icmp_signed("!=", room, INT(0)), builder.icmp_signed(">=", m, INT(self.rows)))
         count = builder.select(copies, INT(self.rows), INT(0))
         _, (a, c) = loop(builder, count, [self.a, self.c], lambda _, a, c: self.tile(self.rows, a, c, room), step=self.rows)
         wide = INT(self.vecs * v.bytes)
