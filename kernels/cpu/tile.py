@@ -105,8 +105,8 @@ class Strip:
             left = self.builder.sub(left, done)
 
     def copying_tile(self, m: Any, room: Any) -> tuple[Any, ...]:
-        """The first tile, if it is a whole one, copies b as it reads it: two more instructions for each p, where a pass of its own would wait
-        for memory. The following ones find b in line. What is left of m, and where the next tile finds its own."""
+        """The first tile, if it is a whole one, copies b as it reads it: two more instructions for each p, where a pass of its own would
+        wait for memory. The following ones find b in line. What is left of m, and where the next tile finds its own."""
         builder, v = self.builder, self.v
         copies = builder.and_(builder.icmp_signed("!=", room, INT(0)), builder.icmp_signed(">=", m, INT(self.rows)))
         count = builder.select(copies, INT(self.rows), INT(0))
