@@ -41,7 +41,7 @@ DOTS = 4  # columns up to which vectors along k are better than vectors along n
 TALL = 20 * ROWS  # rows of a strip of c: each lies in a page of its own, and a processor remembers where some hundred pages are
 WORTH_COPYING_A, WORTH_COPYING_B = caches()[2] // 3, caches()[2] // 10  # bytes of a factor from which on it pays to copy it, if
 MANY_COLUMNS, MANY_ROWS = 240, 120  # the other one has so many columns or rows
-FEW_BLOCKS = 3  # blocks of rows up to which each had better make its own copy of b, panel by panel, which stays in the second-level cache
+FEW_BLOCKS = 3 * 4  # blocks of rows, times bytes of a number, up to which each copies b for itself, panel by panel: 3 of float32, 1 of float64
 WORTH_A_THREAD = 4_000_000  # flops in a piece: about 40 microseconds, the cost of handing it over
 
 
@@ -158,7 +158,7 @@ def multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b, 
     deep = min(K, k)
     broadest = min(n, PANELS // (K * size) // (2 * lanes) * (2 * lanes))
     tallest = even(m, max(1, BLOCK // (K * size * ROWS)) * ROWS if packs_a else TALL)
-    reads = b_j == size and m <= FEW_BLOCKS * tallest  # then panels of b are copied as they are read
+    reads = b_j == size and m * size <= FEW_BLOCKS * tallest  # then panels of b are copied as they are read
     bytes_b = (deep + lanes) * ((0 if reads else broadest) + 2 * lanes) * size if packs_b else 0
     bytes_a = (deep + lanes) * (tallest + ROWS + lanes) * size if packs_a else 0
     room = allocate(bytes_a + bytes_b + 64) if bytes_a + bytes_b > 0 else 0
