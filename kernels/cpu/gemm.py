@@ -41,7 +41,7 @@ DOTS = 4  # columns up to which vectors along k are better than vectors along n
 TALL = 20 * ROWS  # rows of a strip of c: each lies in a page of its own, and a processor remembers where some hundred pages are
 WORTH_COPYING_A, WORTH_COPYING_B = caches()[2] // 3, caches()[2] // 10  # bytes of a factor from which on it pays to copy it, if
 MANY_COLUMNS, MANY_ROWS = 240, 120  # the other one has so many columns or rows
-FEW_BLOCKS = 3 * 4  # blocks of rows, times bytes of a number, up to which each copies b for itself, panel by panel: 3 of float32, 1 of float64
+FEW_BLOCKS = 3 * 4  # blocks of rows, times bytes of a number, up to which each copies b for itself: 3 of float32, 1 of float64
 WORTH_A_THREAD = 4_000_000  # flops in a piece: about 40 microseconds, the cost of handing it over
 
 
