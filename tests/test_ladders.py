@@ -259,7 +259,7 @@ def rows(shape, axis):
 LARGE = {
     "matmul": [
         matrices(67, 263, 541),  # over every edge: of tiles, of blocks, of what is worth packing
-        matrices(130, 70, 1030),
+        matrices(1000, 70, 1030),  # more blocks of rows than each make their own copy of b
         matrices(5, 257, 1100),
         matrices(600, 100, 37),
         matrices(1, 600, 1),

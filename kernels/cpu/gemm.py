@@ -28,7 +28,7 @@ from kernels.cpu.features import BITS, caches, tier
 from kernels.cpu.threads import share, threads
 from kernels.cpu.tile import BROAD, FEW, LESS_BROAD, ROWS, copy, dots, finished_tiles, gather, lines, shift, transpose
 from kernels.cpu.unit import unit
-from kernels.cpu.vector import address, allocate, fetch, release, size_of
+from kernels.cpu.vector import address, allocate, release, size_of
 from kernels.registry import rung
 
 VECTOR = BITS[tier()] // 8  # bytes
@@ -39,36 +39,36 @@ PANELS = max(1 << 20, caches()[3] // 8)  # bytes of b in a block: the third-leve
 LINE = 1 << 14  # bytes of a row of c that stay in the first-level cache while rows of b pass
 DOTS = 4  # columns up to which vectors along k are better than vectors along n
 
-SMALL = 1 << 15  # bytes of a matrix of a stack that is brought near while the one before it is in work
 TALL = 20 * ROWS  # rows of a strip of c: each lies in a page of its own, and a processor remembers where some hundred pages are
 WORTH_COPYING_A, WORTH_COPYING_B = caches()[2] // 3, caches()[2] // 10  # bytes of a factor from which on it pays to copy it, if
 MANY_COLUMNS, MANY_ROWS = 240, 120  # the other one has so many columns or rows
+FEW_BLOCKS = 3 * 4  # blocks of rows, times bytes of a number, up to which each copies b for itself: 3 of float32, 1 of float64
 WORTH_A_THREAD = 4_000_000  # flops in a piece: about 40 microseconds, the cost of handing it over
 
 
 @unit
 def half(like, a, b, c, a_i, a_p, a_tile, b_p, c_i, m, k, n, add, bias, relu):
-    finished_tiles(ROWS, 1, 2, like, a, b, c, (a_i, a_p, a_tile), b_p, c_i, (m, k, n), add != 0, bias, relu != 0)
+    finished_tiles(ROWS, 1, 2, like, a, b, c, (a_i, a_p, a_tile), b_p, c_i, (m, k, n), add != 0, bias, relu != 0, 0)
 
 
 @unit
 def one(like, a, b, c, a_i, a_p, a_tile, b_p, c_i, m, k, n, add, bias, relu):
-    finished_tiles(ROWS, 1, 1, like, a, b, c, (a_i, a_p, a_tile), b_p, c_i, (m, k, n), add != 0, bias, relu != 0)
+    finished_tiles(ROWS, 1, 1, like, a, b, c, (a_i, a_p, a_tile), b_p, c_i, (m, k, n), add != 0, bias, relu != 0, 0)
 
 
 @unit
-def two(like, a, b, c, a_i, a_p, a_tile, b_p, c_i, m, k, n, add, bias, relu):
-    finished_tiles(ROWS, 2, 1, like, a, b, c, (a_i, a_p, a_tile), b_p, c_i, (m, k, n), add != 0, bias, relu != 0)
+def two(like, a, b, c, a_i, a_p, a_tile, b_p, c_i, m, k, n, add, bias, relu, room):
+    finished_tiles(ROWS, 2, 1, like, a, b, c, (a_i, a_p, a_tile), b_p, c_i, (m, k, n), add != 0, bias, relu != 0, room)
 
 
 @unit
 def broad(like, a, b, c, a_i, a_p, a_tile, b_p, c_i, m, k, n, add, bias, relu):
-    finished_tiles(FEW, BROAD, 1, like, a, b, c, (a_i, a_p, a_tile), b_p, c_i, (m, k, n), add != 0, bias, relu != 0)
+    finished_tiles(FEW, BROAD, 1, like, a, b, c, (a_i, a_p, a_tile), b_p, c_i, (m, k, n), add != 0, bias, relu != 0, 0)
 
 
 @unit
 def less_broad(like, a, b, c, a_i, a_p, a_tile, b_p, c_i, m, k, n, add, bias, relu):
-    finished_tiles(FEW, LESS_BROAD, 1, like, a, b, c, (a_i, a_p, a_tile), b_p, c_i, (m, k, n), add != 0, bias, relu != 0)
+    finished_tiles(FEW, LESS_BROAD, 1, like, a, b, c, (a_i, a_p, a_tile), b_p, c_i, (m, k, n), add != 0, bias, relu != 0, 0)
 
 
 @unit
@@ -111,8 +111,9 @@ def pack_b(like, b, b_p, b_j, to, k, n):
 
 
 @unit
-def strips(like, a, a_i, a_p, a_tile, b, b_p, panel, c, c_i, m, k, n, add, bias, relu):
-    """All of c, strip after strip; the next panel of b begins `panel` bytes behind. `bias`: 0, or an address: then c is finished."""
+def strips(like, a, a_i, a_p, a_tile, b, b_p, panel, room, c, c_i, m, k, n, add, bias, relu):
+    """All of c, strip after strip; the next panel of b begins `panel` bytes behind. `bias`: 0, or an address: then c is finished.
+    `room`: 0, or an address where a panel of b may be copied to while it is in work."""
     size = size_of(like)
     step = size if bias else 0
     lanes, j = VECTOR // size, 0
@@ -128,7 +129,7 @@ def strips(like, a, a_i, a_p, a_tile, b, b_p, panel, c, c_i, m, k, n, add, bias,
     while j < n:
         columns, place = min(2 * lanes, n - j), b + j // (2 * lanes) * panel + j % (2 * lanes) * size
         if columns > lanes and not (HALVES and columns <= lanes + lanes // 2):
-            two(like, a, place, c + j * size, a_i, a_p, a_tile, b_p, c_i, m, k, columns, add, bias + j * step, relu)
+            two(like, a, place, c + j * size, a_i, a_p, a_tile, b_p, c_i, m, k, columns, add, bias + j * step, relu, room)
             j += 2 * lanes
         elif HALVES and columns <= lanes // 2:
             half(like, a, place, c + j * size, a_i, a_p, a_tile, b_p, c_i, m, k, columns, add, bias + j * step, relu)
@@ -138,6 +139,13 @@ def strips(like, a, a_i, a_p, a_tile, b, b_p, panel, c, c_i, m, k, n, add, bias,
             j += lanes
 
 
+@njit(nogil=True, inline="always")
+def even(m, most):
+    """Rows of a block: as many in each, whole tiles, and up to a fifth more than the most, so that no small one is left over."""
+    blocks = max(1, (5 * m + 6 * most - 1) // (6 * most))
+    return min(m, (m + blocks * ROWS - 1) // (blocks * ROWS) * ROWS)
+
+
 @unit
 def multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b, bias, relu):
     """c = a b in blocks, and with the last block of k what `finished_tiles` does; whether factors are copied changes no bit."""
@@ -145,8 +153,9 @@ def multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b, 
     lanes = VECTOR // size
     deep = min(K, k)
     broadest = min(n, PANELS // (K * size) // (2 * lanes) * (2 * lanes))
-    tallest = min(m, max(1, BLOCK // (K * size * ROWS)) * ROWS if packs_a else TALL)
-    bytes_b = (deep + lanes) * (broadest + 2 * lanes) * size if packs_b else 0
+    tallest = even(m, max(1, BLOCK // (K * size * ROWS)) * ROWS if packs_a else TALL)
+    reads = b_j == size and m * size <= FEW_BLOCKS * tallest  # then panels of b are copied as they are read
+    bytes_b = (deep + lanes) * ((0 if reads else broadest) + 2 * lanes) * size if packs_b else 0
     bytes_a = (deep + lanes) * (tallest + ROWS + lanes) * size if packs_a else 0
     room = allocate(bytes_a + bytes_b + 64) if bytes_a + bytes_b > 0 else 0
     block_b = (room + 63) // 64 * 64  # a cache line
@@ -157,16 +166,18 @@ def multiply(like, a, a_i, a_p, b, b_p, b_j, c, c_i, m, k, n, packs_a, packs_b, 
             depth = min(K, k - top)
             right, right_p, panel = b + top * b_p + left * b_j, b_p, 2 * VECTOR
             last = bias + left * size if bias and top + K >= k else 0
-            if packs_b:
+            if packs_b and not reads:
                 pack_b(like, right, b_p, b_j, block_b, depth, columns)
                 right, right_p, panel = block_b, 2 * VECTOR, 2 * VECTOR * depth
+            copies = block_b if packs_b and reads else 0
             for i in range(0, m, tallest):
                 rows, part = min(tallest, m - i), a + i * a_i + top * a_p
                 steps = (a_i, a_p, ROWS * a_i)
                 if packs_a:
                     pack_a(like, part, a_i, a_p, block_a, rows, depth)
                     part, steps = block_a, (size, ROWS * size, ROWS * size * depth)
-                strips(like, part, *steps, right, right_p, panel, c + i * c_i + left * size, c_i, rows, depth, columns, top > 0, last, relu)
+                to = c + i * c_i + left * size
+                strips(like, part, *steps, right, right_p, panel, copies, to, c_i, rows, depth, columns, top > 0, last, relu)
     if room:
         release(room)
 
@@ -256,10 +267,6 @@ def products(a, b, c, always, stacks, rows, columns):
         left = address(a) + s * a.strides[0] + i * a_i
         right = address(b) + s * b.strides[0] + j * b_j
         to = address(c) + ((s * c.shape[1] + i) * n + j) * size
-        if m * k * size == a.strides[0] <= SMALL and s + 1 < stacks[1]:
-            fetch(left + a.strides[0], a.strides[0])
-        if k * w * size == b.strides[0] <= SMALL and s + 1 < stacks[1]:
-            fetch(right + b.strides[0], b.strides[0])
         if m and w:
             by_shape(
                 like, left, a_i, a.strides[2], right, b.strides[1], b_j, to, n * size, m, k, w, *c.shape[1:], always, int64(0), bool_(False)

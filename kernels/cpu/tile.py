@@ -48,14 +48,16 @@ def tiles(
 @intrinsic(prefer_literal=True)
 def finished_tiles(
     typing: Any, rows: Any, vecs: Any, parts: Any, like: Any, a: Any, b: Any, c: Any, a_steps: Any, b_p: Any, c_i: Any, sizes: Any,
-    add: Any, bias: Any, relu: Any,
+    add: Any, bias: Any, relu: Any, room: Any,
 ) -> Any:  # fmt: skip
     """The same, and what a layer does to c before it is written.
 
     bias        address of what is added to a row of the strip, or 0: then this is `tiles`
     relu        whether what is below 0 becomes 0 after that
+    room        address of k rows of whole vectors, or 0: the first tile writes there what it reads of b, and the others read it there.
+                A literal 0: there is no code for that
     """
-    return types.void(rows, vecs, parts, like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu), written(rows, vecs, parts)
+    return types.void(rows, vecs, parts, like, a, b, c, a_steps, b_p, c_i, sizes, add, bias, relu, room), written(rows, vecs, parts)
 
 
 def written(rows: Any, vecs: Any, parts: Any) -> Any:
@@ -63,12 +65,15 @@ def written(rows: Any, vecs: Any, parts: Any) -> Any:
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         v = Vectors(builder, context.get_value_type(signature.args[3]), parts.literal_value)
-        _, _, _, _, a, b, c, a_steps, b_p, c_i, sizes, add, *finish = values
+        _, _, _, _, a, b, c, a_steps, b_p, c_i, sizes, add, *more = values
         a_i, a_p, a_tile = [builder.extract_value(a_steps, x) for x in range(3)]
         m, k, n = [builder.extract_value(sizes, x) for x in range(3)]
         strip = Strip(v, rows.literal_value, vecs.literal_value, a, a_i, a_p, a_tile, b, b_p, c, c_i, k, n, add)
-        strip.finish = finish
-        strip.downwards(m)
+        strip.finish = more[:2]
+        if more and not isinstance(signature.args[-1], types.Literal):
+            strip.downwards(m, more[2])
+        else:
+            strip.downwards(m)
         return context.get_dummy_value()
 
     return code
@@ -90,15 +95,30 @@ class Strip:
         self.near_a, self.near_b = v.builder.mul(self.a_p, INT(NEAR_A)), v.builder.mul(self.b_p, INT(NEAR_B))
         self.long = v.builder.icmp_signed(">=", self.k, INT(LONG))
 
-    def downwards(self, m: Any) -> None:
+    def downwards(self, m: Any, room: Any = None) -> None:
         """Tiles of `rows` rows, then what is left in tiles of 8, 4, 2 and 1: to have one for each number of rows takes long to compile."""
         left, a, c = m, self.a, self.c
+        if room is not None:
+            left, a, c = self.copying_tile(left, room)
         for some in [self.rows, *(x for x in (8, 4, 2, 1) if x < self.rows)]:
             done, (a, c) = loop(self.builder, left, [a, c], lambda _, a, c, some=some: self.tile(some, a, c), step=some)
             left = self.builder.sub(left, done)
 
-    def tile(self, rows: int, a: Any, c: Any) -> list[Any]:
-        """A tile of c, at address c, from the rows of a at address a. Where the next tile finds its own."""
+    def copying_tile(self, m: Any, room: Any) -> tuple[Any, ...]:
+        """The first tile, if it is a whole one, copies b as it reads it: two more instructions for each p, where a pass of its own would
+        wait for memory. The following ones find b in line. What is left of m, and where the next tile finds its own."""
+        builder, v = self.builder, self.v
+        copies = builder.and_(builder.icmp_signed("!=", room, INT(0)), builder.icmp_signed(">=", m, INT(self.rows)))
+        count = builder.select(copies, INT(self.rows), INT(0))
+        _, (a, c) = loop(builder, count, [self.a, self.c], lambda _, a, c: self.tile(self.rows, a, c, room), step=self.rows)
+        wide = INT(self.vecs * v.bytes)
+        self.b, self.b_p = builder.select(copies, room, self.b), builder.select(copies, wide, self.b_p)
+        self.ahead = builder.select(copies, INT(0), self.ahead)  # what comes next does not lie behind it
+        self.near_b = builder.mul(self.b_p, INT(NEAR_B))
+        return builder.sub(m, count), a, c
+
+    def tile(self, rows: int, a: Any, c: Any, room: Any = None) -> list[Any]:
+        """A tile of c, at address c, from the rows of a at address a. Where the next tile finds its own. `room`: where to copy b to."""
         builder, v = self.builder, self.v
         down = [builder.mul(self.a_i, INT(row)) for row in range(rows)]
         places = [builder.add(c, builder.mul(self.c_i, INT(row))) for row in range(rows)]
@@ -107,11 +127,12 @@ class Strip:
                 for x in range(self.vecs):
                     v.prefetch(v.plus(place, x * v.bytes), writing=True)  # c comes while the sums are made
 
-        def product(_: Any, a: Any, b: Any, *sums: Any) -> list[Any]:
+        def product(p: Any, a: Any, b: Any, *sums: Any) -> list[Any]:
             left = [builder.add(a, step) for step in down]
             if self.vecs <= 2:  # a broad tile has its hands full with loading
                 self.fetch_ahead(a, b)
-            return [builder.add(a, self.a_p), builder.add(b, self.b_p), *self.products(left, b, sums)]
+            to = None if room is None else builder.add(room, builder.mul(p, INT(self.vecs * v.bytes)))
+            return [builder.add(a, self.a_p), builder.add(b, self.b_p), *self.products(left, b, sums, to)]
 
         _, (_, _, *sums) = loop(builder, self.k, [a, self.b, *self.starts * rows], product)
         if MASKS_ARE_FREE:
@@ -133,7 +154,7 @@ class Strip:
             v.prefetch(v.plus(near, x * v.bytes), level=1)
         v.prefetch(self.builder.add(a, self.near_a), level=1)
 
-    def products(self, left: list[Any], b: Any, sums: tuple[Any, ...]) -> list[Any]:
+    def products(self, left: list[Any], b: Any, sums: tuple[Any, ...], room: Any = None) -> list[Any]:
         """The sums, row by row, after one more p. Of a broad tile the numbers of a stay in registers, else the vectors of b."""
         v, vecs = self.v, self.vecs
         after = list(sums)
@@ -145,6 +166,9 @@ class Strip:
                     after[row * vecs + x] = v.fused(number, right, after[row * vecs + x])
             return after
         vectors = [self.right(b, x) for x in range(vecs)]
+        if room is not None:
+            for x, right in enumerate(vectors):
+                v.store(right, v.plus(room, x * v.bytes))
         for row, place in enumerate(left):
             number = v.broadcast(place)
             for x, right in enumerate(vectors):

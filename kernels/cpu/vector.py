@@ -186,23 +186,6 @@ def put(typing: Any, table: Any, i: Any, entry: Any) -> Any:
 
 
 @intrinsic
-def fetch(typing: Any, start: Any, size: Any) -> Any:
-    """Bring so many bytes near. They are needed soon, and the machine will not guess that."""
-
-    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        v = Vectors(builder, ir.FloatType())
-
-        def line(i: Any) -> list[Any]:
-            v.prefetch(builder.add(values[0], i), writing=False)
-            return []
-
-        loop(builder, values[1], [], line, step=64)
-        return context.get_dummy_value()
-
-    return types.void(start, size), code
-
-
-@intrinsic
 def allocate(typing: Any, size: Any) -> Any:
     """The address of so many bytes, to be given back to `release`. What np.empty costs is too much for a small product."""
     return types.int64(size), lambda context, builder, signature, values: builder.ptrtoint(context.nrt.allocate(builder, values[0]), INT)
