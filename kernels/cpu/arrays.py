@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
+
+LINE = 64  # bytes of a cache line
+LARGE = 1 << 16  # bytes from which on it pays to look where a result begins
+
 
 
 def dense(x: Any) -> np.ndarray:
     """`x` in C order, aligned and writable, so that one compiled variant serves; a copy only if it is not so already."""
     return x if x.flags.carray else np.array(x, order="C")
+
+
+def new(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """A new array. A large one begins at a cache line: a vector that is written across two lines has each of them fetched first."""
+    dtype = np.dtype(dtype)
+    size = prod(shape) * dtype.itemsize
+    if size < LARGE:
+        return np.empty(shape, dtype)
+    room = np.empty(size + LINE, np.uint8)
+    start = -room.ctypes.data % LINE
+    return room[start : start + size].view(dtype).reshape(shape)
 
 
 def result(shape: tuple[int, ...], dtype: Any, out: np.ndarray | None, *inputs: np.ndarray) -> np.ndarray:
@@ -18,7 +34,7 @@ def result(shape: tuple[int, ...], dtype: Any, out: np.ndarray | None, *inputs: 
     Raises ValueError for an `out` of another shape, dtype or layout, or one that shares memory with one of the inputs.
     """
     if out is None:
-        return np.empty(shape, dtype)
+        return new(shape, dtype)
     if type(out) is not np.ndarray or out.shape != shape or out.dtype != dtype or not out.flags.carray:
         given = f"{out.shape} {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
         raise ValueError(f"out is a NumPy array {shape} {np.dtype(dtype)} in C order and writable; given {given}")
