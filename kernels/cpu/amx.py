@@ -175,6 +175,8 @@ class Corner:
                 on.load(4 + i, builder.add(a, INT(4 * SIDE * SIDE * i)), INT(4 * SIDE))
                 for j in range(across):
                     on.dot(self.kind, i * across + j, 4 + i, 6 + j)
+                    for line in range(j * SIDE // across, (j + 1) * SIDE // across):  # of a, what the next turn reads
+                        v.prefetch(v.plus(a, SIDE * self.STEP + 4 * SIDE * (SIDE * i + line)), level=1)
             return [
                 builder.add(a, INT(SIDE * self.STEP)),
                 builder.add(b, INT(SIDE * self.STEP)),

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 LINE = 64  # bytes of a cache line
-LARGE = 1 << 16  # bytes from which on it pays to look where a result begins
-
+LARGE = 1 << 18  # bytes from which on it pays to look where a result begins
 
 
 def dense(x: Any) -> np.ndarray:
@@ -24,7 +23,7 @@ def new(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     if size < LARGE:
         return np.empty(shape, dtype)
     room = np.empty(size + LINE, np.uint8)
-    start = -room.ctypes.data % LINE
+    start = -room.__array_interface__["data"][0] % LINE
     return room[start : start + size].view(dtype).reshape(shape)
 
 
