@@ -30,8 +30,7 @@ WORDS = 256  # in a line of a block: a panel of 32 KiB stays in the first-level 
 LANES = VECTOR // 4  # words in a vector
 WIDE = 2 * VECTOR  # bytes of a row of a panel
 ROW = 4 * WORDS + 64  # bytes from one row of a to the next, if words lie in line: not a power of two, lest rows evict each other
-PIECE = 128  # words of k in matrix registers at a time: 16 KiB of a panel, and as much of a, stay in the first-level cache
-DEEP = 1024  # words of k in a block for matrix registers
+DEEP = 4 * WORDS  # in a line of a block for matrix registers: c is read and written again once a block only
 FEW = 4  # rows up to which a tile of matrix registers is mostly empty
 
 
@@ -59,7 +58,7 @@ def in_vectors(signs, like, a, unit, b, c, c_i, m, k, n, add):
 
 @njit(nogil=True)
 def between(signs, like, a, unit, b, before, before_i, c, c_i, m, k, n, add):
-    """The same in matrix registers, which take any signs; behind the last word stand zeros. What is added to may lie elsewhere, `before`."""
+    """The same in matrix registers, which take any signs; behind the last word stand zeros. What is added to lies at `before`."""
     apart()
     sizes = (m, (k + SIDE - 1) // SIDE, n)
     if signs == 0:
@@ -77,11 +76,11 @@ def in_matrices(signs, like, a, unit, b, c, c_i, m, k, n, add):
 
 @njit(nogil=True)
 def in_pieces(signs, like, a, unit, b, sums, c, c_i, m, k, n, add):
-    """The same, k piece after piece. Only the last one writes to c, whose rows may each lie in a page of their own; the others to `sums`."""
+    """The same, k piece after piece. Only the last one writes to c, whose rows may lie in a page each; the others write to `sums`."""
     before, before_i = c, c_i
-    for p in range(0, max(1, k), PIECE):
-        words = min(PIECE, k - p)
-        to, to_i = (sums, WIDE) if p + PIECE < k else (c, c_i)
+    for p in range(0, max(1, k), WORDS):
+        words = min(WORDS, k - p)
+        to, to_i = (sums, WIDE) if p + WORDS < k else (c, c_i)
         between(signs, like, a + p * 8 * LANES, unit, b + p * WIDE, before, before_i, to, to_i, m, words, n, add or p > 0)
         before, before_i = to, to_i
 
@@ -239,7 +238,7 @@ def multiply_by(strip: Any, tall: int, broad: int, most: int, in_line: bool) -> 
 
 
 multiply_in_vectors = multiply_by(in_vectors, BLOCK, PANELS, WORDS, True)
-multiply_in_matrices = multiply_by(in_pieces, BLOCK, PANELS, DEEP, False)
+multiply_in_matrices = multiply_by(in_pieces, BLOCK // 2, PANELS, DEEP, False)
 
 
 def by_vectors(a, b, c, signed, stacks, rows, columns):
