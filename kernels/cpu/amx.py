@@ -94,7 +94,9 @@ def let_go(typing: Any) -> Any:
 
 
 @intrinsic(prefer_literal=True)
-def matrix_tiles(typing: Any, signs: Any, like: Any, a: Any, b: Any, c: Any, a_i: Any, c_i: Any, sizes: Any, add: Any) -> Any:
+def matrix_tiles(
+    typing: Any, signs: Any, like: Any, a: Any, b: Any, before: Any, before_i: Any, c: Any, a_i: Any, c_i: Any, sizes: Any, add: Any
+) -> Any:
     """A strip of c, up to two tiles wide, two tiles by two downwards.
 
     signs       a literal, the place in SIGNS: of the int8 of a and b
@@ -102,18 +104,19 @@ def matrix_tiles(typing: Any, signs: Any, like: Any, a: Any, b: Any, c: Any, a_i
                 the next. Of b, rows as broad as two tiles
     c, c_i      address of c, and bytes from one row to the next
     sizes       m; how many times 16 words k has; n, up to 32
-    add         false: c is written; true: c is added to
+    before, before_i   as c and c_i, of what is added to
+    add         false: c is the product; true: that and what was before
     """
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         whole = isinstance(context.get_value_type(signature.args[1]), ir.IntType)
-        _, _, a, b, c, a_i, c_i, sizes, add = values
+        _, _, a, b, before, before_i, c, a_i, c_i, sizes, add = values
         m, k, n = [builder.extract_value(sizes, x) for x in range(3)]
         kind = f"b{SIGNS[signs.literal_value]}d" if whole else "bf16ps"
-        Corner(builder, kind, b, a_i, c_i, k, n, add).downwards(a, c, m)
+        Corner(builder, kind, b, a_i, before_i, c_i, k, n, add).downwards(a, before, c, m)
         return context.get_dummy_value()
 
-    return types.void(signs, like, a, b, c, a_i, c_i, sizes, add), code
+    return types.void(signs, like, a, b, before, before_i, c, a_i, c_i, sizes, add), code
 
 
 class Corner:
@@ -123,68 +126,74 @@ class Corner:
 
     def __init__(self, builder: Any, kind: str, *values: Any):
         self.builder, self.kind, self.on = builder, kind, Matrices(builder)
-        self.b, self.a_i, self.c_i, self.k, self.n, self.add = values
+        self.b, self.a_i, self.before_i, self.c_i, self.k, self.n, self.add = values
         room = cgutils.alloca_once(builder, ir.ArrayType(INT, self.STEP // 8 * 2 * SIDE))
         self.room = builder.ptrtoint(room, INT)
 
-    def downwards(self, a: Any, c: Any, m: Any) -> None:
+    def downwards(self, a: Any, before: Any, c: Any, m: Any) -> None:
         builder = self.builder
 
-        def pair(i: Any, a: Any, c: Any) -> list[Any]:
+        def pair(i: Any, a: Any, before: Any, c: Any) -> list[Any]:
             left = builder.sub(m, i)
             rows = builder.select(builder.icmp_signed("<", left, INT(2 * SIDE)), left, INT(2 * SIDE))
             with builder.if_else(builder.icmp_signed(">", rows, INT(SIDE))) as (two, one):
                 for count, some in ((2, two), (1, one)):
                     with some, builder.if_else(builder.icmp_signed(">", self.n, INT(SIDE))) as (broad, narrow):
                         with broad:
-                            self.tiles(count, 2, a, c, rows)
+                            self.tiles(count, 2, a, before, c, rows)
                         with narrow:
-                            self.tiles(count, 1, a, c, rows)
-            return [builder.add(step, by) for step, by in ((a, self.a_i), (c, builder.mul(self.c_i, INT(2 * SIDE))))]
+                            self.tiles(count, 1, a, before, c, rows)
+            down = [builder.mul(step, INT(2 * SIDE)) for step in (self.before_i, self.c_i)]
+            return [builder.add(place, by) for place, by in zip((a, before, c), (self.a_i, *down), strict=True)]
 
-        loop(builder, builder.add(m, INT(2 * SIDE - 1)), [a, c], pair, step=2 * SIDE)
+        loop(builder, builder.add(m, INT(2 * SIDE - 1)), [a, before, c], pair, step=2 * SIDE)
 
-    def tiles(self, down: int, across: int, a: Any, c: Any, rows: Any) -> None:
+    def tiles(self, down: int, across: int, a: Any, before: Any, c: Any, rows: Any) -> None:
         """So many tiles of c at address c, from the rows of a at address a; `rows` are there, and n columns."""
         builder, on, v = self.builder, self.on, Vectors(self.builder, INT)
         both = [builder.icmp_signed("==", size, INT(SIDE * count)) for size, count in ((rows, down), (self.n, across))]
         part = builder.not_(builder.and_(*both))
-        place, step = [builder.select(part, x, y) for x, y in ((self.room, c), (INT(self.STEP), self.c_i))]
-        sums = [
-            (x, builder.add(place, self.corner(step, i, j))) for x, (i, j) in enumerate((i, j) for i in range(down) for j in range(across))
-        ]
+        registers = list(enumerate((i, j) for i in range(down) for j in range(across)))
         with builder.if_else(self.add) as (adding, writing):
             with adding:
                 with builder.if_then(part):
-                    self.copy(c, self.c_i, self.room, INT(self.STEP), rows)
-                for register, corner in sums:
-                    on.load(register, corner, step)
+                    self.copy(before, self.before_i, self.room, INT(self.STEP), rows)
+                place, step = self.whole(part, before, self.before_i)
+                for register, (i, j) in registers:
+                    on.load(register, builder.add(place, self.corner(step, i, j)), step)
             with writing:
-                for register, _ in sums:
+                for register, _ in registers:
                     on.zero(register)
 
         def product(_: Any, a: Any, b: Any, ahead: Any) -> list[Any]:
             for line in (0, 4 * SIDE):
-                for place in (ahead, builder.add(ahead, self.c_i)):
-                    v.prefetch(v.plus(place, line), writing=True)
+                for row in range(4):
+                    v.prefetch(v.plus(builder.add(ahead, builder.mul(self.c_i, INT(row))), line), writing=True)
             for j in range(across):
                 on.load(6 + j, builder.add(b, INT(4 * SIDE * j)), INT(self.STEP))
             for i in range(down):
                 on.load(4 + i, builder.add(a, INT(4 * SIDE * SIDE * i)), INT(4 * SIDE))
                 for j in range(across):
                     on.dot(self.kind, i * across + j, 4 + i, 6 + j)
+                    for line in range(j * SIDE // across, (j + 1) * SIDE // across):  # of a, what the next turn reads
+                        v.prefetch(v.plus(a, SIDE * self.STEP + 4 * SIDE * (SIDE * i + line)), level=1)
             return [
                 builder.add(a, INT(SIDE * self.STEP)),
                 builder.add(b, INT(SIDE * self.STEP)),
-                builder.add(ahead, builder.mul(self.c_i, INT(2))),
+                builder.add(ahead, builder.mul(self.c_i, INT(4))),
             ]
 
         below = builder.add(c, builder.mul(self.c_i, INT(2 * SIDE)))  # what comes next of c is fetched meanwhile
         loop(builder, self.k, [a, self.b, below], product)
-        for register, corner in sums:
-            on.store(register, corner, step)
+        place, step = self.whole(part, c, self.c_i)
+        for register, (i, j) in registers:
+            on.store(register, builder.add(place, self.corner(step, i, j)), step)
         with builder.if_then(part):
             self.copy(self.room, INT(self.STEP), c, self.c_i, rows)
+
+    def whole(self, part: Any, place: Any, step: Any) -> list[Any]:
+        """Where whole tiles can be read or written, and the bytes from row to row: there, or in the room."""
+        return [self.builder.select(part, x, y) for x, y in ((self.room, place), (INT(self.STEP), step))]
 
     def corner(self, step: Any, i: int, j: int) -> Any:
         """Bytes to the tile in row i and column j of tiles."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
+
+LINE = 64  # bytes of a cache line
+LARGE = 1 << 18  # bytes from which on it pays to look where a result begins
 
 
 def dense(x: Any) -> np.ndarray:
@@ -12,13 +16,24 @@ def dense(x: Any) -> np.ndarray:
     return x if x.flags.carray else np.array(x, order="C")
 
 
-def result(shape: tuple[int, ...], dtype: Any, out: np.ndarray | None, *inputs: np.ndarray) -> np.ndarray:
-    """Room for a result: `out` if it is given and fits, else new. What stands in it is not defined.
+def at_a_line(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """A new array that, if it is large, begins at a cache line: a vector written across two lines has each of them fetched first."""
+    dtype = np.dtype(dtype)
+    size = prod(shape) * dtype.itemsize
+    if size < LARGE:
+        return np.empty(shape, dtype)
+    room = np.empty(size + LINE, np.uint8)
+    start = -room.__array_interface__["data"][0] % LINE
+    return room[start : start + size].view(dtype).reshape(shape)
+
+
+def result(shape: tuple[int, ...], dtype: Any, out: np.ndarray | None, *inputs: np.ndarray, make: Any = np.empty) -> np.ndarray:
+    """Room for a result: `out` if it is given and fits, else what is made for it. What stands in it is not defined.
 
     Raises ValueError for an `out` of another shape, dtype or layout, or one that shares memory with one of the inputs.
     """
     if out is None:
-        return np.empty(shape, dtype)
+        return make(shape, dtype)
     if type(out) is not np.ndarray or out.shape != shape or out.dtype != dtype or not out.flags.carray:
         given = f"{out.shape} {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
         raise ValueError(f"out is a NumPy array {shape} {np.dtype(dtype)} in C order and writable; given {given}")

@@ -18,7 +18,7 @@ import numpy as np
 from numba import config, njit, types
 
 from kernels.cpu.amx import SIDE, lay_out, lent, let_go, matrix_tiles
-from kernels.cpu.arrays import dense, result
+from kernels.cpu.arrays import at_a_line, dense, result
 from kernels.cpu.cache import stamped
 from kernels.cpu.gemm import BLOCK, PANELS, VECTOR, cut
 from kernels.cpu.threads import share
@@ -30,6 +30,7 @@ WORDS = 256  # in a line of a block: a panel of 32 KiB stays in the first-level 
 LANES = VECTOR // 4  # words in a vector
 WIDE = 2 * VECTOR  # bytes of a row of a panel
 ROW = 4 * WORDS + 64  # bytes from one row of a to the next, if words lie in line: not a power of two, lest rows evict each other
+DEEP = 4 * WORDS  # in a line of a block for matrix registers: c is read and written again once a block only
 FEW = 4  # rows up to which a tile of matrix registers is mostly empty
 
 
@@ -56,16 +57,32 @@ def in_vectors(signs, like, a, unit, b, c, c_i, m, k, n, add):
 
 
 @njit(nogil=True)
-def in_matrices(signs, like, a, unit, b, c, c_i, m, k, n, add):
-    """The same in matrix registers, which take any signs; behind the last word stand zeros."""
+def between(signs, like, a, unit, b, before, before_i, c, c_i, m, k, n, add):
+    """The same in matrix registers, which take any signs; behind the last word stand zeros. What is added to lies at `before`."""
     apart()
     sizes = (m, (k + SIDE - 1) // SIDE, n)
     if signs == 0:
-        matrix_tiles(0, like, a, b, c, unit, c_i, sizes, add)
+        matrix_tiles(0, like, a, b, before, before_i, c, unit, c_i, sizes, add)
     elif signs == 1:
-        matrix_tiles(1, like, a, b, c, unit, c_i, sizes, add)
+        matrix_tiles(1, like, a, b, before, before_i, c, unit, c_i, sizes, add)
     else:
-        matrix_tiles(2, like, a, b, c, unit, c_i, sizes, add)
+        matrix_tiles(2, like, a, b, before, before_i, c, unit, c_i, sizes, add)
+
+
+@njit(nogil=True)
+def in_matrices(signs, like, a, unit, b, c, c_i, m, k, n, add):
+    between(signs, like, a, unit, b, c, c_i, c, c_i, m, k, n, add)
+
+
+@njit(nogil=True)
+def in_pieces(signs, like, a, unit, b, sums, c, c_i, m, k, n, add):
+    """The same, k piece after piece. Only the last one writes to c, whose rows may lie in a page each; the others write to `sums`."""
+    before, before_i = c, c_i
+    for p in range(0, max(1, k), WORDS):
+        words = min(WORDS, k - p)
+        to, to_i = (sums, WIDE) if p + WORDS < k else (c, c_i)
+        between(signs, like, a + p * 8 * LANES, unit, b + p * WIDE, before, before_i, to, to_i, m, words, n, add or p > 0)
+        before, before_i = to, to_i
 
 
 @njit(nogil=True)
@@ -151,10 +168,11 @@ def named_after(strip: Any) -> Any:
     return rename
 
 
-def multiply_by(strip: Any, tall: int, broad: int, in_line: bool) -> Any:
+def multiply_by(strip: Any, tall: int, broad: int, most: int, in_line: bool) -> Any:
     """The product of stacks of matrices, made in strips by the one or the other.
 
-    tall, broad   rows of a, and bytes of b, in a block
+    tall, broad   bytes of a, and of b, in a block
+    most          words of a row of a in a block
     in_line       `strip` reads the words of a row in line, and wants the int8 of a unsigned; else rows lie in tiles of 16 words
     """
 
@@ -171,32 +189,35 @@ def multiply_by(strip: Any, tall: int, broad: int, in_line: bool) -> Any:
             a_p = b_p = size
         flip_a, flip_b = 128 if signed and (in_line or group == 2) else 0, 128 if group == 2 else 0
         shift = flip_a if group == 4 else 0  # was added to a, and is taken off again
-        deep = min(WORDS, (k + LANES * group - 1) // (LANES * group) * LANES)
+        deep = min(most, (k + LANES * group - 1) // (LANES * group) * LANES)
         panel = (1 + deep) * WIDE
         broadest = even(n, max(1, broad // panel) * 2 * LANES)
-        tallest = min(m, tall)
         layout = (2 * LANES * ROW, ROW, 4 * LANES) if in_line else (8 * LANES * deep, 4 * LANES, 8 * LANES * LANES)
+        tallest = min(m, tall // (ROW * ROWS) * ROWS if in_line else max(1, tall // max(1, layout[0])) * 2 * LANES)
         bytes_a, bytes_b = (tallest + 2 * LANES - 1) // (2 * LANES) * layout[0], (broadest + 2 * LANES - 1) // (2 * LANES) * panel
-        room = allocate(bytes_a + bytes_b + LANES * LANES * group * size + 64)
+        bytes_c = 0 if in_line else tallest * WIDE
+        room = allocate(bytes_a + bytes_b + bytes_c + LANES * LANES * group * size + 64)
         block_b = (room + 63) // 64 * 64  # a cache line
         block_a = block_b + bytes_b
-        scratch = block_a + bytes_a
+        sums = block_a + bytes_a
+        scratch = sums + bytes_c
         for left in range(0, n, broadest):
             columns = min(broadest, n - left)
-            for top in range(0, max(1, k), WORDS * group):
-                depth = min(WORDS * group, k - top)
+            for top in range(0, max(1, k), most * group):
+                depth = min(most * group, k - top)
                 words = (depth + group - 1) // group
                 pack_panels(like, number, flip_b, b + top * b_p + left * b_j, b_p, b_j, block_b, panel, depth, columns, scratch)
                 for j in range(0, columns, 2 * LANES):
                     starts(like, shift, block_b + j // (2 * LANES) * panel + WIDE, WIDE, words)
                 for i in range(0, m, tallest):
-                    rows = min(tallest, m - i)
+                    rows, to = min(tallest, m - i), c + i * c_i + left * 4
                     pack_rows(like, number, flip_a, a + i * a_i + top * a_p, a_i, a_p, block_a, layout, rows, depth, scratch)
                     for j in range(0, columns, 2 * LANES):
-                        right, to = block_b + j // (2 * LANES) * panel + WIDE, c + i * c_i + (left + j) * 4
-                        strip(
-                            1 if signed else 0, like, block_a, layout[0], right, to, c_i, rows, words, min(2 * LANES, columns - j), top > 0
-                        )
+                        right, wide = block_b + j // (2 * LANES) * panel + WIDE, min(2 * LANES, columns - j)
+                        if in_line:
+                            strip(1 if signed else 0, like, block_a, layout[0], right, to + j * 4, c_i, rows, words, wide, top > 0)
+                        else:
+                            strip(1 if signed else 0, like, block_a, layout[0], right, sums, to + j * 4, c_i, rows, words, wide, top > 0)
         release(room)
 
     @njit(nogil=True)
@@ -216,8 +237,8 @@ def multiply_by(strip: Any, tall: int, broad: int, in_line: bool) -> Any:
     return multiply_stacks
 
 
-multiply_in_vectors = multiply_by(in_vectors, BLOCK // (ROW * ROWS) * ROWS, PANELS, True)
-multiply_in_matrices = multiply_by(in_matrices, 16 * SIDE, BLOCK // 2, False)
+multiply_in_vectors = multiply_by(in_vectors, BLOCK, PANELS, WORDS, True)
+multiply_in_matrices = multiply_by(in_pieces, BLOCK // 2, PANELS, DEEP, False)
 
 
 def by_vectors(a, b, c, signed, stacks, rows, columns):
@@ -265,11 +286,11 @@ def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray | None, *, matrices: 
     if a.dtype.char == "B":
         a = a.view(b.dtype)
     if a.ndim == 2 == b.ndim:
-        c = result((m, n), total, out, a, b)
+        c = result((m, n), total, out, a, b, make=at_a_line)
         left, right, to = a[None], b[None], c[None]
     else:
         leading = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-        c = result((*leading, m, n), total, out, a, b)
+        c = result((*leading, m, n), total, out, a, b, make=at_a_line)
         left, right, to = stacked(a, leading), stacked(b, leading), c.reshape(prod(leading), m, n)
     if workers == 1:
         run(left, right, to, signed, (0, len(to)), (0, m), (0, n))
