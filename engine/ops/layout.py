@@ -88,7 +88,7 @@ def sum_to(x, *, shape):
     r"""$y_{\ldots} = \sum_{\text{repeats}} x_{i \ldots}$: undoes `broadcast_to`"""
     leading = x.ndim - len(shape)
     axes = tuple(range(leading)) + tuple(i + leading for i, n in enumerate(shape) if n == 1 and x.shape[i + leading] != 1)
-    return np.add.reduce(x, axis=axes).reshape(shape)
+    return np.reshape(np.add.reduce(x, axis=axes), shape)
 
 
 @sum_to.shape
