@@ -19,9 +19,8 @@ REGISTERS = 4  # of eight matrix registers hold sums
 def instructions(sum_dtype: str) -> tuple[Callable[[int], Any], float]:
     """A function of a number of repeats, and the operations of one: in matrix registers where the system lends them."""
     from kernels.cpu.amx import SIDE, lent
-    from kernels.cpu.words import QUADS
-
     from kernels.cpu.features import lanes, registers
+    from kernels.cpu.words import QUADS
 
     group = 4 if sum_dtype == "int32" and (QUADS or lent()) else 2
     like, room = np.zeros(1, sum_dtype), np.zeros(4096, np.uint8)
@@ -34,14 +33,14 @@ def instructions(sum_dtype: str) -> tuple[Callable[[int], Any], float]:
 
 def compiled(kind: str) -> Any:
     """run(like, room, turns): `like` is an array of the dtype of a sum, `room` takes what comes out."""
-    from kernels.cpu.amx import Matrices
-    from kernels.cpu.words import Words
     from llvmlite import ir
     from numba import njit, types
     from numba.extending import intrinsic
 
+    from kernels.cpu.amx import Matrices
     from kernels.cpu.features import registers
     from kernels.cpu.vector import INT, address, loop
+    from kernels.cpu.words import Words
 
     @intrinsic
     def vectors(typing: Any, like: Any, place: Any, turns: Any) -> Any:
