@@ -25,7 +25,7 @@ import numpy as np
 from kernels.registry import Rung
 
 
-def enter(rung: Rung, arrays: Sequence[Any], params: dict[str, Any]) -> tuple[list[np.ndarray], dict[str, Any]]:
+def enter(rung: Rung, arrays: Sequence[Any], params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """The arrays as NumPy's, and `out` among the parameters, if the rung takes them. Raises TypeError or ValueError."""
     names = arguments(rung.run)
     if len(arrays) != len(names):
@@ -126,8 +126,9 @@ def bind(wants: str, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) ->
             raise ValueError(f"{name} has {len(shape)} axes where {'at least ' if free else ''}{len(axes)} are wanted")
         at = tokens.index(free) if free else len(tokens)
         cut = len(shape) - (len(axes) - at)
-        found = {**dict(zip(axes[:at], shape[:at], strict=True)), **({free: shape[at:cut]} if free else {})}
-        pairs = [*found.items(), *zip(axes[at:], shape[cut:], strict=True)] if free else list(zip(axes, shape, strict=True))
+        pairs: list[tuple[str, Any]] = list(zip(axes[:at], shape[:at], strict=True))
+        if free:
+            pairs += [(free, shape[at:cut]), *zip(axes[at:], shape[cut:], strict=True)]
         for token, size in pairs:
             if token == "...":
                 leading.append(size)
