@@ -35,7 +35,7 @@ class Rungs:
 
     def prepare(self, case: Any, args: list[Any], params: dict[str, Any]) -> peers.Call:
         run = self.of(case).run
-        if case.op.endswith("_step") and "out" in inspect.signature(run).parameters:
+        if case.op.endswith("_step") and "out" in inspect.signature(run, follow_wrapped=False).parameters:
             p, g, *state = [copied(a) for a in args]
             return lambda: run(p, g, *state, out=(p, *state), **params)
         return lambda: run(*args, **params)
