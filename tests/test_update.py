@@ -143,7 +143,7 @@ def test_a_long_run_does_not_pile_up_what_it_checked(step):
     p = np.zeros(1)
     for t in range(1, 5001):
         step(p, p, *state(step, p), **hyper(step, t, lr=0.1 / t))
-    assert len(step._fitting) < 5000
+    assert len(step._known) < 5000
 
 
 def test_every_step_is_here():
