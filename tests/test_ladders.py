@@ -1294,6 +1294,25 @@ def test_a_rung_that_is_not_exact_is_caught(run):
         agrees(Rung("matmul_int8", "cpu", 1, "broken on purpose", True, exact, (), run), "uint8 int8", args, params)
 
 
+def forgets_eps(x, w, b, *, axis, eps):
+    return OPS["normalise"].definition(x, w, b, axis=axis, eps=0.0)
+
+
+def divides_by_one_less(x, w, b, *, axis, eps):
+    y, mean, var = OPS["normalise"].definition(x, w, b, axis=axis, eps=eps)
+    count = x.size // mean.size
+    return y, mean, var * count / (count - 1)
+
+
+@pytest.mark.parametrize("run", [forgets_eps, divides_by_one_less])
+def test_a_broken_normalisation_does_not_agree(run):
+    for draw in LARGE["normalise"][:3]:
+        args, params = draw(np.random.default_rng(0))
+        agrees(broken(OPS["normalise"].definition, op="normalise"), "float64", args, params)
+        with pytest.raises(AssertionError):
+            agrees(broken(run, op="normalise"), "float64", args, params)
+
+
 def test_a_rung_that_writes_into_its_argument_is_caught():
     with pytest.raises(AssertionError, match="written into"):
         leaves_alone(broken(scales_its_argument), [np.ones((2, 2)), np.ones((2, 2))], {})
