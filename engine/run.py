@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from engine import checkpoints
+from engine.masks import checked, masked
 
 Arrays = dict[str, Any]
 
@@ -28,6 +29,7 @@ class Run:
     epoch, position   epochs finished, and batches done of the one under way
     history           a record for each epoch: {"epoch": 1, "loss": ..., "val_loss": ...}
     best              params and state of the best epoch so far, where early stopping asks for them
+    masks             which weights are there (`engine.masks`); None for all
     """
 
     params: Arrays
@@ -42,6 +44,7 @@ class Run:
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     best: tuple[Arrays, Arrays | None] | None = None
+    masks: Arrays | None = None
 
     def save(self, path: str | os.PathLike[str], plan: Mapping[str, Any]) -> None:
         """Write it all to `path`, with the plan that it follows. See `engine.checkpoints.save`."""
@@ -49,6 +52,8 @@ class Run:
         groups: dict[str, Arrays] = {"params": self.params, **{f"moments.{slot}": arrays for slot, arrays in slots.items()}}
         if self.state is not None:
             groups["state"] = self.state
+        if self.masks is not None:
+            groups["masks"] = self.masks
         if self.best is not None:
             groups["best.params"] = self.best[0]
             if self.best[1] is not None:
@@ -65,10 +70,16 @@ class Run:
             raise checkpoints.CheckpointError(f"{os.fspath(path)} holds no training run, only {', '.join(groups) or 'notes'}")
         slots = {group.partition(".")[2]: arrays for group, arrays in groups.items() if group.startswith("moments.")}
         best = (groups["best.params"], groups.get("best.state")) if "best.params" in groups else None
-        run = cls(groups["params"], {**notes["moments"], **slots}, groups.get("state"), best=best)
+        run = cls(groups["params"], {**notes["moments"], **slots}, groups.get("state"), best=best, masks=groups.get("masks"))
         for name in COUNTERS:
             setattr(run, name, notes["run"][name])
         return run, notes["plan"]
+
+    def prune(self, masks: Arrays) -> None:
+        """Set to 0 what the masks do not keep, in the parameters and in what the optimiser remembers of them, for good."""
+        self.masks = checked(masks, self.params)
+        self.params = masked(self.params, self.masks)
+        self.moments = {slot: masked(x, self.masks) if isinstance(x, dict) else x for slot, x in self.moments.items()}
 
     def chosen(self) -> Run:
         """This run with the arrays of its best epoch, if it kept them: those to use."""

@@ -26,6 +26,7 @@ import numpy as np
 
 from engine.data import batches
 from engine.interrupt import Interrupted, postponed
+from engine.masks import checked, kept, masked
 from engine.nets import Layer
 from engine.optim import Optimizer, clip_by_global_norm
 from engine.progress import Callback
@@ -55,6 +56,7 @@ def fit(
     epochs: int,
     batch_size: int = 64,
     state: Arrays | None = None,
+    masks: Arrays | None = None,
     seed: int = 0,
     clip_norm: float | None = None,
     validation: Any = None,
@@ -72,6 +74,7 @@ def fit(
     """Train `params` on `data`, a tuple of arrays with one row an example, and return the run. Nothing given is changed.
 
     state         of a loss that has one; see above
+    masks         booleans by name: weights that are not kept are 0 and stay 0 (`engine.masks`)
     seed          of the order of the examples and of dropout
     clip_norm     largest norm of a gradient, over all arrays
     validation    arrays as `data`: their mean loss is "val_loss" in the history
@@ -89,8 +92,8 @@ def fit(
     """
     arrays = as_arrays(data)
     patient = Patience(patience, monitor, maximise)
-    plan = _plan(arrays, params, state, optimizer, batch_size, seed, clip_norm, patient, config)
-    run = _resumed(checkpoint, plan) if resume else Run(dict(params), optimizer.init(params), state, int(seed))
+    plan = _plan(arrays, params, state, optimizer, batch_size, seed, clip_norm, patient, config, masks)
+    run = _resumed(checkpoint, plan) if resume else _begun(params, state, optimizer, seed, masks)
     watchers = [*callbacks, *([progress_bar()] if progress else [])]
 
     def pause(asked: bool) -> None:
@@ -143,6 +146,8 @@ def train_step(
             f"the loss is {value} at step {run.step + 1} (epoch {run.epoch + 1}): the numbers have run away\n"
             "  a smaller learning rate or clip_norm= may cure it; so may a look at the data, if this is one of the first steps"
         )
+    if run.masks is not None:
+        grads = masked(grads, run.masks)
     if clip_norm is not None:
         grads, _ = clip_by_global_norm(grads, clip_norm)
     run.params, run.moments = optimizer.step(run.params, grads, run.moments, donate=True, in_place=in_place)
@@ -256,6 +261,7 @@ def _plan(
     clip_norm: float | None,
     patient: Patience,
     config: Mapping[str, Any] | None,
+    masks: Arrays | None,
 ) -> dict[str, Any]:
     """What a run must have in common with the one that goes on from its checkpoint."""
     plan = {
@@ -269,12 +275,23 @@ def _plan(
         "state": shapes_of(state),
         "config": config,
     }
+    if masks is not None:
+        plan["masks"] = {
+            name: f"{kept({name: m})} of {m.size}, {zlib.crc32(np.packbits(m).data):08x}" for name, m in checked(masks, params).items()
+        }
     return dict(json.loads(json.dumps(plan)))  # as a checkpoint gives it back
 
 
 def _fingerprint(a: Any) -> str:
     """A checksum over at most a thousand rows."""
     return f"{zlib.crc32(np.ascontiguousarray(a[:: max(1, len(a) // 1000)]).data):08x}"
+
+
+def _begun(params: Arrays, state: Arrays | None, optimizer: Optimizer, seed: int, masks: Arrays | None) -> Run:
+    run = Run(dict(params), optimizer.init(params), state, int(seed))
+    if masks is not None:
+        run.prune(masks)
+    return run
 
 
 def _resumed(path: str | os.PathLike[str] | None, plan: Mapping[str, Any]) -> Run:
