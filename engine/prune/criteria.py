@@ -106,7 +106,7 @@ def hessian(
     seed: int = 0,
     names: Sequence[str] | None = None,
 ) -> Scores:
-    r"""$s = \frac{1}{2} h\, w^2$, h the diagonal of the Hessian of the mean loss over the batches: what a loss at its minimum gains without w
+    r"""$s = \frac{1}{2} h\, w^2$, h the diagonal of the Hessian of the mean loss over the batches: what a minimum gains without w
 
     probes    None: each element of the diagonal by a product of the Hessian with a unit vector, which is for small networks. A number:
               the mean of z * H z over so many random z of signs, whose expectation it is

@@ -107,6 +107,8 @@ def iterate(
     if any(not 0 < k <= 1 for k in keeps) or any(b > a for a, b in itertools.pairwise(keeps)):
         raise ValueError(f"keeps={list(keeps)}: shares in (0, 1] that never rise are wanted")
     said = json.loads(json.dumps({**(plan or {}), "rewound": rewind is not None}))
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
     last = Stage(0, 1.0, params, {})
     for number, keep in enumerate(keeps, 1):
         done = None if folder is None else Path(folder) / f"stage-{number:02d}.safetensors"

@@ -1,0 +1,200 @@
+"""Channels are found from the notations alone, and a net without them is the net with zeros in their place."""
+
+import numpy as np
+import pytest
+
+from engine import nets, ops
+from engine.masks import masked
+from engine.models import cnn, mlp
+from engine.prune import ChannelError, batch_norm_scale, channel_masks, channels, kept_by, magnitude, norm_scales, select_channels, shrink
+from engine.prune.channels import Couple
+
+ACTIVATIONS = [nets.relu, nets.tanh, nets.sigmoid, nets.softplus]
+SEEDS = range(24)
+
+
+def block(rng, depth, channels_in):
+    """A random piece of network that leaves the height and width of its picture, and how many channels it gives."""
+    kind = rng.choice(["conv", "norm", "act", "residual", "concat", "twice"])
+    if depth == 0 or kind in ("conv", "norm", "act"):
+        if kind == "norm":
+            return nets.batch_norm(), channels_in
+        if kind == "act":
+            return ACTIVATIONS[rng.integers(len(ACTIVATIONS))], channels_in
+        out = int(rng.integers(2, 7))
+        return nets.conv(out, 3, padding=1), out
+    if kind == "residual":
+        inner, out = chain(rng, depth - 1, channels_in, 2)
+        shortcut = None if out == channels_in and rng.random() < 0.7 else nets.conv(out, 1)
+        return nets.residual(*inner, shortcut=shortcut), out
+    if kind == "concat":
+        left, m = chain(rng, depth - 1, channels_in, 2)
+        right, n = chain(rng, depth - 1, channels_in, 1)
+        return nets.concat(nets.serial(*left), nets.serial(*right)), m + n
+    shared = nets.conv(channels_in, 3, padding=1)
+    return nets.serial(shared, nets.tanh, shared), channels_in
+
+
+def chain(rng, depth, channels_in, length):
+    layers = []
+    for _ in range(length):
+        inner, channels_in = block(rng, depth, channels_in)
+        layers.append(inner)
+    return layers, channels_in
+
+
+def random_net(seed):
+    """A net with all that joins channels, its arrays in float64 as one dict, and a batch."""
+    rng = np.random.default_rng(seed)
+    layers, _ = chain(rng, 2, 4, 3)
+    ends = [nets.max_pool(2), nets.flatten] if rng.random() < 0.5 else [nets.global_avg_pool]
+    net = nets.serial(nets.conv(4, 3, padding=1), *layers, *ends, nets.dense(7), nets.tanh, nets.dense(3))
+    params, state = net.init(seed, (2, 6, 6), np.float64)
+    arrays = {name: x + 0.3 * rng.random(x.shape) for name, x in {**params, **state}.items()}
+    return net, arrays, list(state), rng.normal(size=(2, 2, 6, 6))
+
+
+def in_use(net):
+    return lambda arrays, x: net(arrays, x, arrays)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_net_without_channels_is_the_net_with_zeros(seed):
+    net, arrays, state, x = random_net(seed)
+    f, rng = in_use(net), np.random.default_rng(seed)
+    groups = channels(f, arrays, x)
+    kept = {group.name: rng.random(len(group)) < 0.5 for group in groups}
+    for which in kept.values():
+        which[rng.integers(len(which))] = True
+    params = {name: a for name, a in arrays.items() if name not in state}
+    masks = channel_masks(groups, kept, params)
+    with_zeros = f({**arrays, **masked(params, masks)}, x)
+    small = shrink(arrays, groups, kept)
+    np.testing.assert_allclose(f(small, x), with_zeros, rtol=1e-9, atol=1e-9 * np.abs(with_zeros).max())
+    assert sum(a.size for a in small.values()) < sum(a.size for a in arrays.values())
+    again = kept_by(groups, masks)
+    assert all(np.array_equal(again[name], kept[name]) for name in kept)
+    regrouped = {group.name: len(group) for group in channels(f, small, x)}
+    assert all(regrouped.get(name, 1) == which.sum() for name, which in kept.items())  # of one channel nothing can go
+
+
+def test_the_law_catches_channels_that_are_not_joined(monkeypatch):
+    """Without the unions a residual's two sides lose different channels: the small net cannot even run."""
+    monkeypatch.setattr(Couple, "join", lambda self, a, b: None)
+    failures = 0
+    for seed in SEEDS:
+        try:
+            test_a_net_without_channels_is_the_net_with_zeros(seed)
+        except (AssertionError, ValueError, ChannelError):
+            failures += 1
+    assert failures == len(SEEDS)
+
+
+def test_the_law_catches_channels_in_a_wrong_order(monkeypatch):
+    """As many columns of the layer behind `flatten`, but of other pixels: the shapes fit, the numbers do not."""
+    moved = Couple._moved
+    monkeypatch.setattr(Couple, "_moved", lambda *given: [tuple(p[::-1] for p in places) for places in moved(*given)])
+    net = nets.serial(nets.conv(4, 3, padding=1), nets.tanh, nets.flatten, nets.dense(3))
+    arrays, _ = net.init(0, (1, 4, 4), np.float64)
+    x = np.random.default_rng(0).normal(size=(2, 1, 4, 4))
+    groups = channels(net, arrays, x)
+    kept = {"conv1/w": np.array([True, True, False, False])}
+    gap = net(shrink(arrays, groups, kept), x) - net(masked(arrays, channel_masks(groups, kept, arrays)), x)
+    assert np.abs(gap).max() > 1e-3
+
+
+def test_the_channels_of_lenet():
+    params = cnn.init_classic(0)
+    groups = channels(cnn.predict_classic, params, np.zeros((1, 1, 28, 28), np.float32))
+    assert [str(group) for group in groups] == [
+        "6 channels of conv1/w[i], conv1/b[i], conv2/w[:, i]",
+        "16 channels of conv2/w[i], conv2/b[i], dense1/w[i]",
+        "120 channels of dense1/w[:, i], dense1/b[i], dense2/w[i]",
+        "84 channels of dense2/w[:, i], dense2/b[i], dense3/w[i]",
+    ]
+    assert groups[1].members["dense1/w", 0].shape == (16, 25)  # a channel of 5 x 5 pixels
+
+
+@pytest.mark.parametrize(
+    "f, fixed",
+    [
+        (lambda p, x: ops.matmul(ops.softmax(ops.matmul(x, p["a"])), p["b"]), "the axis of a softmax"),
+        (lambda p, x: ops.matmul(ops.layer_norm(ops.matmul(x, p["a"]), p["s"], p["s"]), p["b"]), "the axis of a layer norm"),
+        (lambda p, x: ops.matmul(ops.cumsum(ops.matmul(x, p["a"]), axis=1), p["b"]), "sums along the axis"),
+        (lambda p, x: ops.matmul(ops.mean(ops.matmul(x, p["a"]), axis=1, keepdims=True) + ops.matmul(x, p["a"]), p["b"]), "a mean over it"),
+        (lambda p, x: ops.matmul(x, p["a"]), "the output"),
+        (lambda p, x: ops.matmul(p["a"], p["b"]) * ops.sum(ops.matmul(x, p["a"])), "a sum over all"),
+        (lambda p, x: ops.vecdot(ops.tanh(ops.matmul(x, p["a"])), ops.sigmoid(ops.matmul(x, p["a"]))), "a product of two values"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_what_must_stay_stays(f, fixed):
+    rng = np.random.default_rng(0)
+    params = {"a": rng.normal(size=(4, 5)), "b": rng.normal(size=(5, 3)), "s": np.ones(5)}
+    assert channels(f, params, rng.normal(size=(2, 4))) == []
+
+
+def test_a_tied_weight_has_one_set_of_channels():
+    rng = np.random.default_rng(0)
+    params = {"w": rng.normal(size=(6, 4)), "b": rng.normal(size=4)}
+
+    def autoencoder(p, x):
+        return ops.matmul(ops.sigmoid(ops.matmul(x, p["w"]) + p["b"]), p["w"].T)
+
+    (group,) = channels(autoencoder, params, rng.normal(size=(2, 6)))
+    assert list(group.members) == [("w", 1), ("b", 0)]
+
+
+def test_convolutions_in_groups_keep_their_channels():
+    net = nets.serial(nets.conv(4, 3, padding=1), nets.relu, nets.conv(4, 3, groups=2), nets.relu, nets.global_avg_pool, nets.dense(2))
+    params, _ = net.init(0, (1, 6, 6))
+    assert channels(net, params, np.zeros((1, 1, 6, 6), np.float32)) == []
+
+
+def test_the_most_important_channels_are_kept_and_never_none():
+    params = mlp.init(0, (8, 6, 5, 3))
+    groups = channels(mlp.predict, params, np.zeros((1, 8), np.float32))
+    scores = magnitude(params, names=list(params))
+    kept = select_channels(groups, scores, 0.5)
+    assert {name: int(which.sum()) for name, which in kept.items()} == {"w1": 3, "w2": 2}
+    worth = np.abs(params["w1"]).sum(0) + np.abs(params["b1"]) + np.abs(params["w2"]).sum(1)
+    assert set(np.flatnonzero(kept["w1"])) == set(np.argsort(-worth)[:3])
+    assert {name: int(w.sum()) for name, w in select_channels(groups, scores, {"w1": 1.0, "w2": 0.2}).items()} == {"w1": 6, "w2": 1}
+    small = {**scores, "w2": 1e-9 * scores["w2"], "w3": 1e-9 * scores["w3"], "b2": 0 * scores["b2"]}
+    everywhere = select_channels(groups, small, 0.3, scope="global")
+    assert all(which.any() for which in everywhere.values())
+
+
+def test_scales_of_norms_choose_channels():
+    net = nets.serial(nets.conv(4, 3), nets.batch_norm(), nets.relu, nets.conv(3, 3), nets.batch_norm(), nets.flatten, nets.dense(2))
+    params, state = net.init(0, (1, 8, 8))
+    params["batch_norm1/w"] = np.array([0.1, -3, 0.2, 2], np.float32)
+    names = norm_scales(params, state)
+    assert names == ("batch_norm1/w", "batch_norm2/w")
+    groups = channels(in_use(net), {**params, **state}, np.zeros((1, 1, 8, 8), np.float32))
+    kept = select_channels(groups, batch_norm_scale(params, names=names), 0.5)
+    assert np.array_equal(kept["conv1/w"], [False, True, False, True])
+    with pytest.raises(ChannelError, match="no score for 2 channels of dense1"):
+        bare = nets.serial(nets.conv(4, 3), nets.batch_norm(), nets.flatten, nets.dense(2), nets.relu, nets.dense(2))
+        params, state = bare.init(0, (1, 8, 8))
+        groups = channels(in_use(bare), {**params, **state}, np.zeros((1, 1, 8, 8), np.float32))
+        select_channels(groups, batch_norm_scale(params, names=norm_scales(params, state)), 0.5)
+
+
+def test_a_channel_that_is_pruned_in_one_array_only_is_told():
+    net = nets.serial(nets.conv(4, 3, padding=1), nets.residual(nets.conv(4, 3, padding=1)), nets.flatten, nets.dense(2))
+    params, _ = net.init(0, (1, 4, 4))
+    groups = channels(net, params, np.zeros((1, 1, 4, 4), np.float32))
+    masks = channel_masks(groups, {"conv1/w": np.array([True, False, True, True])}, params)
+    masks["residual1/conv1/w"] = np.ones_like(masks["residual1/conv1/w"])
+    with pytest.raises(ChannelError, match=r"channel 1 of conv1/w is pruned in conv1/w \(axis 0\), .*but not in residual1/conv1/w"):
+        kept_by(groups, masks)
+
+
+def test_arrays_of_another_net_are_told():
+    groups = channels(mlp.predict, mlp.init(0, (8, 6, 3)), np.zeros((1, 8), np.float32))
+    kept = {"w1": np.array([True] * 5 + [False])}
+    with pytest.raises(ChannelError, match=r"w1 has 4 places along axis 1"):
+        shrink(mlp.init(0, (8, 4, 3)), groups, kept)
+    with pytest.raises(ValueError, match="nan"):
+        select_channels(groups, {"w1": np.full((8, 6), np.nan)}, 0.5)
