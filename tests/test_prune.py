@@ -1,5 +1,7 @@
 """Importance by its formula, exact counts whatever is equal, shares that arrive, stages that go on where they stopped."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -51,7 +53,7 @@ def test_snip_is_a_share_of_the_whole():
 
 def test_movement_follows_plain_steps():
     scores = prune.movement(loss, PARAMS, BATCHES, lr=0.1)
-    now, total = dict(PARAMS), {name: 0.0 for name in scores}
+    now, total = dict(PARAMS), dict.fromkeys(scores, 0.0)
     for b in BATCHES:
         g = grad(lambda p, b=b: loss(p, *b))(now)
         total = {name: total[name] - now[name] * g[name] for name in total}
@@ -199,7 +201,7 @@ def test_a_schedule_falls_and_arrives(kind):
     schedule = kind(0.05, steps=40, begin=10, start=0.8)
     shares = [schedule(t) for t in range(60)]
     assert shares[:10] == [0.8] * 10 and shares[50:] == [0.05] * 10
-    assert all(a >= b for a, b in zip(shares, shares[1:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(shares))
 
 
 def test_schedules_by_their_formulas():
@@ -240,7 +242,7 @@ def stages(**options):
 def test_each_stage_is_within_the_one_before():
     found = stages()
     assert [m.kept(stage.masks) for stage in found] == [12 + 7, 6 + 4, 2 + 1]
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in itertools.pairwise(found):
         assert all(np.all(before.masks[name] | ~after.masks[name]) for name in after.masks)
     for stage in found:
         assert all(np.all(stage.params[name][~mask] == 0) for name, mask in stage.masks.items())
@@ -287,11 +289,11 @@ def test_stopped_stages_go_on(tmp_path):
         assert a.keep == b.keep and a.history[-1]["loss"] == b.history[-1]["loss"]
         assert all(np.array_equal(a.params[name], b.params[name]) for name in PARAMS)
         assert all(np.array_equal(a.masks[name], b.masks[name]) for name in a.masks)
-    with pytest.raises(OtherRun, match="keep: then 0.6, now 0.5"):
+    with pytest.raises(OtherRun, match=r"keep: then 0\.6, now 0\.5"):
         stages(folder=tmp_path / "parts", keeps=[0.5, 0.1])
     with pytest.raises(OtherRun, match="rewound: then False, now True"):
         stages(folder=tmp_path / "parts", rewind=PARAMS)
-    with pytest.raises(OtherRun, match="lr: then None, now 0.1"):
+    with pytest.raises(OtherRun, match=r"lr: then None, now 0\.1"):
         stages(folder=tmp_path / "parts", plan={"lr": 0.1})
 
 
