@@ -50,4 +50,5 @@ RECIPES: dict[str, Recipe] = {
     "mlp": Recipe("momentum", 0.05, 32, 15, 1e-3),
     "lenet5_classic": Recipe("momentum", 0.05, 32, 10, 2e-3),
     "lenet5_caffe": Recipe("momentum", 0.02, 32, 6, 2e-3),
+    "cnn3x3": Recipe("momentum", 0.02, 32, 8, 2e-3),
 }

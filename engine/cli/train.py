@@ -41,7 +41,7 @@ def command(
     """Train MODEL on a data set. What is not said is taken from the model's own recipe.
 
     \b
-    MODEL    linear, logistic, mlp, lenet5_classic, lenet5_caffe
+    MODEL    linear, logistic, mlp, lenet5_classic, lenet5_caffe, cnn3x3
     --data   diabetes (numbers); breast_cancer, iris, wine, digits, mnist5k, mnist, blobs, moons, stripes, glyphs (classes)
 
     The folder gets checkpoint.safetensors after each epoch, and experiment.json, which says what was trained on what. Ctrl-C

@@ -68,6 +68,10 @@ def _caffe(seed: int, shape: Shape, classes: int, dtype: Any) -> Params:
     return cnn.init_caffe(seed, shape, classes, dtype=dtype)
 
 
+def _3x3(seed: int, shape: Shape, classes: int, dtype: Any) -> Params:
+    return cnn.init_3x3(seed, shape, classes, dtype=dtype)
+
+
 MODELS: dict[str, Model] = {
     model.name: model
     for model in (
@@ -78,6 +82,7 @@ MODELS: dict[str, Model] = {
             "lenet5_classic", "LeNet-5 in the sizes of 1998: 6-16-120-84", "classification", _classic, cnn.predict_classic, cnn.loss_classic
         ),
         Model("lenet5_caffe", "LeNet-5 in the sizes of Caffe: 20-50-500", "classification", _caffe, cnn.predict_caffe, cnn.loss_caffe),
+        Model("cnn3x3", "kernels of 3 by 3: 32-64-64 channels", "classification", _3x3, cnn.predict_3x3, cnn.loss_3x3),
     )
 }
 

@@ -1,0 +1,158 @@
+"""What a smaller model costs and what it gains: accuracy against the dense one, numbers kept, bytes, latency; as a table and a picture.
+
+    rows = [measured("dense", answers, answers, truth, params), measured("a tenth", others, answers, truth, pruned)]
+    rows = timed(rows, {"dense": predict, "a tenth": fast}, {1: x[:1], 64: x[:64]})
+    print(table(rows))
+    plot(rows, "accuracy.png")
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from engine import packed
+from engine.metrics import mcnemar, wilson_interval
+
+ROUNDS, SECONDS = 15, 0.02  # of timing: turns that each model takes, and how long one lasts at least
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model.
+
+    right, of, interval   answers that are right, of how many, and the 95 % interval of the accuracy
+    p                     of the exact McNemar test against the dense model's answers; None for the dense one
+    kept, numbers         numbers that are not 0, and that there are
+    bytes                 "dense": as float32 arrays; "file": the packed file; "gzip": those arrays, compressed by gzip
+    latency               microseconds of a call, by batch: the median over the rounds, and the best
+    note                  how it runs
+    """
+
+    name: str
+    right: int
+    of: int
+    interval: tuple[float, float]
+    p: float | None
+    kept: int
+    numbers: int
+    bytes: dict[str, int]
+    latency: dict[int, tuple[float, float]] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right answers."""
+        return self.right / self.of
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON knows it."""
+        return {**asdict(self), "accuracy": self.accuracy}
+
+
+def measured(name: str, answers: Any, dense: Any, truth: Any, params: Mapping[str, Any], *, note: str = "") -> Row:
+    """What is known without a clock. `answers` are the model's, `dense` those of the dense model, both on the examples of `truth`."""
+    right, of = int(np.sum(np.asarray(answers) == truth)), len(truth)
+    found = packed.sizes(params)
+    return Row(
+        name,
+        right,
+        of,
+        wilson_interval(right, of),
+        None if answers is dense else mcnemar(truth, answers, dense),
+        sum(int(np.count_nonzero(p)) for p in params.values()),
+        sum(int(np.size(p)) for p in params.values()),
+        {"dense": int(found["dense"]), "payload": int(found["payload"]), "file": int(found["file"]), "gzip": int(found["dense, gzip"])},
+        note=note,
+    )
+
+
+def timed(
+    rows: Sequence[Row], models: Mapping[str, Callable[[Any], Any]], inputs: Mapping[int, Any], *, rounds: int = ROUNDS, seconds: float = SECONDS
+) -> list[Row]:
+    """The rows with the time of a call of each model for each batch. All take turns, so that a busy moment hits all alike."""
+    spent: dict[tuple[str, int], list[float]] = {(name, batch): [] for name in models for batch in inputs}
+    calls = {key: _calls_in(lambda key=key: models[key[0]](inputs[key[1]]), seconds) for key in spent}
+    for _ in range(rounds):
+        for key, times in spent.items():
+            began = time.perf_counter()
+            for _ in range(calls[key]):
+                models[key[0]](inputs[key[1]])
+            times.append((time.perf_counter() - began) / calls[key] * 1e6)
+    return [replace(row, latency={b: (median(spent[row.name, b]), min(spent[row.name, b])) for b in inputs}) for row in rows]
+
+
+def _calls_in(f: Callable[[], Any], seconds: float) -> int:
+    """How many calls fill so many seconds; the first, which may compile, does not count."""
+    f()
+    began = time.perf_counter()
+    f()
+    return max(1, round(seconds / max(time.perf_counter() - began, 1e-7)))
+
+
+# As a table.
+
+HEAD = ("model", "accuracy", "95 % interval", "p", "kept", "of dense", "bytes", "file", "times", "gzip")
+
+
+def cells(rows: Sequence[Row]) -> list[list[str]]:
+    """The table in words, its head first. "times" is how many times smaller the packed file is than the dense model's float32."""
+    batches = list(rows[0].latency) if rows else []
+    whole = rows[0].bytes["dense"] if rows else 1
+    body = [
+        [
+            row.name,
+            f"{row.accuracy:.2%}",
+            f"{row.interval[0]:.2%} to {row.interval[1]:.2%}",
+            "" if row.p is None else f"{row.p:.2g}",
+            f"{row.kept:,}",
+            f"{row.kept / rows[0].kept:.1%}",
+            f"{row.bytes['payload']:,}",
+            f"{row.bytes['file']:,}",
+            f"{whole / row.bytes['file']:.1f}",
+            f"{row.bytes['gzip']:,}",
+            *[f"{row.latency[b][0]:,.0f}" for b in batches],
+            row.note,
+        ]
+        for row in rows
+    ]
+    return [[*HEAD, *[f"us, batch {b}" for b in batches], "runs as"], *body]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The table as text, in columns."""
+    lines = cells(rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    left = (0, len(widths) - 1)
+    return "\n".join(
+        "  ".join(f"{c:<{w}}" if i in left else f"{c:>{w}}" for i, (c, w) in enumerate(zip(line, widths, strict=True))).rstrip() for line in lines
+    )
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table for a README."""
+    head, *body = cells(rows)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *body))
+
+
+def plot(rows: Sequence[Row], path: Any, *, title: str) -> None:
+    """Accuracy against the size of the file, with intervals; the dense model, which is the first, as a line."""
+    from engine.report import GREY, TRAIN, plain_log_ticks, plots, styled
+
+    sizes = [row.bytes["file"] / 1024 for row in rows]
+    accuracy = np.array([row.accuracy for row in rows]) * 100
+    low, high = (np.array([row.interval[i] for row in rows]) * 100 for i in (0, 1))
+    with styled():
+        made, (panel,) = plots(1, 1, 6.6, 4.2)
+        panel.errorbar(sizes, accuracy, yerr=[accuracy - low, high - accuracy], color=TRAIN, marker="o", markersize=4, capsize=2, lw=1.4)
+        panel.axhline(accuracy[0], color=GREY, lw=1, ls="--")
+        for i, (size, y, row) in enumerate(zip(sizes, accuracy, rows, strict=True)):
+            panel.annotate(row.name, (size, y), textcoords="offset points", xytext=(5, 6 if i % 2 else -12), fontsize=8)
+        panel.set(xscale="log", title=title, xlabel="packed file, KiB", ylabel="accuracy on the test set, %")
+        plain_log_ticks(panel)
+        made.savefig(path)
