@@ -146,7 +146,7 @@ def sizes(params: Mapping[str, Any]) -> dict[str, float]:
     return {
         **{formula: sum(row[formula] for row in rows) for formula in FORMULAS},
         "dense, gzip": len(gzip.compress(b"".join(x.tobytes() for x in arrays.values()))),
-        "payload": sum(len(_stored(x)) for x in arrays.values()),
+        "payload": len(data) - len(MAGIC) - 4 - sum(len(_head(name, x)) for name, x in arrays.items()),
         "file": len(data),
         "file, gzip": len(gzip.compress(data)),
     }
