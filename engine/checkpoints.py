@@ -40,7 +40,7 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, Mapping[str, Any]], 
     flat = {key: _plain(key, x) for key, x in _flat(arrays).items()}
     written = json.dumps({"groups": {group: list(named) for group, named in arrays.items()}, "notes": notes})
     metadata = {"format": FORMAT, "notes": written, "crc32": _checksum(written, flat)}
-    _replace(Path(os.path.realpath(path)), _safetensors().numpy.save(flat, metadata))
+    write_whole(Path(os.path.realpath(path)), _safetensors().numpy.save(flat, metadata))
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Groups, dict[str, Any]]:
@@ -100,8 +100,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, np.nd
         ) from e
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, all of it or nothing."""
+def write_whole(path: Path, data: bytes) -> None:
+    """Put `data` at `path`, all of it or nothing; see `save`. Raises OSError if the folder or the disk refuses."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with open(partial, "xb") as file:
@@ -111,7 +111,7 @@ def _replace(path: Path, data: bytes) -> None:
         os.replace(partial, path)
     except OSError as e:
         before = "; the one before it is untouched" if path.exists() else ""
-        raise OSError(e.errno, f"the checkpoint could not be written ({e.strerror}){before}", str(path)) from e
+        raise OSError(e.errno, f"the file could not be written ({e.strerror}){before}", str(path)) from e
     finally:
         partial.unlink(missing_ok=True)
     _sync_folder(path.parent)
