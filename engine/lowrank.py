@@ -264,9 +264,11 @@ def ranks_by_energy(params: Mapping[str, Any], share: float, *, names: Iterable[
 def ranks_by_budget(params: Mapping[str, Any], budget: int, *, names: Iterable[str] | None = None, conv: Conv = "filters") -> Ranks:
     """Ranks with which the whole model has `budget` numbers or just below, biases and all that is not factored included.
 
-    From rank 1 on, the weight is raised by one that gains the largest share of its own energy for each number that it takes; a weight
-    whose next rank would not pay becomes whole again, as one step, and is not among the ranks. A weight whose next step does not fit
-    stays. Parameters as for `ranks_by_energy`. Raises ValueError for a budget that even ranks of 1 exceed.
+    Sought is the largest product of the energies of all weights. From rank 1 on, that weight gets one more whose energy grows by the
+    largest factor for each number that it takes. One whose next rank would not pay becomes whole again, as one step, and is not among
+    the ranks; one whose next step does not fit stays as it is. Parameters as for `ranks_by_energy`.
+    Raises ValueError for a budget that even ranks of 1 exceed.
+    Source: Zhang, Zou, He & Sun (2016), rank selection for whole-model acceleration; there from full ranks down.
     """
     weights = _that_can_shrink(params, names, conv)
     taken = _least(params, weights)
@@ -328,7 +330,7 @@ def _least(params: Mapping[str, Any], weights: Mapping[str, Spectrum]) -> int:
 
 
 def _steps(weights: Mapping[str, Spectrum]) -> Iterator[tuple[str, int, int]]:
-    """Name, new rank and numbers that it takes: from rank 1 up to all weights whole, the step of most energy for each number first."""
+    """Name, new rank and numbers that it takes: from rank 1 up to all weights whole, the step that pays best first."""
     heap = [(*_step(weight, 1), name) for name, weight in weights.items()]
     heapq.heapify(heap)
     while heap:
@@ -339,11 +341,11 @@ def _steps(weights: Mapping[str, Spectrum]) -> Iterator[tuple[str, int, int]]:
 
 
 def _step(weight: Spectrum, rank: int) -> tuple[float, int, int]:
-    """From a rank to the next, or to the whole weight: minus the energy for each number, the new rank, the numbers."""
+    """From a rank to the next, or to the whole weight: minus the growth of ln(energy) for each number, the new rank, the numbers."""
     k, n = weight.sides
     new = rank + 1 if rank < break_even(k, n) else _whole(weight)
     numbers = (k * n if new == _whole(weight) else weight.numbers(new)) - weight.numbers(rank)
-    return -(weight.energy(new) - weight.energy(rank)) / numbers, new, numbers
+    return math.log(weight.energy(rank) / weight.energy(new)) / numbers, new, numbers
 
 
 def _whole(weight: Spectrum) -> int:

@@ -221,6 +221,22 @@ def test_a_budget_goes_where_the_energy_is():
     assert set(named) == {"steep"} and numbers(factorise(params, named)) == 600
 
 
+@pytest.mark.parametrize("budget", [1200, 2000, 4000])
+def test_the_product_of_energies_is_nearly_the_largest(budget):
+    """Against all pairs of ranks. To add up shares of energy instead would leave the large weight with next to nothing."""
+    params = {"large": RNG.normal(size=(200, 100)), "small": RNG.normal(size=(40, 30))}
+    large, small = (spectrum(name, w) for name, w in params.items())
+
+    def product(m, n):
+        return large.energy(m) * small.energy(n)
+
+    pairs = [(m, n) for m in range(1, 67) for n in range(1, 18) if large.numbers(m) + small.numbers(n) <= budget]
+    whole = [(m, 30) for m in range(1, 67) if large.numbers(m) + 1200 <= budget]
+    ranks = {"large": 100, "small": 30} | ranks_by_budget(params, budget)
+    best = max(product(*pair) for pair in pairs + whole)
+    assert 0.9 * best <= product(ranks["large"], ranks["small"]) <= best * (1 + 1e-12)
+
+
 def test_ranks_by_measure_are_the_least_that_hold_the_score():
     def score(params):
         return -sum(
