@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from engine.run import Run
@@ -76,6 +76,18 @@ def progress() -> Callback:
             return Lines()
         return Bar()
     return Lines()
+
+
+def tracked(items: Sequence[Any], what: str, shown: bool = True) -> Iterator[Any]:
+    """The items one after the other, under a bar if `shown`, rich is installed and stderr is a terminal."""
+    if shown and sys.stderr.isatty():
+        try:
+            from rich.console import Console
+            from rich.progress import track
+        except ImportError:
+            return iter(items)
+        return iter(track(items, what, console=Console(stderr=True), transient=True))
+    return iter(items)
 
 
 def told(record: Mapping[str, float]) -> str:

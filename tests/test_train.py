@@ -17,7 +17,7 @@ from engine.checkpoints import CheckpointError, save
 from engine.interrupt import Interrupted, postponed
 from engine.nets import batch_norm, dense, dropout, relu, serial
 from engine.optim import SGD, Adam, Momentum
-from engine.progress import Bar, Callback, Lines
+from engine.progress import Bar, Callback, Lines, tracked
 from engine.run import Run
 from engine.schedule import Cosine, LinearWarmup
 from engine.train import Diverged, fit, mean_loss, objective, predictions, train_step
@@ -493,3 +493,13 @@ def test_progress_draws_and_leaves(watcher, capsys):
     pytest.importorskip("rich")
     fit(line_loss, line(), (X, T), optimizer=SGD(0.1), epochs=2, batch_size=10, progress=False, callbacks=[watcher()])
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("shown", [True, False])
+def test_progress_over_items_gives_them_all(terminal, shown, capsys, monkeypatch):
+    pytest.importorskip("rich")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert list(tracked(range(5), "counting", shown)) == [0, 1, 2, 3, 4]
+    printed = capsys.readouterr()
+    assert printed.out == "" and ("counting" in printed.err) == (terminal and shown)
