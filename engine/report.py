@@ -20,6 +20,7 @@ from engine.metrics import confusion_matrix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 TRAIN, TEST, WRONG, GREY = "#2a5d9f", "#d9732b", "#b3343a", "#6b7280"
@@ -194,21 +195,21 @@ def loss_curves(results: Sequence[Result]) -> Figure:
         panel.plot(*np.transpose(r.curve.train), color=TRAIN, label="train")
         panel.plot(*np.transpose(r.curve.test), color=TEST, label="test")
         panel.set(title=r.title, xlabel="epoch", ylabel=f"loss, {r.extra.get('loss', 'mean')}", yscale="log")
-        plain_log_ticks(panel)
+        plain_log_ticks(panel.yaxis, panel.get_ylim())
         panel.legend(loc="upper right")
     empty(panels[len(results) :])
     return made
 
 
-def plain_log_ticks(panel: Axes) -> None:
+def plain_log_ticks(axis: Axis, limits: tuple[float, float]) -> None:
     """Numbers such as 0.05 on a logarithmic axis, and not only powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    low, high = panel.get_ylim()
+    low, high = limits
     subs = (1.0, 2.0, 5.0) if math.log10(high / low) < 2.5 else (1.0,)
-    panel.yaxis.set_major_locator(LogLocator(subs=subs))
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-    panel.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def empty(panels: Iterable[Axes]) -> None:

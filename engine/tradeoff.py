@@ -1,9 +1,9 @@
 """What a smaller model costs and what it gains: accuracy against the dense one, numbers kept, bytes, latency; as a table and a picture.
 
-    rows = [measured("dense", answers, answers, truth, params), measured("a tenth", others, answers, truth, pruned)]
-    rows = timed(rows, {"dense": predict, "a tenth": fast}, {1: x[:1], 64: x[:64]})
-    print(table(rows))
-    plot(rows, "accuracy.png")
+rows = [measured("dense", answers, answers, truth, params), measured("a tenth", others, answers, truth, pruned)]
+rows = timed(rows, {"dense": predict, "a tenth": fast}, {1: x[:1], 64: x[:64]})
+print(table(rows))
+plot(rows, "accuracy.png")
 """
 
 from __future__ import annotations
@@ -72,27 +72,25 @@ def measured(name: str, answers: Any, dense: Any, truth: Any, params: Mapping[st
     )
 
 
-def timed(
-    rows: Sequence[Row], models: Mapping[str, Callable[[Any], Any]], inputs: Mapping[int, Any], *, rounds: int = ROUNDS, seconds: float = SECONDS
-) -> list[Row]:
+def timed(rows: Sequence[Row], models: Mapping[str, Callable[[Any], Any]], inputs: Mapping[int, Any]) -> list[Row]:
     """The rows with the time of a call of each model for each batch. All take turns, so that a busy moment hits all alike."""
     spent: dict[tuple[str, int], list[float]] = {(name, batch): [] for name in models for batch in inputs}
-    calls = {key: _calls_in(lambda key=key: models[key[0]](inputs[key[1]]), seconds) for key in spent}
-    for _ in range(rounds):
-        for key, times in spent.items():
+    calls = {(name, batch): _calls(models[name], inputs[batch]) for name, batch in spent}
+    for _ in range(ROUNDS):
+        for (name, batch), times in spent.items():
             began = time.perf_counter()
-            for _ in range(calls[key]):
-                models[key[0]](inputs[key[1]])
-            times.append((time.perf_counter() - began) / calls[key] * 1e6)
+            for _ in range(calls[name, batch]):
+                models[name](inputs[batch])
+            times.append((time.perf_counter() - began) / calls[name, batch] * 1e6)
     return [replace(row, latency={b: (median(spent[row.name, b]), min(spent[row.name, b])) for b in inputs}) for row in rows]
 
 
-def _calls_in(f: Callable[[], Any], seconds: float) -> int:
-    """How many calls fill so many seconds; the first, which may compile, does not count."""
-    f()
+def _calls(model: Callable[[Any], Any], x: Any) -> int:
+    """How many calls last long enough for the clock; the first, which may compile, does not count."""
+    model(x)
     began = time.perf_counter()
-    f()
-    return max(1, round(seconds / max(time.perf_counter() - began, 1e-7)))
+    model(x)
+    return max(1, round(SECONDS / max(time.perf_counter() - began, 1e-7)))
 
 
 # As a table.
@@ -128,10 +126,12 @@ def table(rows: Sequence[Row]) -> str:
     """The table as text, in columns."""
     lines = cells(rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    left = (0, len(widths) - 1)
-    return "\n".join(
-        "  ".join(f"{c:<{w}}" if i in left else f"{c:>{w}}" for i, (c, w) in enumerate(zip(line, widths, strict=True))).rstrip() for line in lines
-    )
+    last = len(widths) - 1
+
+    def aligned(line: Sequence[str]) -> str:
+        return "  ".join(c.ljust(w) if i in (0, last) else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))).rstrip()
+
+    return "\n".join(map(aligned, lines))
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -154,5 +154,5 @@ def plot(rows: Sequence[Row], path: Any, *, title: str) -> None:
         for i, (size, y, row) in enumerate(zip(sizes, accuracy, rows, strict=True)):
             panel.annotate(row.name, (size, y), textcoords="offset points", xytext=(5, 6 if i % 2 else -12), fontsize=8)
         panel.set(xscale="log", title=title, xlabel="packed file, KiB", ylabel="accuracy on the test set, %")
-        plain_log_ticks(panel)
+        plain_log_ticks(panel.xaxis, panel.get_xlim())
         made.savefig(path)

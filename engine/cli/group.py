@@ -7,7 +7,7 @@ from importlib import import_module
 
 import click
 
-COMMANDS = ("demo", "train", "evaluate", "explain", "check", "bench", "info")
+COMMANDS = ("demo", "train", "evaluate", "prune", "explain", "check", "bench", "info")
 
 
 class Commands(click.Group):
@@ -37,6 +37,7 @@ def gnomon() -> None:
       gnomon demo                                      four kinds of model on real data, with a report
       gnomon train mlp --data digits --epochs 20       leaves a checkpoint after each epoch
       gnomon evaluate runs/mlp-digits --data digits    metrics and the confusion matrix
+      gnomon prune mlp --data mnist5k --keep 0.05      a twentieth of the weights: accuracy, bytes, latency
       gnomon explain "tanh(x * w + b)" x=1.5 w=2 b=-1  forward and backward, with the numbers
       gnomon check rules.py:f --vjp rules.py:f_vjp     is the gradient right?
       gnomon bench sgemm conv                          our kernels against other libraries

@@ -25,7 +25,7 @@ from engine.prune import criteria
 from engine.prune.channels import Group, channels, kept_by, shrink
 from engine.prune.criteria import Scores
 from engine.prune.schedule import SCHEDULES, OneShot
-from engine.prune.select import EACH, Blocks, Grain, NofM, Scope
+from engine.prune.select import EACH, Blocks, Grain, NofM, Scope, count
 from engine.prune.stages import Prune, Stage, by_channels, by_weights, iterate
 from engine.run import Run
 from engine.train import fit
@@ -67,10 +67,10 @@ class Pruning:
                 raise ValueError(f"there is no {what} {given!r}; there are {', '.join(known)}")
         grain = as_grain(self.grain)
         if isinstance(grain, NofM) and self.stages != 1:
-            raise ValueError(f"{self.grain} keeps {grain.n} of {grain.m} at once: its share is not reached in {self.stages} stages, but in one")
+            raise ValueError(f"{self.grain} is one stage: the share is always {grain.n} of {grain.m}, and not reached by way of others")
         if self.criterion == "snip" and self.stages != 1:
             raise ValueError(f"snip prunes before the training, once: {self.stages} stages are not to be had")
-        assert self.keeps  # a share outside (0, 1] is told now
+        count(self.keep, 1)  # a share outside (0, 1] is told now
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON knows it; `from_dict` is the way back."""
@@ -123,7 +123,8 @@ class Pruning:
         """What each stage costs and gains; the first is the dense one."""
         e, (x, truth) = self.experiment, self.experiment.test
         answers = [e.what.decide(e.scores(stage.params, x)) for stage in stages]
-        names = ["dense", *[f"keep {stage.keep:.3g}" for stage in stages[1:]]]
+        exactly = isinstance(as_grain(self.grain), NofM)
+        names = ["dense", *[self.grain if exactly else f"keep {stage.keep:.3g}" for stage in stages[1:]]]
         rows, models = [], {}
         for name, stage, said in zip(names, stages, answers, strict=True):
             params, note = self.deployed(stage)
@@ -202,6 +203,12 @@ CRITERIA: dict[str, Callable[[Pruning, Arrays, Names], Scores]] = {
 }
 
 
+def usual_stages(criterion: str, schedule: str, grain: str) -> int:
+    """How often it is pruned unless one says otherwise: once, where once is all there is."""
+    once = criterion == "snip" or schedule == OneShot.name or isinstance(as_grain(grain), NofM)
+    return 1 if once else 4
+
+
 def as_grain(text: str) -> Grain:
     """weights, blocks:4x4, 2:4; channels count as weights here, being none of a single array. Raises ValueError for anything else."""
     if text in ("weights", "channels"):
@@ -214,5 +221,3 @@ def as_grain(text: str) -> Grain:
         return NofM(int(head), int(rest))
     except ValueError as e:
         raise ValueError(f"there is no grain {text!r}; there are weights, channels, blocks:4x4 (any size), 2:4 (any n:m)") from e
-
-
