@@ -20,7 +20,7 @@ more follow (LEB128):
     positions  0 | 1, the bits, the first the highest | 2 or 3, span (1 byte), n symbols, Huffman
     values     0, plain | 1, n numbers, plain, Huffman
     plain      dtype (1 byte), the numbers
-    Huffman    n symbols of the alphabet, lengths of their codes in 4 bits each, the even ones first in a byte, n bytes, the bits
+    Huffman    n symbols of the alphabet, lengths of their codes, two in a byte, the first in its higher half, n bytes, the bits
 
 A safetensors file around this would take 144 bytes where these are 12, and tell no more than that there are bytes.
 Source: Han, Mao & Dally (2016), Deep compression: compressing deep neural networks with pruning, trained quantization and Huffman coding,
@@ -111,16 +111,16 @@ def unpack(data: bytes) -> Arrays:
 
 
 def halved(params: Mapping[str, Any], *patterns: str) -> Arrays:
-    """The arrays with their numbers rounded to the nearest of float16, in the dtype that they have: two bytes each in the file.
+    """The arrays with their floats rounded to the nearest of float16, in the dtype that they have: two bytes each in the file.
 
-    patterns    of the names to round, as "*/codebook"; none means all
+    patterns    of the names to round, as "*/codebook" for the codebooks of `engine.share`; none means all
 
     Raises ValueError for a number that is finite, but beyond 65504.
     """
     rounded: Arrays = {}
     for name, given in params.items():
         x = np.asarray(given)
-        if patterns and not any(fnmatchcase(name, pattern) for pattern in patterns):
+        if x.dtype.kind != "f" or (patterns and not any(fnmatchcase(name, pattern) for pattern in patterns)):
             rounded[name] = x
             continue
         with np.errstate(over="ignore"):
@@ -233,7 +233,7 @@ def _positions(flat: np.ndarray) -> list[bytes]:
 
 
 def _gaps(places: np.ndarray, span: int) -> np.ndarray:
-    """What lies before each of these rising places, in symbols: `span` for so many and no place, a smaller one for the rest and the place."""
+    """What lies before each of the rising places: `span` for so many and no place, a smaller one for the rest and a place."""
     between = np.diff(places, prepend=-1) - 1
     last = np.cumsum(between // span + 1) - 1
     symbols = np.full(last[-1] + 1 if len(last) else 0, span)

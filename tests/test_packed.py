@@ -148,6 +148,7 @@ def test_numbers_take_the_smallest_dtype_that_holds_them():
 
 def test_halved_numbers():
     params = {"w/codebook": np.float32([1 / 3, np.inf]), "b": np.float32([1 / 3, 70_000])}
+    assert halved({"codes": np.int32([2**20])})["codes"].tolist() == [2**20]
     less = halved(params, "*/codebook")
     assert less["w/codebook"].dtype == np.float32 and less["w/codebook"][0] == np.float32(np.float16(1 / 3))
     assert less["b"] is params["b"]
