@@ -5,21 +5,22 @@ r"""A model in as few bytes as its zeros and its repetitions allow, and exactly 
 
 Of each array there are stored *positions*, where it is not 0, and *values*, what it is there; both in whichever way takes the fewest bytes:
 
-    positions  all       everything is stored, zeros too
-               bitmask   a bit for each number
-               gaps      the number of zeros before each value, in Huffman codes; a last symbol means `span` zeros and no value
-    values     plain     one after the other, in the smallest dtype that holds them exactly
-               codebook  the different ones, as plain values, and for each its place among them, in Huffman codes
+    positions  all             everything is stored, zeros too
+               bitmask         a bit for each number
+               gaps            how many zeros there are before each value, in Huffman codes; one more symbol means `span` zeros and no value
+               gaps of zeros   how many values there are before each zero, where zeros are fewer
+    values     plain           one after the other, in the smallest dtype that holds them exactly
+               codebook        the different ones, as plain values, and for each its place among them, in Huffman codes
 
 The file, where all is little-endian and n is a count in groups of seven bits, the lowest first, with the highest bit of a byte set if
 more follow (LEB128):
 
     file       "gnompak1", CRC-32 of the rest (4 bytes), arrays to the end
     array      n bytes of name (UTF-8), dtype (1 byte, see DTYPES), n axes, n for each, positions, values
-    positions  0 | 1, the bits, the first the highest | 2, span (1 byte), n symbols, Huffman
+    positions  0 | 1, the bits, the first the highest | 2 or 3, span (1 byte), n symbols, Huffman
     values     0, plain | 1, n numbers, plain, Huffman
     plain      dtype (1 byte), the numbers
-    Huffman    n symbols of the alphabet, lengths of their codes in 4 bits each, the even ones first in a byte, n bytes, the bits
+    Huffman    n symbols of the alphabet, lengths of their codes, two in a byte, the first in its higher half, n bytes, the bits
 
 A safetensors file around this would take 144 bytes where these are 12, and tell no more than that there are bytes.
 Source: Han, Mao & Dally (2016), Deep compression: compressing deep neural networks with pruning, trained quantization and Huffman coding,
@@ -46,7 +47,7 @@ Arrays = dict[str, np.ndarray]
 
 MAGIC = b"gnompak1"
 DTYPES = tuple(map(np.dtype, ("<f2", "<f4", "<f8", "<i1", "<i2", "<i4", "<i8", "<u1", "<u2", "<u4", "<u8", "?")))  # the file has the place
-POSITIONS = ("all", "bitmask", "gaps")
+POSITIONS = ("all", "bitmask", "gaps", "gaps of zeros")
 VALUES = ("plain", "codebook")
 SPANS = (7, 15, 31, 63, 127, 255)  # alphabets of 3 to 8 bits: where zeros are rare few symbols do, and a table of lengths costs bytes
 
@@ -110,16 +111,16 @@ def unpack(data: bytes) -> Arrays:
 
 
 def halved(params: Mapping[str, Any], *patterns: str) -> Arrays:
-    """The arrays with their numbers rounded to the nearest of float16, in the dtype that they have: two bytes each in the file.
+    """The arrays with their floats rounded to the nearest of float16, in the dtype that they have: two bytes each in the file.
 
-    patterns    of the names to round, as "*/codebook"; none means all
+    patterns    of the names to round, as "*/codebook" for the codebooks of `engine.share`; none means all
 
     Raises ValueError for a number that is finite, but beyond 65504.
     """
     rounded: Arrays = {}
     for name, given in params.items():
         x = np.asarray(given)
-        if patterns and not any(fnmatchcase(name, pattern) for pattern in patterns):
+        if x.dtype.kind != "f" or (patterns and not any(fnmatchcase(name, pattern) for pattern in patterns)):
             rounded[name] = x
             continue
         with np.errstate(over="ignore"):
@@ -219,25 +220,24 @@ def _stored(x: np.ndarray) -> bytes:
     """Positions and values."""
     flat = x.reshape(-1)
     kept = np.flatnonzero(flat)
-    where = [_bitmask(flat), *(_gap_codes(kept, span) for span in SPANS)]
-    return min(b"\x00" + _values(flat), min(where, key=len) + _values(flat[kept]), key=len)
+    return min(b"\x00" + _values(flat), min(_positions(flat), key=len) + _values(flat[kept]), key=len)
 
 
-def _bitmask(flat: np.ndarray) -> bytes:
-    return b"\x01" + np.packbits(flat != 0).tobytes()
+def _positions(flat: np.ndarray) -> list[bytes]:
+    """In every way there is."""
+    kept = flat != 0
+    method, rare = (2, kept) if 2 * np.count_nonzero(kept) <= len(kept) else (3, ~kept)
+    gaps = {span: _gaps(np.flatnonzero(rare), span) for span in SPANS}
+    codes = [bytes([method, span]) + _number(len(symbols)) + _huffman(symbols) for span, symbols in gaps.items()]
+    return [b"\x01" + np.packbits(kept).tobytes(), *codes]
 
 
-def _gap_codes(kept: np.ndarray, span: int) -> bytes:
-    gaps = _gaps(kept, span)
-    return b"\x02" + bytes([span]) + _number(len(gaps)) + _huffman(gaps)
-
-
-def _gaps(kept: np.ndarray, span: int) -> np.ndarray:
-    """The zeros before each kept place, in symbols: `span` for so many zeros and no value, a smaller one for the rest and the value."""
-    zeros = np.diff(kept, prepend=-1) - 1
-    last = np.cumsum(zeros // span + 1) - 1
+def _gaps(places: np.ndarray, span: int) -> np.ndarray:
+    """What lies before each of the rising places: `span` for so many and no place, a smaller one for the rest and a place."""
+    between = np.diff(places, prepend=-1) - 1
+    last = np.cumsum(between // span + 1) - 1
     symbols = np.full(last[-1] + 1 if len(last) else 0, span)
-    symbols[last] = zeros % span
+    symbols[last] = between % span
     return symbols
 
 
@@ -324,10 +324,12 @@ class _Reader:
             return np.unpackbits(np.frombuffer(self.take(-(-n // 8)), np.uint8), count=n).astype(bool)
         span = self.byte()
         gaps = self.huffman(self.number())
-        is_value = gaps < span
-        kept = np.cumsum(gaps + is_value)[is_value] - 1
-        if len(kept) and kept[-1] >= n:
-            raise PackedError(f"an array of {n} numbers has a value at place {kept[-1]}")
+        ends = gaps < span
+        places = np.cumsum(gaps + ends)[ends] - 1
+        if places.max(initial=-1) >= n:
+            raise PackedError(f"an array of {n} numbers is asked for number {places.max()}")
+        kept = np.full(n, method == 3)
+        kept[places] = method == 2
         return kept
 
     def values(self, method: int, count: int) -> np.ndarray:

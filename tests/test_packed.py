@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from engine import packed
+from engine import huffman, packed
 from engine.models import cnn, mlp
-from engine.packed import DTYPES, FORMULAS, MAGIC, SPANS, PackedError, entries, formulas, halved, load, pack, save, sizes, unpack
+from engine.packed import DTYPES, FORMULAS, MAGIC, PackedError, entries, formulas, halved, load, pack, save, sizes, unpack
 from engine.share import share
 
 RNG = np.random.default_rng(8)
@@ -127,6 +127,7 @@ def stored(x):
         (("all", "codebook"), RNG.normal(size=4)[RNG.integers(0, 4, (30, 30))]),
         (("gaps", "plain"), RNG.normal(size=(30, 30)) * (RNG.random((30, 30)) < 0.1)),
         (("gaps", "codebook"), RNG.normal(size=4)[RNG.integers(0, 4, (30, 30))] * (RNG.random((30, 30)) < 0.1)),
+        (("gaps of zeros", "plain"), RNG.normal(size=(30, 30)) * (RNG.random((30, 30)) < 0.9)),
         (("bitmask", "plain"), RNG.normal(size=24) * np.repeat([1, 1, 0], [9, 1, 14])[RNG.permutation(24)]),
     ],
 )
@@ -134,8 +135,7 @@ def test_the_shortest_way_is_taken(how, x):
     assert stored(x) == how
     flat = x.reshape(-1) + 0.0
     kept = np.flatnonzero(flat)
-    alternatives = [packed._bitmask(flat) + packed._values(flat[kept]), b"\x00" + packed._values(flat)]
-    alternatives += [packed._gap_codes(kept, span) + packed._values(flat[kept]) for span in SPANS]
+    alternatives = [b"\x00" + packed._values(flat), *(way + packed._values(flat[kept]) for way in packed._positions(flat))]
     assert len(packed._stored(x)) == min(map(len, alternatives))
 
 
@@ -148,6 +148,7 @@ def test_numbers_take_the_smallest_dtype_that_holds_them():
 
 def test_halved_numbers():
     params = {"w/codebook": np.float32([1 / 3, np.inf]), "b": np.float32([1 / 3, 70_000])}
+    assert halved({"codes": np.int32([2**20])})["codes"].tolist() == [2**20]
     less = halved(params, "*/codebook")
     assert less["w/codebook"].dtype == np.float32 and less["w/codebook"][0] == np.float32(np.float16(1 / 3))
     assert less["b"] is params["b"]
@@ -180,8 +181,16 @@ def test_an_array_without_zeros_needs_no_positions():
     assert set(formulas(np.zeros((3, 0))).values()) == {0}
 
 
+@pytest.mark.parametrize("keep", [0.01, 0.02, 0.08, 0.25, 0.5, 0.7, 0.9, 0.98, 0.99])
+def test_positions_come_near_the_bound(keep):
+    flat = (np.random.default_rng(3).random(235_200) < keep) * 1.0
+    m = np.count_nonzero(flat)
+    bound = len(flat) * huffman.entropy([m, len(flat) - m]) / 8
+    assert min(map(len, packed._positions(flat))) < 1.015 * bound + 128  # a table of 256 lengths
+
+
 def overhead(name, w, k=16):
-    """The bytes that the formula leaves out, at most: a name, a shape, dtypes, counts; half a byte for each symbol of the two Huffman codes."""
+    """The bytes that the formula leaves out, at most: name, shape, dtypes, counts; half a byte for each symbol of two Huffman codes."""
     return len(name) + 30 + (2 ** (8 if w.ndim > 2 else 5) + k) / 2
 
 
@@ -201,8 +210,8 @@ def test_the_file_is_as_small_as_the_formula(model, keep):
 
 
 def test_a_broken_packing_breaks_the_bound(monkeypatch):
-    """Without Huffman codes, or with gaps in eight plain bits, the file would be too large for the law above."""
-    monkeypatch.setattr(packed, "_gap_codes", lambda kept, span: b"\x02" + packed._gaps(kept, 255).astype(np.uint8).tobytes())
+    """With gaps in eight plain bits the file would be too large for the law above."""
+    monkeypatch.setattr(packed, "_positions", lambda flat: [packed._gaps(np.flatnonzero(flat), 255).astype(np.uint8).tobytes()])
     with pytest.raises(AssertionError):
         test_the_file_is_as_small_as_the_formula(mlp.init, 0.08)
 
