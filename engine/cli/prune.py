@@ -40,6 +40,7 @@ JOB = "pruning.json"
 @click.option("--dense-epochs", type=click.IntRange(1), help="Of the training before.  [default: the recipe's]")
 @click.option("--examples", type=click.IntRange(1), help="Train on so many examples only.")
 @click.option("--rewind", is_flag=True, help="Each stage begins from the first weights again: lottery tickets.")
+@click.option("--share", type=click.IntRange(1, 65535), metavar="K", help="At last, share weights: K numbers for each array.")
 @click.option("--seed", default=0, show_default=True, help="Of the split of the data, the first weights and the order of the examples.")
 @click.option(
     "--report", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="The folder.  [default: runs/MODEL-DATA-pruned]"
@@ -61,6 +62,7 @@ def command(
     dense_epochs: int | None,
     examples: int | None,
     rewind: bool,
+    share: int | None,
     seed: int,
     report: Path | None,
     kernels: str | None,
@@ -84,7 +86,7 @@ def command(
     Examples
       gnomon prune mlp --keep 0.05
       gnomon prune cnn3x3 --grain channels --keep 0.5 --scope layer --stages 1 --report runs/half
-      gnomon prune lenet5_caffe --data mnist --criterion taylor --keep 0.02 --stages 8
+      gnomon prune lenet5_caffe --data mnist --keep 0.06 --stages 6 --share 16
 
     Exit code 130 if it was interrupted.
     """
@@ -96,7 +98,7 @@ def command(
         needs("safetensors", "matplotlib", "rich")
         folder = report or Path("runs") / f"{model}-{data}-pruned"
         changes = {"epochs": dense_epochs, "examples": examples, "seed": seed}
-        job = described(model, data, changes, criterion, schedule, keep, stages, grain, scope, epochs, rewind)
+        job = described(model, data, changes, criterion, schedule, keep, stages, grain, scope, epochs, rewind, share)
         begun(job, folder, resume, overwrite)
         backend = "cpu" if kernels is None and has_numba() else None if kernels == "none" else kernels
         try:
@@ -124,6 +126,7 @@ def described(
     scope: str,
     epochs: int | None,
     rewind: bool,
+    share: int | None,
 ) -> Pruning:
     """The job that the options describe. Raises UsageError for what is not known or does not go together."""
     from engine.cli.train import specified
@@ -147,6 +150,7 @@ def described(
             scope=scope,  # type: ignore[arg-type]
             epochs=epochs,
             rewind=rewind,
+            share=share,
         )
     except ValueError as e:
         raise click.UsageError(str(e)) from e
@@ -168,7 +172,7 @@ def begun(job: Pruning, folder: Path, resume: bool, overwrite: bool) -> None:
         return
     job.experiment.start()  # a model and data that do not go together are told before anything is written
     folder.mkdir(parents=True, exist_ok=True)
-    for old in [*folder.glob("stage-*.safetensors"), folder / "dense.safetensors"]:
+    for old in [*folder.glob("stage-*.safetensors"), folder / "dense.safetensors", folder / "shared.safetensors"]:
         old.unlink(missing_ok=True)
     file.write_text(json.dumps(said, indent=2) + "\n")
 
@@ -204,7 +208,7 @@ def line(job: Pruning, stage: Stage) -> str:
     found = job.experiment.measured(job.experiment.scores(stage.params, job.experiment.test[0]), job.experiment.test[1])
     total = sum(stage.params[name].size for name in weights(stage.params))
     there = kept({name: mask for name, mask in stage.masks.items() if mask.ndim > 1}) if stage.masks else total
-    where = f"stage {stage.number} of {job.stages}" if stage.masks else "dense"
+    where = stage.name or f"stage {stage.number} of {job.stages}"
     return f"{where}: {there:,} of {total:,} weights, accuracy {found['accuracy']:.2%}"
 
 

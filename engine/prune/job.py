@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from engine import forms, tradeoff
+from engine import forms, packed, tradeoff
 from engine.data import batches
 from engine.experiment import Experiment
 from engine.masks import Arrays, Masks
+from engine.optim import Adam
 from engine.progress import Callback
 from engine.prune import criteria
 from engine.prune.channels import Group, channels, kept_by, shrink
@@ -28,10 +29,13 @@ from engine.prune.schedule import SCHEDULES, OneShot
 from engine.prune.select import EACH, Blocks, Grain, NofM, Scope, count
 from engine.prune.stages import Prune, Stage, by_channels, by_weights, iterate
 from engine.run import Run
+from engine.schedule import Cosine
+from engine.share import share
 from engine.train import fit
 
 LOOKED_AT = 10  # batches, by the criteria that look at data
 PROBES = 20  # of the Hessian's diagonal
+CENTROIDS = 1e-3  # the rate at which Adam trains them: one is a weight of many places, and its gradient the sum of theirs
 SPEED = (1, 64)  # batches whose latency is told
 
 Watch = Callable[[str], Sequence[Callback]]
@@ -49,6 +53,7 @@ class Pruning:
     scope       global: the least important of all layers; layer: the same share of each
     epochs      of training in each stage; None for two thirds of the recipe's
     rewind      each stage begins from the weights before the first step
+    share       at last, share the weights that are left: so many numbers for each array, trained as such (`engine.share`)
     """
 
     experiment: Experiment
@@ -60,6 +65,7 @@ class Pruning:
     scope: Scope = "global"
     epochs: int | None = None
     rewind: bool = False
+    share: int | None = None
 
     def __post_init__(self) -> None:
         for what, given, known in (("criterion", self.criterion, CRITERIA), ("schedule", self.schedule, SCHEDULES)):
@@ -101,15 +107,16 @@ class Pruning:
         """The dense model as stage 0, then the stages. What is in the folder is not done again."""
         folder.mkdir(parents=True, exist_ok=True)
         dense = self.dense(folder, watch)
-        yield Stage(0, 1.0, dense.params, {}, dense.history)
 
         def train(params: Arrays, masks: Masks, number: int, partial: Path | None) -> Run:
             resume = partial is not None and partial.is_file()
             return self._tuned(params, masks, number, checkpoint=partial, resume=resume, callbacks=watch(f"stage {number}"))
 
         first = self.experiment.start()
-        plan = {name: said for name, said in self.as_dict().items() if name not in ("keep", "stages")}
-        yield from iterate(
+        plan = {name: said for name, said in self.as_dict().items() if name not in ("keep", "stages", "share")}
+        stage = Stage(0, 1.0, dense.params, {}, dense.history, "dense")
+        yield stage
+        for stage in iterate(
             first if self.criterion == "snip" else dense.params,
             prune=self._prune,
             keeps=self.keeps,
@@ -117,14 +124,17 @@ class Pruning:
             rewind=first if self.rewind else None,
             folder=folder,
             plan=plan,
-        )
+        ):
+            yield stage
+        if self.share is not None:
+            yield self._shared(stage, folder, watch)
 
     def rows(self, stages: Sequence[Stage]) -> list[tradeoff.Row]:
         """What each stage costs and gains; the first is the dense one."""
         e, (x, truth) = self.experiment, self.experiment.test
         answers = [e.what.decide(e.scores(stage.params, x)) for stage in stages]
         exactly = isinstance(as_grain(self.grain), NofM)
-        names = ["dense", *[self.grain if exactly else f"keep {stage.keep:.3g}" for stage in stages[1:]]]
+        names = [stage.name or (self.grain if exactly else f"keep {stage.keep:.3g}") for stage in stages]
         rows, models = [], {}
         for name, stage, said in zip(names, stages, answers, strict=True):
             params, note = self.deployed(stage)
@@ -164,6 +174,28 @@ class Pruning:
         """The batches that criteria look at: the first of an epoch that no training has."""
         some = batches(*self.experiment.train, size=self.experiment.recipe.batch_size, seed=self.experiment.seed, epoch=1 << 20)
         return [batch for _, batch in zip(range(LOOKED_AT), some, strict=False)]
+
+    def _shared(self, last: Stage, folder: Path, watch: Watch) -> Stage:
+        """The last stage with shared weights: a codebook for each array, trained, in float16."""
+        assert self.share is not None
+        shared, file, e = share(last.params, self.share, masks=last.masks), folder / "shared.safetensors", self.experiment
+        epochs = self.epochs or e.recipe.epochs // 2 or 1
+        steps = epochs * -(-len(e.train[0]) // e.recipe.batch_size)
+        run = fit(
+            shared.loss(e.what.loss),
+            shared.params,
+            e.train,
+            optimizer=Adam(Cosine(CENTROIDS, steps)),
+            epochs=epochs,
+            batch_size=e.recipe.batch_size,
+            seed=e.seed + last.number + 1,
+            checkpoint=file,
+            resume=file.is_file(),
+            callbacks=watch("shared weights"),
+            progress=False,
+        )
+        params = shared.expand(packed.halved(run.params, "*/codebook"))
+        return Stage(last.number + 1, last.keep, params, last.masks, run.history, f"{self.share} shared")
 
     def _tuned(self, params: Arrays, masks: Masks, number: int, **options: Any) -> Run:
         e = self.experiment

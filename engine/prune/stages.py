@@ -46,6 +46,7 @@ class Stage:
     keep     the share that was asked for
     params, masks   the weights after the training of this stage, and which of them are there
     history  of that training
+    name     what it is called where not by its share
     """
 
     number: int
@@ -53,6 +54,7 @@ class Stage:
     params: Arrays
     masks: Masks
     history: list[dict[str, float]] = field(default_factory=list)
+    name: str = ""
 
 
 def by_weights(score: Callable[[Arrays], Scores], *, scope: Scope = "layer", grain: Grain = EACH) -> Prune:
