@@ -1,4 +1,4 @@
-"""The main job: four kinds of model on real data, each trained, measured and its gradient judged."""
+"""The main job: four kinds of model on real data, one of them pruned too; each trained, measured and its gradient judged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import numpy as np
 
 from engine import nets, ops
 from engine.experiment import Experiment, Params
+from engine.masks import gone
 from engine.progress import Callback
+from engine.prune import Cubic, Gradual, by_weights, magnitude
 from engine.report import Answers, Curve, Result
 from engine.run import Run
 from engine.train import mean_loss
@@ -22,12 +24,26 @@ from kernels.registry import use
 
 @dataclass(frozen=True)
 class Show:
-    """A model on a data set, with its title and how little of it will do in a hurry."""
+    """A model on a data set, with its title and how little of it will do in a hurry; with `keep`, pruned to that share while it trains."""
 
     model: str
     data: str
     title: str
     hurried: dict[str, Any]
+    keep: float | None = None
+
+    @property
+    def name(self) -> str:
+        """What its pictures are called."""
+        alone = sum(show.model == self.model and show.keep is None for show in SHOWS) == 1
+        return self.model + ("" if alone else f"-{self.data}") + ("" if self.keep is None else "-pruned")
+
+    def pruning(self, e: Experiment) -> list[Callback]:
+        """Prune by magnitude over all layers, along a cubic curve, until two thirds of the training are done."""
+        if self.keep is None:
+            return []
+        steps = e.recipe.epochs * -(-len(e.train[0]) // e.recipe.batch_size) * 2 // 3
+        return [Gradual(by_weights(magnitude, scope="global"), Cubic(self.keep, steps=steps), every=max(1, steps // 20))]
 
 
 SHOWS = (
@@ -36,6 +52,7 @@ SHOWS = (
     Show("logistic", "digits", "Logistic regression, digits", {"epochs": 8}),
     Show("mlp", "mnist5k", "MLP 784-300-100-10", {"epochs": 3, "examples": 1000}),
     Show("lenet5_classic", "mnist5k", "LeNet-5, 6-16-120-84", {"epochs": 2, "examples": 1000}),
+    Show("lenet5_classic", "mnist5k", "LeNet-5, a tenth of it", {"epochs": 2, "examples": 1000}, keep=0.1),
 )
 HURRIED: dict[str, Any] = {"rows": 8, "directions": 1, "coordinates": 2}
 LOSS = {"regression": "mean squared error", "classification": "cross entropy"}
@@ -77,12 +94,12 @@ def _trained(
             compiling = e.warm_up()
             before = [mean_loss(e.what.loss, params, part) for part in (e.train, e.test)]
         began = time.perf_counter()
-        run = e.fit(callbacks=watch(show.title), progress=False)
+        run = e.fit(callbacks=[*watch(show.title), *show.pruning(e)], progress=False)
         training = time.perf_counter() - began
         facts = {
             **e.as_dict(),
             "title": show.title,
-            "parameters": nets.count(run.params),
+            "parameters": nets.count(run.params) - gone(run.masks or {}),
             "examples": {"train": len(e.train[0]), "test": len(e.test[0])},
             "seconds": {"train": training, "compile": compiling},
             "loss_at_start": dict(zip(("train", "test"), before, strict=True)),
@@ -118,9 +135,8 @@ def _result(show: Show, e: Experiment, run: Run, facts: dict[str, Any]) -> Resul
         pictures=e.dataset.x_test[:, 0] if e.dataset.x_test.ndim == 4 else None,
     )
     seen = first_convolution(run.params, e.test[0][:1]) if "conv1/w" in run.params else ()
-    name = show.model if sum(s.model == show.model for s in SHOWS) == 1 else f"{show.model}-{show.data}"
     extra = {"loss": LOSS[e.what.task], "target": "progression of the disease" if show.data == "diabetes" else "value"}
-    return Result(name, show.title, show.data, facts, curve, answers, extra, *seen)
+    return Result(show.name, show.title, show.data, facts, curve, answers, extra, *seen)
 
 
 def first_convolution(params: Params, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -67,6 +67,11 @@ def kept(masks: Mapping[str, np.ndarray]) -> int:
     return sum(int(np.count_nonzero(mask)) for mask in masks.values())
 
 
+def gone(masks: Mapping[str, np.ndarray]) -> int:
+    """How many weights they do not keep."""
+    return sum(mask.size for mask in masks.values()) - kept(masks)
+
+
 def density(masks: Mapping[str, np.ndarray]) -> float:
     """The share of the weights under a mask that is kept: 1 - sparsity. Masks of nothing have density 1."""
     total = sum(mask.size for mask in masks.values())

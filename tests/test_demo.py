@@ -24,6 +24,8 @@ PICTURES = {
     "mistakes-mlp.png",
     "mistakes-lenet5_classic.png",
     "filters-lenet5_classic.png",
+    "mistakes-lenet5_classic-pruned.png",
+    "filters-lenet5_classic-pruned.png",
 }
 
 
@@ -57,6 +59,7 @@ def test_the_table_has_a_row_for_each_model(quick):
         assert show.title in out
     assert out.count("PASS") == len(SHOWS) and "FAIL" not in out
     assert str(folder) in out.replace("\n", "") and "266,610" in out and "61,706" in out
+    assert f"{61_706 - 61_470 + 6_147:,}" in out  # the biases, and a tenth of the weights
     assert max(map(len, out.partition("\n\n")[2].partition("\n\n")[0].splitlines())) <= 80
 
 

@@ -123,4 +123,4 @@ def test_counting():
     assert m.weights(PARAMS) == ("w1", "w2")
     assert m.kept(m.whole(PARAMS)) == 45 and m.density(m.whole(PARAMS)) == 1
     assert m.kept(MASKS) == sum(int(x.sum()) for x in MASKS.values())
-    assert m.density({}) == 1
+    assert m.gone(MASKS) == 30 + 15 + 5 - m.kept(MASKS) and m.density({}) == 1
