@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
+
 from engine import interpret, ops
 from engine.op import Op
 from engine.shapes import Shape, ShapeError
@@ -119,6 +121,8 @@ def running(f: Callable[..., Any], like: Mapping[str, Any] | None = None) -> Cal
         interpreter = Formed(interpret.running())
         with interpret.interpreting(interpreter):
             y = f(interpreter.marked(params if like is None else folded(like, params)), *args, **options)
+        if type(y) is np.ndarray:  # as of most models: to look through a nesting takes as long as a small layer
+            return y
         leaves, rebuild = flatten(y)
         return rebuild([interpreter.expanded(leaf) for leaf in leaves])
 
