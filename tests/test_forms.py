@@ -94,6 +94,11 @@ def test_any_other_use_gets_the_weight(use):
     close(mine, plain)
 
 
+def test_a_bias_that_is_a_form_is_expanded_beside_a_weight_that_is_one():
+    formed = {**FORMED, "b1": Scaled(np.array(2.0), np.arange(8.0))}
+    close(running(mlp.predict)(formed, X), mlp.predict(expanded(formed), X))
+
+
 def test_a_form_tells_what_an_array_would_tell():
     seen = []
     running(lambda p: seen.extend([p["w1"].shape, p["w1"].ndim, p["w1"].size, p["w1"].dtype]))(FORMED)

@@ -205,6 +205,11 @@ def test_masks_of_another_model():
         sparse(PARAMS, {"w1": np.ones((16, 12))})
 
 
+def test_a_race_of_something_else():
+    with pytest.raises(ValueError, match=r"a matrix \(k, n\) is wanted, not an array of shape \(2, 3, 4\)"):
+        race(np.ones((2, 3, 4)))
+
+
 def test_weights_that_are_not_of_that_kind():
     masks = {"w1": np.ones((16, 12), bool)}
     masks["w1"][0, 0] = False

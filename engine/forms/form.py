@@ -92,7 +92,7 @@ class Formed(interpret.Interpreter):
         if True not in mine:
             return self.below.apply(op, args, params)
         with interpret.interpreting(self.below):
-            if op.name in PRODUCTS and mine.index(True) == 1:
+            if op.name in PRODUCTS and mine[1] and mine.count(True) == 1:
                 return _product(op.name, args[0], args[1], args[2:], params)
             return op(*map(self.expanded, args), **params)
 

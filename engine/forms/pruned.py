@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -33,9 +34,9 @@ BLOCKS = (1, 2, 4, 8, 16, 32)
 class _Pruned(Form):
     """The products of what is kept as its transpose A."""
 
+    @abstractmethod
     def times(self, b: Any) -> Any:
-        """A b, for b (k, n)."""
-        raise NotImplementedError
+        """A b, for a b with an example a column."""
 
     def expand(self) -> Any:
         return turned(self.times(np.eye(self.shape[0], dtype=self.dtype)))
@@ -149,9 +150,11 @@ def sparse(
 def race(w: Any, mask: Any = None, *, batch: int = 64, block: tuple[int, int] | None = None) -> dict[str, float]:
     """Seconds that a layer with this weight (k, n) takes for `batch` rows, by kind, "dense" among them: the best of some rounds.
 
-    On the kernels in force. Parameters as for `sparse`; kinds that do not fit the mask are left out.
+    On the kernels in force. Parameters as for `sparse`; kinds that do not fit the mask are left out. Raises ValueError as `sparse` does.
     """
     w = np.asarray(w)
+    if w.ndim != 2:
+        raise ValueError(f"race: a matrix (k, n) is wanted, not an array of shape {w.shape}")
     mask = w != 0 if mask is None else mask
     _check({"w": w}, {"w": mask})
     return _timed(dict(_candidates(np.where(mask, w, np.zeros((), w.dtype)), mask, block)), batch)
