@@ -261,6 +261,7 @@ def test_a_run_resumes_to_the_same_bits_and_knows_its_teacher(tmp_path):
 
 @pytest.fixture(scope="module")
 def digits():
+    pytest.importorskip("sklearn")  # which ships them
     d = load("digits")
     x, x_test = d.x_train.reshape(-1, 64), d.x_test.reshape(-1, 64)
     teacher = fit(

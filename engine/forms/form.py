@@ -118,9 +118,12 @@ def running(f: Callable[..., Any], like: Mapping[str, Any] | None = None) -> Cal
     """
 
     def run(params: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        formed = params if like is None else folded(like, params)
+        if not any(isinstance(p, Form) for p in formed.values()):
+            return f(formed, *args, **options)
         interpreter = Formed(interpret.running())
         with interpret.interpreting(interpreter):
-            y = f(interpreter.marked(params if like is None else folded(like, params)), *args, **options)
+            y = f(interpreter.marked(formed), *args, **options)
         if type(y) is np.ndarray:  # as of most models: to look through a nesting takes as long as a small layer
             return y
         leaves, rebuild = flatten(y)
