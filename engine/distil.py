@@ -139,7 +139,7 @@ def of_torch(module: Any) -> Teacher:
 def distilled(predict: Callable[[Mapping[str, Any], Any], Any], *, temperature: float, alpha: float) -> Loss:
     """The loss of a student for `fit`, over data (x, t, z_teacher): `distillation` of predict(params, x).
 
-    For a net of `engine.nets` write objective(net, distillation(temperature=..., alpha=...)).
+    The data of validation are three arrays too. For a net of `engine.nets` write objective(net, distillation(temperature=..., alpha=...)).
     """
     criterion = distillation(temperature=temperature, alpha=alpha)
 

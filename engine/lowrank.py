@@ -296,8 +296,8 @@ def ranks_by_measure(
     """The ranks of the smallest model whose score is at most `drop` below that of the whole one.
 
     measure   parameters with forms -> a score on data, the greater the better: `lambda p: accuracy(t, running(predict)(p, x).argmax(1))`
-    The models are those on the way of `ranks_by_budget`. One is sought by halving, which takes a measurement for
-    each doubling of their number and supposes that larger ones are no worse; what is returned was measured.
+    The models are those on the way of `ranks_by_budget`. One is sought by halving, which takes a measurement for each doubling of their
+    number and supposes that larger ones are no worse; what is returned was measured.
     Raises ValueError for a drop below 0 or a score that is not a number.
     """
     if not drop >= 0:

@@ -8,7 +8,7 @@ import pytest
 
 import engine
 import kernels
-from engine import grad, jvp, nets, ops, value_and_grad
+from engine import grad, interpret, jvp, nets, ops, value_and_grad
 from engine.forms import Form, flat, folded, running
 from engine.lowrank import LowRank, factorise
 from engine.models import cnn, mlp
@@ -92,6 +92,16 @@ def test_any_other_use_gets_the_weight(use):
         mine, plain = mine["w"], plain["w"]
     assert type(mine) is type(plain)
     close(mine, plain)
+
+
+def test_a_model_without_forms_runs_as_if_nothing_were_there():
+    assert running(lambda p: interpret.running())(PARAMS) is interpret.EVAL
+    close(running(mlp.predict, like=PARAMS)(PARAMS, X), mlp.predict(PARAMS, X))
+
+
+def test_a_bias_that_is_a_form_is_expanded_beside_a_weight_that_is_one():
+    formed = {**FORMED, "b1": Scaled(np.array(2.0), np.arange(8.0))}
+    close(running(mlp.predict)(formed, X), mlp.predict(expanded(formed), X))
 
 
 def test_a_form_tells_what_an_array_would_tell():

@@ -9,5 +9,6 @@ running(mlp.predict)(folded(formed, run.params), x)
 """
 
 from engine.forms.form import Form, flat, folded, running
+from engine.forms.pruned import CSR, Blocks, TwoToFour, race, sparse
 
-__all__ = ["Form", "flat", "folded", "running"]
+__all__ = ["CSR", "Blocks", "Form", "TwoToFour", "flat", "folded", "race", "running", "sparse"]

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
+
 from engine import interpret, ops
 from engine.op import Op
 from engine.shapes import Shape, ShapeError
@@ -90,7 +92,7 @@ class Formed(interpret.Interpreter):
         if True not in mine:
             return self.below.apply(op, args, params)
         with interpret.interpreting(self.below):
-            if op.name in PRODUCTS and mine.index(True) == 1:
+            if op.name in PRODUCTS and mine[1] and mine.count(True) == 1:
                 return _product(op.name, args[0], args[1], args[2:], params)
             return op(*map(self.expanded, args), **params)
 
@@ -116,9 +118,14 @@ def running(f: Callable[..., Any], like: Mapping[str, Any] | None = None) -> Cal
     """
 
     def run(params: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        formed = params if like is None else folded(like, params)
+        if not any(isinstance(p, Form) for p in formed.values()):
+            return f(formed, *args, **options)
         interpreter = Formed(interpret.running())
         with interpret.interpreting(interpreter):
-            y = f(interpreter.marked(params if like is None else folded(like, params)), *args, **options)
+            y = f(interpreter.marked(formed), *args, **options)
+        if type(y) is np.ndarray:  # as of most models: to look through a nesting takes as long as a small layer
+            return y
         leaves, rebuild = flatten(y)
         return rebuild([interpreter.expanded(leaf) for leaf in leaves])
 
