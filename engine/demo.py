@@ -77,7 +77,7 @@ def study(show: Show, *, seeds: Sequence[int], quick: bool, backend: str | None,
     with use(backend), waiting(f"{show.title}: checking the gradient"):
         began = time.perf_counter()
         # In a hurry the gradient is that of the definitions: to compile the kernels for float64 takes ten seconds.
-        verdict = experiment.judged(run.params, **(HURRIED if quick else {"backend": backend}))
+        verdict = experiment.judged(run.params, masks=run.masks, **(HURRIED if quick else {"backend": backend}))
         facts["seconds"]["verdict"] = time.perf_counter() - began
         facts["gradient"] = verdict.as_dict()
         facts["seeds"] = spread(seeds, [f["metrics"] for _, _, f in trained])

@@ -12,6 +12,7 @@ import numpy as np
 
 from engine import metrics, models
 from engine.data import Dataset, load
+from engine.masks import masked
 from engine.recipes import RECIPES, Recipe
 from engine.run import Run
 from engine.train import fit, predictions, train_step
@@ -150,8 +151,10 @@ class Experiment:
         loss = metrics.log_loss(truth, p, labels=labels)
         return {"accuracy": right / n, "interval": metrics.wilson_interval(right, n), "right": right, "of": n, **more, "log_loss": loss}
 
-    def judged(self, params: Params, *, rows: int = 16, backend: str | None = None, **options: Any) -> Judgement:
-        """The verdict on the gradient of the loss of some training examples, in float64."""
+    def judged(
+        self, params: Params, *, masks: Params | None = None, rows: int = 16, backend: str | None = None, **options: Any
+    ) -> Judgement:
+        """The verdict on the gradient of the loss of some training examples, in float64; with masks, of the loss of what they keep."""
         x, t = (a[:rows] for a in self.train)
         wide = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in (x, t)]
-        return judge(lambda p: self.what.loss(p, *wide), params, seed=self.seed, backend=backend, **options)
+        return judge(lambda p: self.what.loss(masked(p, masks or {}), *wide), params, seed=self.seed, backend=backend, **options)

@@ -141,5 +141,3 @@ def test_a_job_there_and_back():
     job = Pruning(Experiment.of("mlp", "glyphs", seed=3), keep=0.2, grain="blocks:2x3", stages=3)
     again = Pruning.from_dict(json.loads(json.dumps(job.as_dict())))
     assert again == job and again.keeps == job.keeps == pytest.approx([0.437, 0.2296, 0.2], abs=1e-3)
-
-

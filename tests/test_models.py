@@ -139,7 +139,9 @@ def test_lenet_as_a_net_of_ones_own_has_the_same_names_and_numbers():
     assert np.allclose(net(params, PICTURES), cnn.predict_classic(params, PICTURES), rtol=1e-12)
 
 
-@pytest.mark.parametrize("name, numbers", [("lenet5_classic", 61_706), ("lenet5_caffe", 431_080), ("mlp", 266_610), ("logistic", 7_850)])
+@pytest.mark.parametrize(
+    "name, numbers", [("lenet5_classic", 61_706), ("lenet5_caffe", 431_080), ("cnn3x3", 87_114), ("mlp", 266_610), ("logistic", 7_850)]
+)
 def test_the_papers_counts(name, numbers):
     assert count(get(name).init(0, (1, 28, 28), 10, np.float32)) == numbers
 
@@ -215,7 +217,7 @@ def accuracy(model, params, x, t):
 def test_linear_regression_finds_the_least_squares():
     x = RNG.normal(size=(200, 3))
     t = x @ [2.0, -1.0, 0.5] + 3 + 0.1 * RNG.normal(size=200)
-    run = fit(linear.loss, linear.init(0, 3, dtype=np.float64), (x, t), optimizer=Momentum(0.1), epochs=200, batch_size=200, progress=False)
+    run = fit(linear.loss, linear.init(0, 3, dtype=np.float64), (x, t), optimizer=Momentum(0.1), epochs=600, batch_size=200, progress=False)
     best = np.linalg.lstsq(np.c_[x, np.ones(200)], t, rcond=None)[0]
     assert np.allclose([*run.params["w"], run.params["b"]], best, atol=1e-8)
 
@@ -230,7 +232,7 @@ def test_points_in_the_plane_are_told_apart(name, make, least):
     assert accuracy(model, run.params, x, t) >= least
 
 
-@pytest.mark.parametrize("name", ["lenet5_classic", "lenet5_caffe"])
+@pytest.mark.parametrize("name", ["lenet5_classic", "lenet5_caffe", "cnn3x3"])
 def test_glyphs_are_told_apart(name):
     x, t = glyphs(360, seed=0)
     x = np.pad(x, ((0, 0), (0, 0), (2, 2), (2, 2)))

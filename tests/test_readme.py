@@ -21,11 +21,16 @@ def test_the_sessions_print_what_they_say():
     assert not told, "".join(told)
 
 
-def test_a_network_of_ones_own_learns():
-    (program,) = [block for block in BLOCKS if not block.startswith(">>>")]
+def test_the_programs_run(tmp_path, monkeypatch):
+    """A network of one's own learns, and a smaller model is one: the second program goes on with the names of the first."""
+    own, smaller = [block for block in BLOCKS if not block.startswith(">>>")]
     names = {}
-    exec(program.replace("epochs=5", "epochs=1, progress=False"), names)
+    exec(own.replace("epochs=5", "epochs=1, progress=False"), names)
     assert names["accuracy"] > 0.75
+    monkeypatch.chdir(tmp_path)
+    exec(re.sub(r"epochs=(\d+)", r"epochs=\1, progress=False", smaller), names)
+    assert names["accuracy"] > 0.9
+    assert (tmp_path / "digits.packed").stat().st_size < sum(p.nbytes for p in names["first"].values()) / 45
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

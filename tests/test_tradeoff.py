@@ -16,7 +16,10 @@ SPARSE = {**PARAMS, "w": np.where(np.arange(1200).reshape(40, 30) % 10 == 0, PAR
 
 
 def rows():
-    return [tradeoff.measured("dense", DENSE, DENSE, TRUTH, PARAMS), tradeoff.measured("a tenth", OTHER, DENSE, TRUTH, SPARSE, note="w csr")]
+    return [
+        tradeoff.measured("dense", DENSE, DENSE, TRUTH, PARAMS),
+        tradeoff.measured("a tenth", OTHER, DENSE, TRUTH, SPARSE, note="w csr"),
+    ]
 
 
 def test_a_row_says_what_is_so():
