@@ -15,6 +15,7 @@ Source: Lavin & Gray (2016), Fast algorithms for convolutional neural networks, 
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -22,30 +23,36 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from kernels.cpu.conv import forward, input_grad
-from kernels.cpu.features import BITS, caches, tier
+from kernels.cpu.conv import forward, input_grad, weight_grad
+from kernels.cpu.features import BITS, caches, registers, tier
 from kernels.cpu.implicit import (
+    PARTS,
     area,
     channel_at,
     compiled,
     cut,
     implicit,
+    implicit_to_w,
     implicit_to_x,
     lay_vectors,
     multiply,
     scatter,
+    small,
     weights_for_x,
     weights_for_y,
     worth,
 )
 from kernels.cpu.indirect import PANEL, SPARE
 from kernels.cpu.threads import share
+from kernels.cpu.unit import unit
 from kernels.cpu.vector import INT, Vectors, address, loop, size_of
 from kernels.registry import rung
 
 VECTOR = BITS[tier()] // 8
 PLACES = 16  # in a patch
-CHANNELS = 32  # and filters, from which on the products that are saved are more than the sums that are added
+CHANNELS = 16  # and filters, from which on the products that are saved are more than the sums that are added
+DEEP = 256  # patches, from which on they are worth a part of the sums over them
+SUMS = 16 if registers() >= 32 else 8  # vectors of them in a tile, with registers left for what is loaded
 BLOCK = caches()[2] // 2  # bytes of a band of patches: half of the second-level cache
 
 
@@ -127,6 +134,110 @@ def spread_weights(typing: Any, like: Any, source: Any, row: Any, column: Any, t
     return types.void(like, source, row, column, target, step), code
 
 
+@intrinsic
+def spread_windows(typing: Any, like: Any, source: Any, pitch: Any, count: Any, target: Any, step: Any) -> Any:
+    """A g A' of the 2 by 2 windows of patches side by side, where `spread_patches` puts its own; without the minus before A's last row."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Vectors(builder, context.get_value_type(signature.args[0]))
+        _, source, pitch, count, target, step = values
+
+        def four(g: list[Any]) -> list[Any]:
+            return [g[0], builder.fadd(g[0], g[1]), builder.fsub(g[0], g[1]), g[1]]
+
+        def patch(_: Any, here: Any, there: Any) -> list[Any]:
+            rows = [here, builder.add(here, pitch)]
+            across = [four([v.load(v.plus(row, c * v.bytes)) for c in range(2)]) for row in rows]
+            for c in range(4):
+                for r, value in enumerate(four([across[0][c], across[1][c]])):
+                    v.store(value, builder.add(there, builder.mul(step, INT(4 * r + c))))
+            return [v.plus(here, 2 * v.bytes), v.plus(there, v.bytes)]
+
+        loop(builder, count, [source, target], patch)
+        return context.get_dummy_value()
+
+    return types.void(like, source, pitch, count, target, step), code
+
+
+@intrinsic
+def collect_weights(typing: Any, like: Any, source: Any, step: Any, target: Any) -> Any:
+    """G' m G: from 16 vectors, `step` apart, the 9 of a kernel, in line; with the minus that `spread_windows` leaves out."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Vectors(builder, context.get_value_type(signature.args[0]))
+        _, source, step, target = values
+        half = ir.Constant(v.type, [0.5] * v.lanes)
+
+        def three(m: list[Any]) -> list[Any]:
+            plus, minus = [builder.fmul(half, run(m[1], m[2])) for run in (builder.fadd, builder.fsub)]
+            return [builder.fadd(m[0], plus), minus, builder.fsub(plus, m[3])]
+
+        m = [[v.load(builder.add(source, builder.mul(step, INT(4 * r + c)))) for c in range(4)] for r in range(4)]
+        across = [three(row) for row in m]
+        for c in range(3):
+            for r, value in enumerate(three([across[r][c] for r in range(4)])):
+                v.store(value, v.plus(target, (3 * r + c) * v.bytes))
+        return context.get_dummy_value()
+
+    return types.void(like, source, step, target), code
+
+
+def tile_of(lanes):
+    """Filters, which stand in one vector, and vectors of channels, of which a tile holds the sums."""
+    rows = min(PANEL, lanes)
+    return rows, SUMS // rows
+
+
+tile = small(tile_of)
+
+
+@intrinsic(prefer_literal=True)
+def meet_patches(typing: Any, whole: Any, like: Any, g: Any, x: Any, block: Any, count: Any, c: Any, c_i: Any) -> Any:
+    """c[i, k] += sum over `count` patches of g[patch, i] x[k, patch], x being vectors of channels, `block` bytes from one k to the next.
+
+    whole    a literal: 1 for all of `tile_of`, 0 for only one vector of channels
+    c_i      bytes from one row of c to the next
+    """
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Vectors(builder, context.get_value_type(signature.args[1]))
+        _, _, g, x, block, count, c, c_i = values
+        rows, wide = tile_of(v.lanes)
+        wide = wide if whole.literal_value else 1
+        blocks = [builder.mul(block, INT(k)) for k in range(wide)]
+
+        def patch(_: Any, g: Any, x: Any, *sums: Any) -> list[Any]:
+            vectors = [v.load(builder.add(x, after)) for after in blocks]
+            numbers = [v.broadcast(v.plus(g, i * v.size)) for i in range(rows)]
+            pairs = [(number, vector) for number in numbers for vector in vectors]
+            return [v.plus(g, v.bytes), v.plus(x, v.bytes), *[v.fused(*pair, old) for pair, old in zip(pairs, sums, strict=True)]]
+
+        _, (_, _, *sums) = loop(builder, count, [g, x, *[v.zero] * (rows * wide)], patch)
+        for number, value in enumerate(sums):
+            i, k = divmod(number, wide)
+            place = v.plus(builder.add(c, builder.mul(c_i, INT(i))), k * v.bytes)
+            v.store(builder.fadd(v.load(place), value), place)
+        return context.get_dummy_value()
+
+    return types.void(whole, like, g, x, block, count, c, c_i), code
+
+
+@unit
+def add_products(like, g, x, block, count, filters, wide, c):
+    """To the sums of one place, rows of `wide` vectors of channels, what `count` patches add."""
+    lanes, row, k = VECTOR // size_of(like), wide * VECTOR, 0
+    rows, vecs = tile(lanes)
+    while k < wide:
+        whole = k + vecs <= wide
+        for o in range(0, filters, rows):
+            here, there = g + o // lanes * block + o % lanes * size_of(like), c + o * row + k * VECTOR
+            if whole:
+                meet_patches(1, like, here, x + k * block, block, count, there, row)
+            else:
+                meet_patches(0, like, here, x + k * block, block, count, there, row)
+        k += vecs if whole else 1
+
+
 @compiled
 def weights(w, transposed):
     """G w G', place after place, as panels of PANEL rows; `transposed`: of the gradient in x, w turned about and channels for filters."""
@@ -190,10 +301,69 @@ def by_patches(x, panels, y, corner, n0, n1, t0, t1):
                         scatter(like, address(plane) + p * wide, columns, there + p * columns * size, y.strides[0], pictures)
 
 
-def fits(w: Any, examples: int, stride: Any, dilation: Any, groups: int) -> bool:
-    """Is it a kernel of 3 by 3 over enough channels, of enough pictures?"""
-    deep = min(w.shape[:2]) >= CHANNELS and 2 * examples >= VECTOR // w.itemsize
-    return w.shape[2:] == (3, 3) and stride == dilation == (1, 1) and groups == 1 and deep
+@compiled
+def patches_meet(x, gy, parts, corner, most, r0, r1, part):
+    """What rows r0 ... r1 of patches, counted through all pictures, add to w, into parts[part]; `most` rows are transformed at once."""
+    like = x.dtype.type(0)
+    size = size_of(like)
+    lanes = VECTOR // size
+    channels, filters, down, across = x.shape[1], gy.shape[1], (gy.shape[2] + 1) // 2, (gy.shape[3] + 1) // 2
+    wide, high = -(-channels // lanes), -(-filters // lanes)
+    block, pitch = most * across * VECTOR, 2 * across + 2
+    place = ((wide + high) * most * across | 1) * VECTOR
+    patches = np.empty(PLACES * place // size, x.dtype)
+    sums = np.zeros((PLACES, (high * lanes * wide | 1) * lanes), x.dtype)
+    flat = np.empty((area(2 * min(most, down) + 2, pitch) + 2 * lanes) * lanes, x.dtype)
+    r = r0
+    while r < r1:
+        end, count = min(r1, r + most), 0
+        while r < end:
+            n, t = r // down, r % down
+            rows = min(end - r, down - t)
+            for k in range(wide):
+                source, some = channel_at(x, n, k * lanes), min(lanes, channels - k * lanes)
+                about = x.strides[1], x.shape[2], x.shape[3], some, 1
+                lay_vectors(like, source, *about, 1, 1, 2 * t, 0, 2 * rows + 2, pitch, *corner, address(flat))
+                for i in range(rows):
+                    target = address(patches) + k * block + (count + i * across) * VECTOR
+                    spread_patches(like, address(flat) + 2 * i * pitch * VECTOR, pitch * VECTOR, across, target, place)
+            for o in range(high):
+                source, some = channel_at(gy, n, o * lanes), min(lanes, filters - o * lanes)
+                about = gy.strides[1], gy.shape[2], gy.shape[3], some, 1
+                lay_vectors(like, source, *about, 1, 1, 2 * t, 0, 2 * rows, 2 * across, 0, 0, address(flat))
+                for i in range(rows):
+                    target = address(patches) + (wide + o) * block + (count + i * across) * VECTOR
+                    spread_windows(like, address(flat) + 4 * i * across * VECTOR, 2 * across * VECTOR, across, target, place)
+            count += rows * across
+            r += rows
+        for i in range(PLACES):
+            here = address(patches) + i * place
+            add_products(like, here + wide * block, here, block, count, filters, wide, address(sums) + i * sums.strides[0])
+    nine, row = np.zeros((9 + lanes) * lanes, x.dtype), 9 * size
+    for o in range(filters):
+        for k in range(wide):
+            collect_weights(like, address(sums) + (o * wide + k) * VECTOR, sums.strides[0], address(nine))
+            target = address(parts) + part * parts.strides[0] + (o * channels + k * lanes) * row
+            scatter(like, address(nine), 9, target, row, min(lanes, channels - k * lanes))
+
+
+def fits(w: Any, stride: Any, dilation: Any, groups: int) -> bool:
+    """Is it a kernel of 3 by 3 over enough channels?"""
+    return w.shape[2:] == (3, 3) and stride == dilation == (1, 1) and groups == 1 and min(w.shape[:2]) >= CHANNELS
+
+
+def enough(x: Any) -> bool:
+    """Are there pictures for half a vector?"""
+    return 2 * len(x) >= VECTOR // x.itemsize
+
+
+def at_once(filters: int, channels: int, rows: int, across: int, itemsize: int) -> int:
+    """Of so many rows of patches, how many are transformed at once: what BLOCK holds, but no fewer numbers than there are sums, for
+    these are read and written as often."""
+    lanes = VECTOR // itemsize
+    row = PLACES * (ceil(channels / lanes) + ceil(filters / lanes)) * across * VECTOR
+    fitting = max(1, BLOCK // row, filters * channels // (filters + channels) // across)
+    return ceil(rows / ceil(rows / fitting))
 
 
 def run(x: Any, w: Any, y: Any, corner: Any, transposed: bool) -> None:
@@ -210,7 +380,7 @@ PATCHES = "kernels of 3 by 3 over many channels: 16 products a patch of 4 window
 @rung("conv2d", "cpu", step=6, serves=True, idea=PATCHES)
 @forward
 def patches(x: Any, w: Any, y: Any, stride: Any, corner: Any, dilation: Any, groups: int) -> None:
-    if y.size and fits(w, len(x), stride, dilation, groups):
+    if y.size and enough(x) and fits(w, stride, dilation, groups):
         run(x, w, y, corner, False)
     else:
         implicit.__wrapped__(x, w, y, stride, corner, dilation, groups)
@@ -219,7 +389,22 @@ def patches(x: Any, w: Any, y: Any, stride: Any, corner: Any, dilation: Any, gro
 @rung("conv2d_input_grad", "cpu", step=6, serves=True, idea=PATCHES)
 @input_grad
 def patches_to_x(gx: Any, w: Any, gy: Any, stride: Any, corner: Any, dilation: Any, groups: int) -> None:
-    if gx.size and gy.size and fits(w, len(gx), stride, dilation, groups) and max(corner) <= 2:
+    if gx.size and gy.size and enough(gy) and max(corner) <= 2 and fits(w, stride, dilation, groups):
         run(gy, w, gx, (2 - corner[0], 2 - corner[1]), True)
     else:
         implicit_to_x.__wrapped__(gx, w, gy, stride, corner, dilation, groups)
+
+
+@rung("conv2d_weight_grad", "cpu", step=6, serves=True, idea=PATCHES)
+@weight_grad
+def patches_to_w(x: Any, gw: Any, gy: Any, stride: Any, corner: Any, dilation: Any, groups: int) -> None:
+    if x.size and gy.size and fits(gw, stride, dilation, groups):
+        across, rows = -(-gy.shape[3] // 2), len(gy) * -(-gy.shape[2] // 2)
+        step = ceil(rows / max(1, min(PARTS, rows * across // DEEP)))
+        firsts = range(0, rows, step)
+        parts = np.empty((len(firsts), *gw.shape), gw.dtype)
+        most = at_once(*gw.shape[:2], step, across, gw.itemsize)
+        share(patches_meet, [(x, gy, parts, corner, most, first, min(rows, first + step), i) for i, first in enumerate(firsts)])
+        np.add.reduce(parts, axis=0, out=gw)
+    else:
+        implicit_to_w.__wrapped__(x, gw, gy, stride, corner, dilation, groups)
