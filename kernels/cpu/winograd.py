@@ -1,14 +1,19 @@
 r"""Convolution on the CPU, third part of the ladder: kernels of 3 by 3 with 16 products for 4 windows in place of 36.
 
-    y = A' [ (G w G') * (B' x B) ] A      for each patch of 4 by 4 pixels, whose 2 by 2 windows it computes
+    y = A' [ (G w G') * (B' x B) ] A                  for each patch of 4 by 4 pixels, whose 2 by 2 windows it computes
+    gw = G' [ sum of (A gy A') * (B' x B) ] G         over all patches: the transpose of the first in w
 
-G w G' is made once a call, B' x B once a patch and channel: sums and differences only. Over the channels the products are 16 matrix
-products, one for each place in a patch, and run in the tiles of `indirect.py`, a vector being one patch of as many pictures.
+G w G' is made once a call, B' x B once a patch and channel, A gy A' once a patch and filter: sums and differences only.
+
+Over the channels the products of the first are 16 matrix products, one for each place in a patch, and run in the tiles of `indirect.py`, a
+vector being one patch of as many pictures. The gradient in x is the same with the weights turned about. In the gradient in w the
+products run over the patches, and a vector is one place of a patch in as many channels, or filters: so sums stay vectors to the end, and
+pictures need not come in bundles. What is summed are bands of patches, as many as half of the second-level cache holds.
 
 The price is rounding: sums of pixels meet sums of weights, and what cancels leaves its error behind. An error is some units in the last
-place of any pixel of a window times any weight of the kernel, where that of the other rungs is relative to the products of pixels with
-their own weights. Where both are of one scale that is the same, and there the rung's bound holds; where large pixels meet small
-weights only, digits are lost. An infinity may come out as nan.
+place of any pixel of a window times any weight of the kernel (for the gradient in w: of any pixel of a window times what came back to the
+window), where that of the other rungs is relative to the products of pixels with their own weights. Where both are of one scale that
+is the same, and there the rung's bound holds; where large pixels meet small weights only, digits are lost. An infinity may come out as nan.
 
 Source: Lavin & Gray (2016), Fast algorithms for convolutional neural networks, sec. 4.1, after Winograd (1980).
 """
@@ -51,8 +56,9 @@ from kernels.registry import rung
 VECTOR = BITS[tier()] // 8
 PLACES = 16  # in a patch
 CHANNELS = 16  # and filters, from which on the products that are saved are more than the sums that are added
-DEEP = 256  # patches, from which on they are worth a part of the sums over them
-SUMS = 16 if registers() >= 32 else 8  # vectors of them in a tile, with registers left for what is loaded
+WINDOWS = 64  # that a gradient in w is a sum over: in fewer, a product may be small beside all that its patch adds and takes away again
+DEEP = 256  # patches for each part of a gradient in w: a part has sums of its own, to clear, to transform and to add up
+SUMS = 16 if registers() >= 32 else 8  # vectors of sums in a tile of it, with registers left for what is loaded
 BLOCK = caches()[2] // 2  # bytes of a band of patches: half of the second-level cache
 
 
@@ -134,9 +140,72 @@ def spread_weights(typing: Any, like: Any, source: Any, row: Any, column: Any, t
     return types.void(like, source, row, column, target, step), code
 
 
+@compiled
+def weights(w, transposed):
+    """G w G', place after place, as panels of PANEL rows; `transposed`: of the gradient in x, w turned about and channels for filters."""
+    like = w.dtype.type(0)
+    rows, depth = (w.shape[1], w.shape[0]) if transposed else (w.shape[0], w.shape[1])
+    panel, high = PANEL * size_of(like), -(-rows // PANEL)
+    plain = weights_for_x(w, 1, (1, 1), (1, 1)) if transposed else weights_for_y(w, 1)
+    panels = np.empty((PLACES, high * PANEL * depth), w.dtype)
+    for i in range(high):
+        for k in range(depth):
+            first, row, column = i * depth * 9 + k * 9, 3, 1
+            if transposed:  # rows of the kernel come first there; the last of them, and the last column, first
+                first, row, column = i * depth * 9 + (2 * depth + k) * 3 + 2, -3 * depth, -1
+            target = address(panels) + (i * depth + k) * panel
+            spread_weights(like, address(plain) + first * panel, row * panel, column * panel, target, panels.strides[0])
+    return panels
+
+
+@compiled
+def by_patches(x, panels, y, corner, n0, n1, t0, t1):
+    """Rows t0 ... t1 of patches, of pictures n0 ... n1, into y."""
+    like = x.dtype.type(0)
+    size = size_of(like)
+    lanes = VECTOR // size
+    channels, filters, windows, columns = x.shape[1], y.shape[1], y.shape[2], y.shape[3]
+    across = (columns + 1) // 2
+    count, pitch, rows = (t1 - t0) * across, 2 * across + 2, 2 * (t1 - t0) + 2
+    flat = np.empty(channels * area(rows, pitch) * lanes + 2 * lanes * lanes, x.dtype)
+    patch, product = (channels * count | 1) * VECTOR, (PANEL * count | 1) * VECTOR  # from one place to the next: odd, as an area is
+    patches = np.empty(PLACES * patch // size, x.dtype)
+    products = np.empty(PLACES * product // size, x.dtype)
+    wide = 2 * across * VECTOR
+    plane = np.empty((2 * (t1 - t0) * 2 * across + lanes) * lanes, x.dtype)
+    starts, places = np.arange(channels) * (count * VECTOR), np.arange(count + SPARE) * VECTOR
+    places[count:] = places[count - 1]
+    p0, p1 = 2 * t0, min(windows, 2 * t1)
+    for n in range(n0, n1, lanes):
+        pictures = min(lanes, n1 - n)
+        about = x.strides[0], x.shape[2], x.shape[3], pictures, channels
+        lay_vectors(like, channel_at(x, n, 0), *about, 1, 1, p0, 0, rows, pitch, *corner, address(flat))
+        for k in range(channels):
+            for t in range(t1 - t0):
+                source = address(flat) + (k * area(rows, pitch) + 2 * t * pitch) * VECTOR
+                target = address(patches) + (k * count + t * across) * VECTOR
+                spread_patches(like, source, pitch * VECTOR, across, target, patch)
+        for o in range(0, filters, PANEL):
+            block = min(PANEL, filters - o)
+            for i in range(PLACES):
+                a, b = address(panels) + i * panels.strides[0] + o * channels * size, address(patches) + i * patch
+                c = address(products) + i * product
+                multiply(like, a, block, b, address(starts), channels, address(places), address(places), count, c, count * VECTOR)
+            for r in range(block):
+                for t in range(t1 - t0):
+                    source = address(products) + (r * count + t * across) * VECTOR
+                    collect_patches(like, source, product, across, address(plane) + 2 * t * wide, wide)
+                there = address(y) + (((n * filters + o + r) * windows + p0) * columns) * size
+                if 2 * across == columns:
+                    scatter(like, address(plane), (p1 - p0) * columns, there, y.strides[0], pictures)
+                else:
+                    for p in range(p1 - p0):
+                        scatter(like, address(plane) + p * wide, columns, there + p * columns * size, y.strides[0], pictures)
+
+
 @intrinsic
 def spread_windows(typing: Any, like: Any, source: Any, pitch: Any, count: Any, target: Any, step: Any) -> Any:
-    """A g A' of the 2 by 2 windows of patches side by side, where `spread_patches` puts its own; without the minus before A's last row."""
+    """A g A' of the 2 by 2 windows of patches side by side, as `spread_patches` has them; without the minus of the last row of A."""
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         v = Vectors(builder, context.get_value_type(signature.args[0]))
@@ -161,7 +230,7 @@ def spread_windows(typing: Any, like: Any, source: Any, pitch: Any, count: Any, 
 
 @intrinsic
 def collect_weights(typing: Any, like: Any, source: Any, step: Any, target: Any) -> Any:
-    """G' m G: from 16 vectors, `step` apart, the 9 of a kernel, in line; with the minus that `spread_windows` leaves out."""
+    """G' m G: from 16 vectors, `step` apart, the 9 of a kernel, in line; with the minus that `spread_windows` has left out."""
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         v = Vectors(builder, context.get_value_type(signature.args[0]))
@@ -238,113 +307,63 @@ def add_products(like, g, x, block, count, filters, wide, c):
         k += vecs if whole else 1
 
 
-@compiled
-def weights(w, transposed):
-    """G w G', place after place, as panels of PANEL rows; `transposed`: of the gradient in x, w turned about and channels for filters."""
-    like = w.dtype.type(0)
-    rows, depth = (w.shape[1], w.shape[0]) if transposed else (w.shape[0], w.shape[1])
-    panel, high = PANEL * size_of(like), -(-rows // PANEL)
-    plain = weights_for_x(w, 1, (1, 1), (1, 1)) if transposed else weights_for_y(w, 1)
-    panels = np.empty((PLACES, high * PANEL * depth), w.dtype)
-    for i in range(high):
-        for k in range(depth):
-            first, row, column = i * depth * 9 + k * 9, 3, 1
-            if transposed:  # rows of the kernel come first there; the last of them, and the last column, first
-                first, row, column = i * depth * 9 + (2 * depth + k) * 3 + 2, -3 * depth, -1
-            target = address(panels) + (i * depth + k) * panel
-            spread_weights(like, address(plain) + first * panel, row * panel, column * panel, target, panels.strides[0])
-    return panels
+@small
+def lay_band(like, x, n, first, t, rows, pitch, corner, flat):
+    """Some rows of one picture, for each pixel a vector of channels, from the first one on; lanes without a channel repeat the last one."""
+    some = min(VECTOR // size_of(like), x.shape[1] - first)
+    about = x.strides[1], x.shape[2], x.shape[3], some, 1
+    lay_vectors(like, channel_at(x, n, first), *about, 1, 1, t, 0, rows, pitch, *corner, flat)
 
 
-@compiled
-def by_patches(x, panels, y, corner, n0, n1, t0, t1):
-    """Rows t0 ... t1 of patches, of pictures n0 ... n1, into y."""
-    like = x.dtype.type(0)
+@small
+def finish(like, sums, w):
+    """G' m G of all sums, to w."""
     size = size_of(like)
+    filters, channels = w.shape[0], w.shape[1]
     lanes = VECTOR // size
-    channels, filters, windows, columns = x.shape[1], y.shape[1], y.shape[2], y.shape[3]
-    across = (columns + 1) // 2
-    count, pitch, rows = (t1 - t0) * across, 2 * across + 2, 2 * (t1 - t0) + 2
-    flat = np.empty(channels * area(rows, pitch) * lanes + 2 * lanes * lanes, x.dtype)
-    patch, product = (channels * count | 1) * VECTOR, (PANEL * count | 1) * VECTOR  # from one place to the next: odd, as an area is
-    patches = np.empty(PLACES * patch // size, x.dtype)
-    products = np.empty(PLACES * product // size, x.dtype)
-    wide = 2 * across * VECTOR
-    plane = np.empty((2 * (t1 - t0) * 2 * across + lanes) * lanes, x.dtype)
-    starts, places = np.arange(channels) * (count * VECTOR), np.arange(count + SPARE) * VECTOR
-    places[count:] = places[count - 1]
-    p0, p1 = 2 * t0, min(windows, 2 * t1)
-    for n in range(n0, n1, lanes):
-        pictures = min(lanes, n1 - n)
-        about = x.strides[0], x.shape[2], x.shape[3], pictures, channels
-        lay_vectors(like, channel_at(x, n, 0), *about, 1, 1, p0, 0, rows, pitch, *corner, address(flat))
-        for k in range(channels):
-            for t in range(t1 - t0):
-                source = address(flat) + (k * area(rows, pitch) + 2 * t * pitch) * VECTOR
-                target = address(patches) + (k * count + t * across) * VECTOR
-                spread_patches(like, source, pitch * VECTOR, across, target, patch)
-        for o in range(0, filters, PANEL):
-            block = min(PANEL, filters - o)
-            for i in range(PLACES):
-                a, b = address(panels) + i * panels.strides[0] + o * channels * size, address(patches) + i * patch
-                c = address(products) + i * product
-                multiply(like, a, block, b, address(starts), channels, address(places), address(places), count, c, count * VECTOR)
-            for r in range(block):
-                for t in range(t1 - t0):
-                    source = address(products) + (r * count + t * across) * VECTOR
-                    collect_patches(like, source, product, across, address(plane) + 2 * t * wide, wide)
-                there = address(y) + (((n * filters + o + r) * windows + p0) * columns) * size
-                if 2 * across == columns:
-                    scatter(like, address(plane), (p1 - p0) * columns, there, y.strides[0], pictures)
-                else:
-                    for p in range(p1 - p0):
-                        scatter(like, address(plane) + p * wide, columns, there + p * columns * size, y.strides[0], pictures)
+    wide, kernel = -(-channels // lanes), np.zeros((9 + lanes) * lanes, w.dtype)
+    for o in range(filters):
+        for k in range(wide):
+            collect_weights(like, address(sums) + (o * wide + k) * VECTOR, sums.strides[0], address(kernel))
+            target = address(w) + (o * channels + k * lanes) * 9 * size
+            scatter(like, address(kernel), 9, target, 9 * size, min(lanes, channels - k * lanes))
 
 
 @compiled
-def patches_meet(x, gy, parts, corner, most, r0, r1, part):
-    """What rows r0 ... r1 of patches, counted through all pictures, add to w, into parts[part]; `most` rows are transformed at once."""
+def by_patches_to_w(x, gy, parts, corner, most, r0, r1, part):
+    """What rows r0 ... r1 of patches, counted through all pictures, add to w: parts[part]. `most` rows are transformed at once."""
     like = x.dtype.type(0)
     size = size_of(like)
     lanes = VECTOR // size
     channels, filters, down, across = x.shape[1], gy.shape[1], (gy.shape[2] + 1) // 2, (gy.shape[3] + 1) // 2
     wide, high = -(-channels // lanes), -(-filters // lanes)
-    block, pitch = most * across * VECTOR, 2 * across + 2
-    place = ((wide + high) * most * across | 1) * VECTOR
+    block, pitch, row = most * across * VECTOR, (2 * across + 2) * VECTOR, 2 * across * VECTOR
+    place = ((wide + high) * most * across | 1) * VECTOR  # from one place to the next: odd, as an area is
     patches = np.empty(PLACES * place // size, x.dtype)
     sums = np.zeros((PLACES, (high * lanes * wide | 1) * lanes), x.dtype)
-    flat = np.empty((area(2 * min(most, down) + 2, pitch) + 2 * lanes) * lanes, x.dtype)
+    flat = np.empty((area(2 * min(most, down) + 2, 2 * across + 2) + 2 * lanes) * lanes, x.dtype)
     r = r0
     while r < r1:
-        end, count = min(r1, r + most), 0
+        end, there = min(r1, r + most), address(patches)
         while r < end:
             n, t = r // down, r % down
             rows = min(end - r, down - t)
             for k in range(wide):
-                source, some = channel_at(x, n, k * lanes), min(lanes, channels - k * lanes)
-                about = x.strides[1], x.shape[2], x.shape[3], some, 1
-                lay_vectors(like, source, *about, 1, 1, 2 * t, 0, 2 * rows + 2, pitch, *corner, address(flat))
+                lay_band(like, x, n, k * lanes, 2 * t, 2 * rows + 2, 2 * across + 2, corner, address(flat))
                 for i in range(rows):
-                    target = address(patches) + k * block + (count + i * across) * VECTOR
-                    spread_patches(like, address(flat) + 2 * i * pitch * VECTOR, pitch * VECTOR, across, target, place)
+                    spread_patches(like, address(flat) + 2 * i * pitch, pitch, across, there + k * block + i * across * VECTOR, place)
             for o in range(high):
-                source, some = channel_at(gy, n, o * lanes), min(lanes, filters - o * lanes)
-                about = gy.strides[1], gy.shape[2], gy.shape[3], some, 1
-                lay_vectors(like, source, *about, 1, 1, 2 * t, 0, 2 * rows, 2 * across, 0, 0, address(flat))
+                lay_band(like, gy, n, o * lanes, 2 * t, 2 * rows, 2 * across, (0, 0), address(flat))
                 for i in range(rows):
-                    target = address(patches) + (wide + o) * block + (count + i * across) * VECTOR
-                    spread_windows(like, address(flat) + 4 * i * across * VECTOR, 2 * across * VECTOR, across, target, place)
-            count += rows * across
+                    target = there + (wide + o) * block + i * across * VECTOR
+                    spread_windows(like, address(flat) + 2 * i * row, row, across, target, place)
+            there += rows * across * VECTOR
             r += rows
+        count = (there - address(patches)) // VECTOR
         for i in range(PLACES):
-            here = address(patches) + i * place
-            add_products(like, here + wide * block, here, block, count, filters, wide, address(sums) + i * sums.strides[0])
-    nine, row = np.zeros((9 + lanes) * lanes, x.dtype), 9 * size
-    for o in range(filters):
-        for k in range(wide):
-            collect_weights(like, address(sums) + (o * wide + k) * VECTOR, sums.strides[0], address(nine))
-            target = address(parts) + part * parts.strides[0] + (o * channels + k * lanes) * row
-            scatter(like, address(nine), 9, target, row, min(lanes, channels - k * lanes))
+            b, c = address(patches) + i * place, address(sums) + i * sums.strides[0]
+            add_products(like, b + wide * block, b, block, count, filters, wide, c)
+    finish(like, sums, parts[part])
 
 
 def fits(w: Any, stride: Any, dilation: Any, groups: int) -> bool:
@@ -353,13 +372,13 @@ def fits(w: Any, stride: Any, dilation: Any, groups: int) -> bool:
 
 
 def enough(x: Any) -> bool:
-    """Are there pictures for half a vector?"""
+    """Are there pictures for half a vector at least?"""
     return 2 * len(x) >= VECTOR // x.itemsize
 
 
 def at_once(filters: int, channels: int, rows: int, across: int, itemsize: int) -> int:
-    """Of so many rows of patches, how many are transformed at once: what BLOCK holds, but no fewer numbers than there are sums, for
-    these are read and written as often."""
+    """Of so many rows of patches, how many are transformed at once: what BLOCK holds, but no fewer numbers than there are sums, which are
+    read and written for each band."""
     lanes = VECTOR // itemsize
     row = PLACES * (ceil(channels / lanes) + ceil(filters / lanes)) * across * VECTOR
     fitting = max(1, BLOCK // row, filters * channels // (filters + channels) // across)
@@ -398,13 +417,13 @@ def patches_to_x(gx: Any, w: Any, gy: Any, stride: Any, corner: Any, dilation: A
 @rung("conv2d_weight_grad", "cpu", step=6, serves=True, idea=PATCHES)
 @weight_grad
 def patches_to_w(x: Any, gw: Any, gy: Any, stride: Any, corner: Any, dilation: Any, groups: int) -> None:
-    if x.size and gy.size and fits(gw, stride, dilation, groups):
+    if x.size and gy[:, :1].size >= WINDOWS and fits(gw, stride, dilation, groups):
         across, rows = -(-gy.shape[3] // 2), len(gy) * -(-gy.shape[2] // 2)
         step = ceil(rows / max(1, min(PARTS, rows * across // DEEP)))
         firsts = range(0, rows, step)
         parts = np.empty((len(firsts), *gw.shape), gw.dtype)
         most = at_once(*gw.shape[:2], step, across, gw.itemsize)
-        share(patches_meet, [(x, gy, parts, corner, most, first, min(rows, first + step), i) for i, first in enumerate(firsts)])
+        share(by_patches_to_w, [(x, gy, parts, corner, most, first, min(rows, first + step), i) for i, first in enumerate(firsts)])
         np.add.reduce(parts, axis=0, out=gw)
     else:
         implicit_to_w.__wrapped__(x, gw, gy, stride, corner, dilation, groups)
