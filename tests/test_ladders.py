@@ -331,6 +331,7 @@ LARGE = {
             convolution(op, (21, 33, 9, 12), (35, 33, 3, 3), padding=1),  # by patches; five pictures are left over
             convolution(op, (18, 32, 7, 6), (32, 32, 3, 3), padding=((0, 2), (1, 0))),
             convolution(op, (3, 17, 11, 10), (16, 17, 3, 3), padding=2),  # few pictures: the gradient in w alone is by patches
+            convolution(op, (1, 64, 3, 3), (64, 64, 3, 3)),  # one window: no sum in which the rounding of a patch would be small
             convolution(op, (1, 3, 40, 40), (9, 3, 5, 5), padding=2),  # one picture, rows longer than a vector
         ]
         for op in ("conv2d", "conv2d_input_grad", "conv2d_weight_grad")
