@@ -29,8 +29,9 @@ from numba import types
 from numba.extending import intrinsic
 
 from kernels.cpu.conv import forward, input_grad, weight_grad
-from kernels.cpu.features import BITS, caches, registers, tier
+from kernels.cpu.features import BITS, registers, tier
 from kernels.cpu.implicit import (
+    BLOCK,
     PARTS,
     area,
     channel_at,
@@ -43,6 +44,7 @@ from kernels.cpu.implicit import (
     multiply,
     scatter,
     small,
+    strip,
     weights_for_x,
     weights_for_y,
     worth,
@@ -59,7 +61,6 @@ CHANNELS = 16  # and filters, from which on the products that are saved are more
 WINDOWS = 64  # that a gradient in w is a sum over: in fewer, a product may be small beside all that its patch adds and takes away again
 DEEP = 256  # patches for each part of a gradient in w: a part has sums of its own, to clear, to transform and to add up
 SUMS = 16 if registers() >= 32 else 8  # vectors of sums in a tile of it, with registers left for what is loaded
-BLOCK = caches()[2] // 2  # bytes of a band of patches: half of the second-level cache
 
 
 @intrinsic
@@ -158,6 +159,21 @@ def weights(w, transposed):
     return panels
 
 
+two_wide = strip(PANEL, 2)
+
+
+@small
+def multiply_evenly(like, panel, rows, b, starts, k, places, count, c):
+    """`multiply`, with the last patches in twos, where a tile that is three wide would compute one or two of them again."""
+    twos = -count % 3 * 2
+    if rows < PANEL or twos > count:
+        twos = 0
+    threes = count - twos
+    multiply(like, panel, rows, b, starts, k, places, places, threes, c, count * VECTOR)
+    last = places + threes * 8
+    two_wide(like, panel, PANEL * size_of(like), b, starts, k, last, last, twos, c, count * VECTOR)
+
+
 @compiled
 def by_patches(x, panels, y, corner, n0, n1, t0, t1):
     """Rows t0 ... t1 of patches, of pictures n0 ... n1, into y."""
@@ -190,7 +206,7 @@ def by_patches(x, panels, y, corner, n0, n1, t0, t1):
             for i in range(PLACES):
                 a, b = address(panels) + i * panels.strides[0] + o * channels * size, address(patches) + i * patch
                 c = address(products) + i * product
-                multiply(like, a, block, b, address(starts), channels, address(places), address(places), count, c, count * VECTOR)
+                multiply_evenly(like, a, block, b, address(starts), channels, address(places), count, c)
             for r in range(block):
                 for t in range(t1 - t0):
                     source = address(products) + (r * count + t * across) * VECTOR
