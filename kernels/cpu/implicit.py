@@ -639,15 +639,18 @@ def side_by_side(examples: int, columns: int, depth: int, itemsize: int) -> bool
     return examples < lanes or depth * twice < 16
 
 
-def cut(examples: int, rows: tuple[int, int], row_bytes: int, halo: int, bundle: int, wanted: int) -> list[tuple[int, int, int, int]]:
+def cut(
+    examples: int, rows: tuple[int, int], row_bytes: int, halo: int, bundle: int, wanted: int, room: int = BLOCK
+) -> list[tuple[int, int, int, int]]:
     """Ranges of pictures and of rows, about as many as are wanted.
 
     row_bytes   what one row of the result has to read in a bundle; `halo` rows more are read by each band
     bundle      pictures that go into a vector
+    room        bytes of what a band reads
     """
     bundles, (first, last) = ceil(examples / bundle), rows
     across = ceil(bundles / ceil(bundles / wanted))
-    fitting = max(1, BLOCK // max(1, row_bytes) - halo)
+    fitting = max(1, room // max(1, row_bytes) - halo)
     bands = max(1, ceil((last - first) / fitting), min(ceil(wanted / across), (last - first) // (2 * halo + 2)))
     step, height = ceil(bundles / across) * bundle, ceil((last - first) / bands)
     return [(n, min(examples, n + step), p, min(last, p + height)) for n in range(0, examples, step) for p in range(first, last, height)]
@@ -704,7 +707,8 @@ def implicit_to_w(x: Any, gw: Any, gy: Any, stride: Any, corner: Any, dilation: 
     width = 1 if direct else VECTOR // x.itemsize
     row = x.shape[1] // groups * stride[0] * stride[1] * (gy.shape[3] + far[1]) + len(gw) // groups * gy.shape[3]
     row *= min(width, len(x)) * x.itemsize
-    pieces = cut(len(x), (0, gy.shape[2]), row, far[0], width, max(1, min(PARTS, 2 * gy.size * depth // WORTH_A_THREAD)))
+    wanted = max(1, min(PARTS, 2 * gy.size * depth // WORTH_A_THREAD))
+    pieces = cut(len(x), (0, gy.shape[2]), row, far[0], width, wanted, 2 * BLOCK)  # few windows: much adding up of lanes
     parts = np.zeros((len(pieces), len(gw), depth + SPARE), gw.dtype)
     share(to_w, [(x, parts, gy, kernel, stride, corner, dilation, groups, direct, *piece, i) for i, piece in enumerate(pieces)])
     np.add.reduce(parts[:, :, :depth].reshape(len(pieces), *gw.shape), axis=0, out=gw)
