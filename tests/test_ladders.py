@@ -330,6 +330,8 @@ LARGE = {
             convolution(op, (6, 9, 10, 10), (13, 9, 1, 1), stride=3),
             convolution(op, (21, 33, 9, 12), (35, 33, 3, 3), padding=1),  # by patches; five pictures are left over
             convolution(op, (18, 32, 7, 6), (32, 32, 3, 3), padding=((0, 2), (1, 0))),
+            convolution(op, (3, 17, 11, 10), (16, 17, 3, 3), padding=2),  # few pictures: the gradient in w alone is by patches
+            convolution(op, (1, 64, 3, 3), (64, 64, 3, 3)),  # one window: no sum in which the rounding of a patch would be small
             convolution(op, (1, 3, 40, 40), (9, 3, 5, 5), padding=2),  # one picture, rows longer than a vector
         ]
         for op in ("conv2d", "conv2d_input_grad", "conv2d_weight_grad")
@@ -1061,6 +1063,22 @@ def test_patches_round_relative_to_any_pixel_of_a_window_times_any_weight():
     windows, patches = [np.abs(r.run(x, w, **params) - want) for r in kernels.ladder("conv2d", "cpu")[-2:]]
     assert np.all(windows <= 16 * eps * size)
     assert np.all(patches <= 16 * eps * crossed)
+    assert np.any(patches > 16 * eps * size), "then hold this rung to the bound of the others, and say so"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(16, 32, 12, 12), (1, 17, 9, 10), (3, 40, 7, 15)])
+def test_a_weight_gradient_by_patches_rounds_relative_to_any_pixel_of_a_window(shape, dtype):
+    rng = np.random.default_rng(0)
+    x, gy = rng.normal(size=shape).astype(dtype), rng.normal(size=(shape[0], 19, *shape[2:])).astype(dtype)
+    x[..., 5] *= 1e4
+    gy[..., 4] *= 1e4  # what comes back to column 4 meets large pixels in the last column of a window only
+    params = {**OPS["conv2d_weight_grad"].defaults, "padding": 1, "kernel_size": (3, 3)}
+    doubles, eps = [a.astype("f8") for a in (x, gy)], np.finfo(dtype).eps
+    want, size = [OPS["conv2d_weight_grad"].definition(*arrays, **params) for arrays in (doubles, list(map(np.abs, doubles)))]
+    windows, patches = [np.abs(r.run(x, gy, **params) - want) for r in kernels.ladder("conv2d_weight_grad", "cpu")[-2:]]
+    assert np.all(windows <= 16 * eps * size)
+    assert np.all(patches <= 16 * eps * size.sum(axis=(2, 3), keepdims=True))
     assert np.any(patches > 16 * eps * size), "then hold this rung to the bound of the others, and say so"
 
 

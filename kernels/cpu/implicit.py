@@ -658,7 +658,7 @@ def implicit_to_x(gx: Any, w: Any, gy: Any, stride: Any, corner: Any, dilation: 
     share(to_x, [(gy, panels, gx, kernel, stride, corner, dilation, groups, direct, *piece) for piece in pieces])
 
 
-@rung("conv2d_weight_grad", "cpu", step=5, serves=True, idea=IMPLICIT + "; the sums along lanes are reassociated")
+@rung("conv2d_weight_grad", "cpu", step=5, idea=IMPLICIT + "; the sums along lanes are reassociated")
 @weight_grad
 def implicit_to_w(x: Any, gw: Any, gy: Any, stride: Any, corner: Any, dilation: Any, groups: int) -> None:
     kernel, depth = gw.shape[2:], gw[:1].size
