@@ -328,6 +328,8 @@ LARGE = {
             convolution(op, (40, 3, 5, 5), (7, 3, 5, 5)),  # one window: pictures side by side
             convolution(op, (13, 8, 9, 9), (8, 1, 3, 3), padding=1, groups=8),  # depthwise
             convolution(op, (6, 9, 10, 10), (13, 9, 1, 1), stride=3),
+            convolution(op, (5, 7, 15, 16), (19, 7, 1, 1), stride=2),  # all windows in line, a quarter of the pixels read
+            convolution(op, (3, 4, 40, 61), (9, 4, 2, 2), stride=3, padding=((1, 0), (2, 2))),
             convolution(op, (21, 33, 9, 12), (35, 33, 3, 3), padding=1),  # by patches; five pictures are left over
             convolution(op, (18, 32, 7, 6), (32, 32, 3, 3), padding=((0, 2), (1, 0))),
             convolution(op, (3, 17, 11, 10), (16, 17, 3, 3), padding=2),  # few pictures: the gradient in w alone is by patches
@@ -844,16 +846,17 @@ def test_what_lies_in_fresh_memory_does_not_show(op):
     """The room that a kernel takes holds what was there before: here nan, for sizes that were not asked for before."""
     rng = np.random.default_rng(0)
     run = kernels.serving(op, "cpu").run
-    for n, h, w in itertools.product((1, 2, 3, 5, 7, 17), range(4, 12), (5, 9, 21)):
-        x, k, gy = [rng.normal(size=shape).astype("f4") for shape in ((n, 5, h, w), (9, 5, 3, 3), (n, 9, h, w))]
+    for n, h, w, (side, stride) in itertools.product((1, 2, 3, 5, 7, 17), range(4, 12), (5, 9, 21), ((3, 1), (1, 2))):
+        grid = (h - 1) // stride + 1, (w - 1) // stride + 1
+        x, k, gy = [rng.normal(size=shape).astype("f4") for shape in ((n, 5, h, w), (9, 5, side, side), (n, 9, *grid))]
         args, more = {
             "conv2d": ((x, k), {}),
             "conv2d_input_grad": ((gy, k), {"input_size": (h, w)}),
-            "conv2d_weight_grad": ((x, gy), {"kernel_size": (3, 3)}),
+            "conv2d_weight_grad": ((x, gy), {"kernel_size": (side, side)}),
         }[op]
         full = [np.full(1 << bits, np.nan, "f4") for bits in range(8, 19) for _ in range(6)]
         del full
-        assert np.all(np.isfinite(run(*args, padding=1, **more))), (n, h, w)
+        assert np.all(np.isfinite(run(*args, padding=side // 2, stride=stride, **more))), (n, h, w, side)
 
 
 # Products.
@@ -1028,6 +1031,8 @@ def test_each_tier_that_this_machine_has_convolves_right(tier):
         for x, w, geometry in [
             ((19, 5, 9, 8), (13, 5, 3, 3), {"padding": 1}),  # bundles
             ((3, 4, 11, 37), (7, 4, 3, 5), {"padding": 2}),  # side by side
+            ((2, 3, 9, 34), (11, 3, 2, 3), {"stride": 2, "padding": 1}),
+            ((3, 5, 7, 11), (9, 5, 1, 1), {"stride": 2}),  # all windows in line
             ((3, 4, 7, 5), (6, 2, 3, 3), {"groups": 2, "stride": 2, "padding": 1}),  # a few pictures
             ((17, 32, 6, 7), (33, 32, 3, 3), {"padding": 1}),  # patches
         ]:

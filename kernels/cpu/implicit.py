@@ -29,7 +29,7 @@ from numba import njit
 from kernels.cpu.cache import stamped
 from kernels.cpu.conv import forward, input_grad, inside, weight_grad
 from kernels.cpu.features import BITS, caches, tier
-from kernels.cpu.indirect import MEET, PANEL, SPARE, SPREAD, clear, deal_out, line, meet, move, spread
+from kernels.cpu.indirect import MEET, PANEL, SPARE, SPREAD, clear, deal_out, lay_lines, meet, move, spread
 from kernels.cpu.threads import share, threads
 from kernels.cpu.tile import gather as gather_numbers
 from kernels.cpu.tile import transpose
@@ -80,6 +80,13 @@ def area(rows, pitch):
 
 
 @small
+def room_for(count, x):
+    """Room for so many numbers such as those of x. It begins at a multiple of a vector, so that none lies across two lines of a cache."""
+    room = np.empty(count + VECTOR // x.itemsize, x.dtype)
+    return room[-address(room) % VECTOR // x.itemsize :]
+
+
+@small
 def channel_at(x, n, channel):
     """Where a channel of a picture lies."""
     return address(x) + (n * x.shape[1] + channel) * x.shape[2] * x.shape[3] * size_of(x.dtype.type(0))
@@ -126,32 +133,31 @@ def lay_vectors(like, x, step, height, width, pictures, channels, deal_t, deal_u
 
 
 @unit
-def lay_rows(like, x, step, height, width, pictures, many, channels, deal_t, deal_u, first_t, first_u, rows, pitch, above, before, flat):
-    """The same, with rows of one picture, or of a few, whose pixels alternate: room for `many`, of which some may be zeros."""
+def lay_rows(
+    like, x, step, height, width, pictures, many, channels, stride_t, stride_u, deal_t, deal_u, first_t, first_u, rows, pitch,
+    above, before, flat,
+):  # fmt: skip
+    """The same, of the first `deal_t` by `deal_u` dealt pictures only, with rows of one picture, or of a few, whose pixels alternate: room
+    for `many`. Where there is no pixel are zeros already."""
     size = size_of(like)
-    lanes, to = VECTOR // size, flat
+    to = flat
     for k in range(channels):
         for a in range(deal_t):
+            down = first_t * stride_t + a - above
+            r0, r1 = inside(height, rows, stride_t, down)
             for b in range(deal_u):
-                across = first_u * deal_u + b - before
-                u0, u1 = inside(width, pitch, deal_u, across)
-                for r in range(rows):  # from the first to the last: vectors of zeros and of pixels may reach into what comes next
-                    row = (first_t + r) * deal_t + a - above
-                    whole = row < 0 or row >= height
-                    pixel = x + ((k * height + row) * width + u0 * deal_u + across) * size
-                    if whole or many > 1:
-                        clear(like, to, (pitch * many + lanes - 1) // lanes)
-                    if not whole and many > 1:
-                        for m in range(pictures):
-                            steps, there = (0, deal_u * size), to + (u0 * many + m) * size
-                            gather_numbers(like, pixel + m * step, steps, there, (0, many * size), 1, u1 - u0)
-                    elif not whole:
-                        clear(like, to, (u0 + lanes - 1) // lanes)
-                        line(like, pixel, deal_u * size, to + u0 * size, u1 - u0)
-                        clear(like, to + u1 * size, (pitch - u1 + lanes - 1) // lanes)
-                    to += pitch * many * size
-                clear(like, to, 2)  # a vector that begins in the last row may end behind it: nothing there must be no number
-                to += (area(rows, pitch) - rows * pitch) * many * size
+                across = first_u * stride_u + b - before
+                u0, u1 = inside(width, pitch, stride_u, across)
+                pixel = x + ((k * height + r0 * stride_t + down) * width + u0 * stride_u + across) * size
+                down_x, there = stride_t * width * size, to + (r0 * pitch + u0) * many * size
+                if many == 1:
+                    lay_lines(like, pixel, down_x, stride_u * size, there, pitch * size, r1 - r0, u1 - u0)
+                else:
+                    steps = pitch * many * size, many * size
+                    for m in range(pictures):
+                        source, target = pixel + m * step, there + m * size
+                        gather_numbers(like, source, (down_x, stride_u * size), target, steps, r1 - r0, u1 - u0)
+                to += area(rows, pitch) * many * size
 
 
 @unit
@@ -171,11 +177,19 @@ def far_of(kernel, dilation, stride):
 reach = small(far_of)
 
 
+@small
+def dealt(kernel, dilation, stride, direct):
+    """How many dealt pictures are laid out, down and across: those that the kernel reads, of rows; all, of bundles."""
+    if direct:
+        return min(stride[0], (kernel[0] - 1) * dilation[0] + 1), min(stride[1], (kernel[1] - 1) * dilation[1] + 1)
+    return stride
+
+
 # Tables.
 
 
 @unit
-def starts_in(like, table, channels, high, wide, stride_t, stride_u, dilation_t, dilation_u, rows, pitch, pixel):
+def starts_in(like, table, channels, high, wide, stride_t, stride_u, dilation_t, dilation_u, deal_t, deal_u, rows, pitch, pixel):
     """Where the slice of each position of a kernel, `high` by `wide`, begins, in bytes; `pixel`: bytes from one pixel to the next."""
     at = start = 0
     for k in range(channels):
@@ -183,7 +197,7 @@ def starts_in(like, table, channels, high, wide, stride_t, stride_u, dilation_t,
             for j in range(wide):
                 t, a = i * dilation_t // stride_t, i * dilation_t % stride_t
                 u, b = j * dilation_u // stride_u, j * dilation_u % stride_u
-                start = (((k * stride_t + a) * stride_u + b) * area(rows, pitch) + t * pitch + u) * pixel
+                start = (((k * deal_t + a) * deal_u + b) * area(rows, pitch) + t * pitch + u) * pixel
                 put(table, at, start)
                 at += 1
     for i in range(at, at + SPARE):
@@ -306,6 +320,14 @@ def in_a_vector(left, lanes):
     return many
 
 
+def rows_of(rows, columns, far):
+    """Rows of windows and their length: where a window reads one column of a dealt picture, all its rows are one."""
+    return (rows, columns) if far[1] else (1, rows * columns)
+
+
+in_rows = small(rows_of)
+
+
 @njit(nogil=True)
 def bundle(left, picture, others, windows, direct, size):
     """Elements of a picture as it is laid out; how many pictures are laid out at once, of those left, if each goes with so many other
@@ -318,20 +340,24 @@ def bundle(left, picture, others, windows, direct, size):
 
 
 @unit
-def lay(like, x, step, height, width, pictures, many, direct, channels, deal_t, deal_u, first_t, first_u, rows, pitch, above, before, flat):
-    """A bundle, in the layout that fits it."""
+def lay(
+    like, x, step, height, width, pictures, many, direct, channels, stride_t, stride_u, deal_t, deal_u, first_t, first_u, rows, pitch,
+    above, before, flat,
+):  # fmt: skip
+    """A bundle, in the layout that fits it. In rows of windows side by side, `direct`, the padding is zeros already."""
     size = size_of(like)
-    one = 1 if direct else many
-    if one == VECTOR // size:
-        lay_vectors(like, x, step, height, width, pictures, channels, deal_t, deal_u, first_t, first_u, rows, pitch, above, before, flat)
+    about = first_t, first_u, rows, pitch, above, before
+    if not direct and many == VECTOR // size:
+        lay_vectors(like, x, step, height, width, pictures, channels, deal_t, deal_u, *about, flat)
         return
     picture = channels * deal_t * deal_u * area(rows, pitch) * size
-    at_once = 1 if direct else pictures
-    for m in range(0, pictures, at_once):
-        lay_rows(
-            like, x + m * step, step, height, width, at_once, one, channels, deal_t, deal_u, first_t, first_u,
-            rows, pitch, above, before, flat + m * picture,
-        )  # fmt: skip
+    if direct:
+        for m in range(pictures):
+            there = flat + m * picture
+            lay_rows(like, x + m * step, step, height, width, 1, 1, channels, stride_t, stride_u, deal_t, deal_u, *about, there)
+    else:
+        zeros(flat, picture * many + 2 * VECTOR)  # a vector that begins in the last row ends behind it
+        lay_rows(like, x, step, height, width, pictures, many, channels, stride_t, stride_u, deal_t, deal_u, *about, flat)
 
 
 @compiled
@@ -344,21 +370,26 @@ def to_y(x, panels, y, kernel, stride, corner, dilation, groups, direct, n0, n1,
     far = reach(kernel, dilation, stride)
     band, rows, pitch = p1 - p0, p1 - p0 + far[0], columns + far[1]
     depth, tall = channels * kernel[0] * kernel[1], -(-filters // PANEL) * PANEL
-    picture, most, room = bundle(n1 - n0, channels * stride[0] * stride[1] * area(rows, pitch), 0, band * pitch, direct, size)
-    flat = np.empty(picture * most + 2 * lanes * lanes, x.dtype)
+    height, width = in_rows(band, columns, far)
+    direct = direct and width >= lanes
+    deal = dealt(kernel, dilation, stride, direct)
+    picture, most, room = bundle(n1 - n0, channels * deal[0] * deal[1] * area(rows, pitch), 0, band * pitch, direct, size)
+    flat = room_for(picture * most + 2 * lanes * lanes, x)
+    if direct:
+        flat[:] = 0
     starts = np.empty(depth + SPARE, np.int64)
     sources, targets = np.empty(room, np.int64), np.empty(room, np.int64)
     c_i = 0 if direct else (band * pitch * most + lanes * lanes) * size
-    c = np.empty(PANEL * c_i // size, x.dtype)
+    c = room_for(PANEL * c_i // size, x)
     for n in range(n0, n1, most):
         pictures = min(most, n1 - n)
         many = 1 if direct else in_a_vector(pictures, lanes)
-        starts_in(like, address(starts), channels, *kernel, *stride, *dilation, rows, pitch, many * size)
-        grid = band, columns, 0, picture, pitch, 0, y.strides[0] // size, columns, 1
+        starts_in(like, address(starts), channels, *kernel, *stride, *dilation, *deal, rows, pitch, many * size)
+        grid = height, width, 0, picture, pitch, 0, y.strides[0] // size, columns, 1
         count = windows_at(like, address(sources), address(targets), pictures, *grid, many, direct)
         for g in range(groups):
             source, about = channel_at(x, n, g * channels), (x.strides[0], x.shape[2], x.shape[3], pictures, many, direct, channels)
-            lay(like, source, *about, *stride, p0, 0, rows, pitch, *corner, address(flat))
+            lay(like, source, *about, *stride, *deal, p0, 0, rows, pitch, *corner, address(flat))
             for o in range(0, filters, PANEL):
                 block, a = min(PANEL, filters - o), address(panels) + (g * tall + o) * depth * size
                 first = g * filters + o
@@ -447,18 +478,20 @@ def to_x(gy, panels, gx, kernel, stride, corner, dilation, groups, direct, n0, n
     top, bottom = max(0, t0 * stride[0] - corner[0]), min(height, t1 * stride[0] - corner[0])
     tall = -(-channels // PANEL) * PANEL
     picture, most, room = bundle(n1 - n0, filters * area(rows, pitch), 0, band * pitch, direct, size)
-    flat = np.empty(picture * most + 2 * lanes * lanes, gy.dtype)
+    flat = room_for(picture * most + 2 * lanes * lanes, gy)
+    if direct:
+        flat[:] = 0
     starts = np.empty(filters * kernel[0] * kernel[1], np.int64)
     sources, targets = np.empty(room, np.int64), np.empty(room, np.int64)
     c_i = 0 if direct else (max(band * pitch, (bottom - top) * width) * most + lanes * lanes) * size
-    c = np.empty(PANEL * c_i // size, gy.dtype)
+    c = room_for(PANEL * c_i // size, gy)
     for n in range(n0, n1, most):
         pictures = min(most, n1 - n)
         many = 1 if direct else in_a_vector(pictures, lanes)
         weights = address(panels)
         for g in range(groups):
             source, about = channel_at(gy, n, g * filters), (gy.strides[0], windows, gy.shape[3], pictures, many, direct, filters)
-            lay(like, source, *about, 1, 1, t0 - far[0], u0 - far[1], rows, pitch, 0, 0, address(flat))
+            lay(like, source, *about, 1, 1, 1, 1, t0 - far[0], u0 - far[1], rows, pitch, 0, 0, address(flat))
             for k in range(0, channels, PANEL):
                 block, first, before = min(PANEL, channels - k), g * channels + k, 0
                 there = address(gx) + (((n * gx.shape[1] + first) * height + top) * width) * size
@@ -515,8 +548,8 @@ def to_x(gy, panels, gx, kernel, stride, corner, dilation, groups, direct, n0, n
 
 
 @unit
-def lay_windows(like, gy, step, columns, pictures, many, band, pitch, direct, to):
-    """A filter's gradients, in rows from gy on, as vectors, as `windows_at` counts them. A lane that means nothing is 0."""
+def lay_windows(like, gy, step, columns, pictures, many, band, pitch, to):
+    """A filter's gradients, in rows from gy on, as vectors of pictures, as `windows_at` counts them. A lane that means nothing is 0."""
     size = size_of(like)
     lanes = VECTOR // size
     if many == lanes:
@@ -524,17 +557,6 @@ def lay_windows(like, gy, step, columns, pictures, many, band, pitch, direct, to
         if pictures < lanes:
             for i in range(band * columns):
                 zeros(to + i * VECTOR + pictures * size, (lanes - pictures) * size)
-    elif direct:
-        lane = -columns % lanes  # lanes that the last vector of a row shares with the one before
-        for m in range(pictures):
-            for p in range(band):
-                source = gy + m * step + p * columns * size
-                line(like, source, size, to, columns - columns % lanes)
-                to += (columns - columns % lanes) * size
-                if lane:
-                    clear(like, to, 1)
-                    line(like, source + (columns - lanes + lane) * size, size, to + lane * size, lanes - lane)
-                    to += VECTOR
     else:
         zeros(to, (((band - 1) * pitch + columns) * many + lanes) * size)
         for m in range(pictures):
@@ -543,9 +565,9 @@ def lay_windows(like, gy, step, columns, pictures, many, band, pitch, direct, to
 
 
 def block(rows: int, columns: int) -> Any:
-    def block_of_w(like, g, g_i, b, starts, depth, sources, count, c, c_i):
+    def block_of_w(like, g, g_i, b, starts, depth, sources, places, count, skipped, c, c_i):
         for p in range(0, depth, columns):
-            meet(rows, columns, like, g, g_i, b, starts + p * 8, sources, count, c + p * size_of(like), c_i)
+            meet(rows, columns, like, g, g_i, b, starts + p * 8, sources, places, count, skipped, c + p * size_of(like), c_i)
 
     return variant(block_of_w, rows, columns)
 
@@ -564,32 +586,44 @@ def to_w(x, parts, gy, kernel, stride, corner, dilation, groups, direct, n0, n1,
     far = reach(kernel, dilation, stride)
     band, rows, pitch = p1 - p0, p1 - p0 + far[0], columns + far[1]
     depth = channels * kernel[0] * kernel[1]
-    laid, others = channels * stride[0] * stride[1] * area(rows, pitch), filters * band * columns
+    height, width = in_rows(band, columns, far)
+    direct = direct and width >= lanes
+    deal = dealt(kernel, dilation, stride, direct)
+    laid, others = channels * deal[0] * deal[1] * area(rows, pitch), filters * band * columns
     picture, most, room = bundle(n1 - n0, laid, others, band * pitch, direct, size)
-    flat = np.empty(picture * most + 2 * lanes * lanes, x.dtype)
+    flat = room_for(picture * most + 2 * lanes * lanes, x)
+    if direct:
+        flat[:] = 0
     starts = np.empty(depth + SPARE, np.int64)
-    sources, targets = np.empty(room, np.int64), np.empty(room, np.int64)
+    sources, places = np.empty(room, np.int64), np.empty(room, np.int64)
+    g = room_for(0 if direct else filters * (room + lanes) * lanes, x)
+    left = width % lanes if direct else 0  # the last vector of a row shares lanes with the one before
     for n in range(n0, n1, most):
         pictures = min(most, n1 - n)
         many = 1 if direct else in_a_vector(pictures, lanes)
-        starts_in(like, address(starts), channels, *kernel, *stride, *dilation, rows, pitch, many * size)
-        grid = band, columns, 0, picture, pitch, 0, 0, 0, 0
-        count = windows_at(like, address(sources), address(targets), pictures, *grid, many, direct)
-        g_i = (count + lanes) * lanes
-        g = np.empty(filters * g_i, x.dtype)
+        starts_in(like, address(starts), channels, *kernel, *stride, *dilation, *deal, rows, pitch, many * size)
+        here, there, about = address(sources), address(places), (gy.strides[0] // size, columns, 1, many, direct)
+        count = whole = windows_at(like, here, there, pictures, height, width - left, 0, picture, pitch, 0, *about)
+        if left:
+            last = width - lanes
+            count += windows_at(like, here + whole * 8, there + whole * 8, pictures, height, lanes, last, picture, pitch, last, *about)
         for group in range(groups):
             source, about = channel_at(x, n, group * channels), (x.strides[0], x.shape[2], x.shape[3], pictures, many, direct, channels)
-            lay(like, source, *about, *stride, p0, 0, rows, pitch, *corner, address(flat))
-            for o in range(filters):
-                source, to = channel_at(gy, n, group * filters + o) + p0 * columns * size, address(g) + o * g_i * size
-                lay_windows(like, source, gy.strides[0], columns, pictures, many, band, pitch, direct, to)
-            step = -(-count // -(-count // AT_ONCE))
-            for w in range(0, count, step):
-                o = 0
+            lay(like, source, *about, *stride, *deal, p0, 0, rows, pitch, *corner, address(flat))
+            first, g_i = channel_at(gy, n, group * filters) + p0 * columns * size, gy.strides[1]
+            if not direct:
+                source, first, g_i = first, address(g), (count + lanes) * VECTOR
+                for o in range(filters):
+                    lay_windows(like, source + o * gy.strides[1], gy.strides[0], columns, pictures, many, band, pitch, first + o * g_i)
+            w = 0
+            while w < count:
+                end, skipped = (whole, 0) if w < whole else (count, lanes - left)
+                some, o = min(AT_ONCE, end - w), 0
                 while o < filters:
-                    here, there = address(g) + (o * g_i + w * lanes) * size, address(sums) + (group * filters + o) * sums.strides[0]
-                    job = (like, here, g_i * size, address(flat), address(starts), depth, address(sources) + w * 8)
-                    o += block_of(filters - o, (*job, min(step, count - w), there, sums.strides[0]))
+                    to = address(sums) + (group * filters + o) * sums.strides[0]
+                    job = (like, first + o * g_i, g_i, address(flat), address(starts), depth, here + w * 8, there + w * 8)
+                    o += block_of(filters - o, (*job, some, skipped, to, sums.strides[0]))
+                w += some
 
 
 # Pieces.
@@ -605,15 +639,18 @@ def side_by_side(examples: int, columns: int, depth: int, itemsize: int) -> bool
     return examples < lanes or depth * twice < 16
 
 
-def cut(examples: int, rows: tuple[int, int], row_bytes: int, halo: int, bundle: int, wanted: int) -> list[tuple[int, int, int, int]]:
+def cut(
+    examples: int, rows: tuple[int, int], row_bytes: int, halo: int, bundle: int, wanted: int, room: int = BLOCK
+) -> list[tuple[int, int, int, int]]:
     """Ranges of pictures and of rows, about as many as are wanted.
 
     row_bytes   what one row of the result has to read in a bundle; `halo` rows more are read by each band
     bundle      pictures that go into a vector
+    room        bytes of what a band reads
     """
     bundles, (first, last) = ceil(examples / bundle), rows
     across = ceil(bundles / ceil(bundles / wanted))
-    fitting = max(1, BLOCK // max(1, row_bytes) - halo)
+    fitting = max(1, room // max(1, row_bytes) - halo)
     bands = max(1, ceil((last - first) / fitting), min(ceil(wanted / across), (last - first) // (2 * halo + 2)))
     step, height = ceil(bundles / across) * bundle, ceil((last - first) / bands)
     return [(n, min(examples, n + step), p, min(last, p + height)) for n in range(0, examples, step) for p in range(first, last, height)]
@@ -634,7 +671,7 @@ def implicit(x: Any, w: Any, y: Any, stride: Any, corner: Any, dilation: Any, gr
         return
     kernel, depth = w.shape[2:], w[0].size
     far = far_of(kernel, dilation, stride)
-    direct = side_by_side(len(x), y.shape[3], depth, x.itemsize)
+    direct = side_by_side(len(x), rows_of(*y.shape[2:], far)[1], depth, x.itemsize)
     width = 1 if direct else VECTOR // x.itemsize
     row = x.shape[1] // groups * stride[0] * stride[1] * (y.shape[3] + far[1]) * min(width, len(x)) * x.itemsize
     pieces = cut(len(x), (0, y.shape[2]), row, far[0], width, worth(2 * y.size * depth))
@@ -666,11 +703,12 @@ def implicit_to_w(x: Any, gw: Any, gy: Any, stride: Any, corner: Any, dilation: 
         gw[...] = 0
         return
     far = far_of(kernel, dilation, stride)
-    direct = side_by_side(len(x), gy.shape[3], depth, x.itemsize)
+    direct = side_by_side(len(x), rows_of(*gy.shape[2:], far)[1], depth, x.itemsize)
     width = 1 if direct else VECTOR // x.itemsize
     row = x.shape[1] // groups * stride[0] * stride[1] * (gy.shape[3] + far[1]) + len(gw) // groups * gy.shape[3]
     row *= min(width, len(x)) * x.itemsize
-    pieces = cut(len(x), (0, gy.shape[2]), row, far[0], width, max(1, min(PARTS, 2 * gy.size * depth // WORTH_A_THREAD)))
+    wanted = max(1, min(PARTS, 2 * gy.size * depth // WORTH_A_THREAD))
+    pieces = cut(len(x), (0, gy.shape[2]), row, far[0], width, wanted, 2 * BLOCK)  # few windows: much adding up of lanes
     parts = np.zeros((len(pieces), len(gw), depth + SPARE), gw.dtype)
     share(to_w, [(x, parts, gy, kernel, stride, corner, dilation, groups, direct, *piece, i) for i, piece in enumerate(pieces)])
     np.add.reduce(parts[:, :, :depth].reshape(len(pieces), *gw.shape), axis=0, out=gw)

@@ -4,7 +4,7 @@ A convolution is such a product. What window w reads at kernel position p lies a
 matrix of all that all windows read is a sum of two short tables and the picture itself, and no element of it is copied.
 
     spread      c[i, targets[w]] = sum over p of a[i, p] b[starts[p] + sources[w]]       a number of a times a vector of b
-    meet        c[i, p] += sum over w and lanes of g[i, w] b[starts[p] + sources[w]]     a vector of g times a vector of b
+    meet        c[i, p] += sum over w and lanes of g[i, places[w]] b[starts[p] + sources[w]]     a vector of g times a vector of b
 
 A window is a whole vector: of one window in as many pictures, or of so many windows side by side. Tables hold bytes.
 """
@@ -18,12 +18,12 @@ from numba import types
 from numba.extending import intrinsic
 
 from kernels.cpu.features import registers
-from kernels.cpu.tile import transposed
+from kernels.cpu.tile import MASKS_ARE_FREE, transposed
 from kernels.cpu.vector import INT, Vectors, loop
 
 # rows by vectors: sums that stay in registers, with some left for what is loaded. Any number of rows is a sum of these
 SPREAD = ((8, 3), (6, 4), (4, 6), (3, 8), (2, 8), (1, 8)) if registers() >= 32 else ((4, 3), (2, 5), (1, 8))
-MEET = ((6, 4), (4, 6), (2, 10), (1, 12)) if registers() >= 32 else ((3, 3), (1, 8))
+MEET = ((8, 3), (6, 4), (4, 6), (2, 10), (1, 12)) if registers() >= 32 else ((3, 3), (1, 8))
 PANEL = SPREAD[0][0]  # rows of a that are packed side by side
 SPARE = 12  # entries that a table has behind its last one, which they repeat: a tile takes as many windows or positions as it holds
 
@@ -81,34 +81,38 @@ def spread(
 
 @intrinsic(prefer_literal=True)
 def meet(
-    typing: Any, rows: Any, columns: Any, like: Any, g: Any, g_i: Any, b: Any, starts: Any, sources: Any, count: Any, c: Any, c_i: Any
-) -> Any:
+    typing: Any, rows: Any, columns: Any, like: Any, g: Any, g_i: Any, b: Any, starts: Any, sources: Any, places: Any, count: Any,
+    skipped: Any, c: Any, c_i: Any,
+) -> Any:  # fmt: skip
     """Add to a block of c the sums over `count` windows.
 
     rows, columns     literals: of the block
-    g                 address of a row of vectors, one a window, g_i bytes from one row to the next
-    starts, sources   addresses of tables; `columns` entries of starts
+    g                 address of numbers, g_i bytes from one row to the next
+    starts, sources, places     addresses of tables; `columns` entries of starts
+    skipped           so many lanes of each vector of g, the first ones, count as 0: they belong to another window
     c                 address of numbers, c_i bytes from one row to the next
     """
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         v = Vectors(builder, context.get_value_type(signature.args[2]))
-        _, _, _, g, g_i, b, starts, sources, count, c, c_i = values
+        _, _, _, g, g_i, b, starts, sources, places, count, skipped, c, c_i = values
         tall, wide = rows.literal_value, columns.literal_value
         here = [builder.add(b, entry(v, starts, INT(x))) for x in range(wide)]
-        down = [builder.mul(g_i, INT(i)) for i in range(tall)]
+        down = [builder.add(g, builder.mul(g_i, INT(i))) for i in range(tall)]
+        mask = builder.not_(v.first(skipped))
 
-        def window(w: Any, g: Any, *sums: Any) -> list[Any]:
-            source = entry(v, sources, w)
-            left = [v.load(builder.add(g, step)) for step in down]
-            after = list(sums)
-            for x, place in enumerate(here):
-                vector = v.load(builder.add(place, source))
-                for i in range(tall):
-                    after[i * wide + x] = v.fused(left[i], vector, after[i * wide + x])
-            return [v.plus(g, v.bytes), *after]
+        def found(place: Any) -> Any:
+            return v.load_some(place, mask) if MASKS_ARE_FREE else builder.select(mask, v.load(place), v.zero)
 
-        _, (_, *sums) = loop(builder, count, [g, *[v.zero] * (tall * wide)], window)
+        def window(w: Any, *sums: Any) -> list[Any]:
+            source, place = entry(v, sources, w), entry(v, places, w)
+            right, after = [v.load(builder.add(start, source)) for start in here], []
+            for i, row in enumerate(down):
+                left = found(builder.add(row, place))
+                after += v.settled([v.fused(left, vector, sums[i * wide + x]) for x, vector in enumerate(right)])
+            return after
+
+        _, sums = loop(builder, count, [v.zero] * (tall * wide), window)
         for number, total in enumerate(totals(v, sums)):
             i, x = divmod(number, wide)
             place = v.pointer(v.plus(builder.add(c, builder.mul(c_i, INT(i))), x * v.size), v.element)
@@ -117,7 +121,7 @@ def meet(
             builder.store(builder.fadd(before, total), place).align = v.size
         return context.get_dummy_value()
 
-    return types.void(rows, columns, like, g, g_i, b, starts, sources, count, c, c_i), code
+    return types.void(rows, columns, like, g, g_i, b, starts, sources, places, count, skipped, c, c_i), code
 
 
 def totals(v: Vectors, vectors: list[Any]) -> list[Any]:
@@ -189,28 +193,48 @@ def clear(typing: Any, like: Any, target: Any, count: Any) -> Any:
 
 
 @intrinsic
-def line(typing: Any, like: Any, source: Any, step: Any, target: Any, count: Any) -> Any:
-    """Copy so many numbers, `step` bytes apart, to where they lie in line. Whole vectors are written: behind the last stands anything."""
+def lay_lines(typing: Any, like: Any, source: Any, down: Any, step: Any, target: Any, target_down: Any, rows: Any, count: Any) -> Any:
+    """Copy rows of so many numbers, `step` bytes apart, to where they lie in line; nothing else is read beyond them, or written."""
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         v = Vectors(builder, context.get_value_type(signature.args[0]))
-        _, source, step, target, count = values
+        _, source, down, step, target, target_down, rows, count = values
+
+        def lines(numbers: Any) -> None:
+            def line(_: Any, here: Any, there: Any) -> list[Any]:
+                numbers(here, there)
+                return [builder.add(here, down), builder.add(there, target_down)]
+
+            loop(builder, rows, [source, target], line)
 
         def vectors(stride: int, found: Any) -> None:
-            """What is left is read with a mask: memory behind it may not be there."""
+            whole = builder.mul(builder.sdiv(count, INT(v.lanes)), INT(v.lanes))
+            left = builder.sub(count, whole)
+            mask, span = v.first(left), builder.sub(builder.mul(left, INT(stride)), INT(stride - 1))
+            masks = [v.first(builder.sub(span, INT(x * (v.lanes - 1)))) for x in range(stride)]
 
-            def some(i: Any, load: Any) -> list[Any]:
-                here = builder.add(source, builder.mul(i, INT(stride * v.size)))
-                v.store(found(here, load), builder.add(target, builder.mul(i, INT(v.size))))
-                return []
+            def numbers(here: Any, there: Any) -> None:
+                def some(_: Any, here: Any, there: Any) -> list[Any]:
+                    v.store(found(here, lambda place, _: v.load(place)), there)
+                    return [v.plus(here, stride * v.bytes), v.plus(there, v.bytes)]
 
-            done, _ = loop(builder, count, [], lambda i: some(i, lambda place, _: v.load(place)), step=v.lanes)
-            left = builder.mul(builder.sub(count, done), INT(stride))
-            with builder.if_then(builder.icmp_signed(">", left, INT(0))):
-                some(done, lambda place, x: v.load_some(place, v.first(builder.sub(left, INT(x * v.lanes)))))
+                _, (here, there) = loop(builder, whole, [here, there], some, step=v.lanes)
+                with builder.if_then(builder.icmp_signed(">", left, INT(0))):
+                    v.store_some(found(here, lambda place, x: v.load_some(place, masks[x])), there, mask)
+
+            lines(numbers)
 
         def every_second(here: Any, load: Any) -> Any:
-            return v.pick(load(here, 0), load(v.plus(here, v.bytes), 1), range(0, 2 * v.lanes, 2))
+            """The second vector begins with the last number of the first, and ends with the last one that is asked for."""
+            places = [*range(0, v.lanes, 2), *range(v.lanes + 1, 2 * v.lanes, 2)]
+            return v.pick(load(here, 0), load(v.plus(here, v.bytes - v.size), 1), places)
+
+        def singles(here: Any, there: Any) -> None:
+            def single(_: Any, here: Any, there: Any) -> list[Any]:
+                v.copy_number(here, there)
+                return [builder.add(here, step), v.plus(there, v.size)]
+
+            loop(builder, count, [here, there], single)
 
         with builder.if_else(builder.icmp_signed("==", step, INT(v.size))) as (in_line, apart):
             with in_line:
@@ -219,12 +243,7 @@ def line(typing: Any, like: Any, source: Any, step: Any, target: Any, count: Any
                 with second:
                     vectors(2, every_second)
                 with others:
-
-                    def single(_: Any, here: Any, there: Any) -> list[Any]:
-                        v.copy_number(here, there)
-                        return [builder.add(here, step), v.plus(there, v.size)]
-
-                    loop(builder, count, [source, target], single)
+                    lines(singles)
         return context.get_dummy_value()
 
-    return types.void(like, source, step, target, count), code
+    return types.void(like, source, down, step, target, target_down, rows, count), code

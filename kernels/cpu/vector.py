@@ -105,6 +105,17 @@ class Vectors:
         """a b + c, rounded once where the machine has such an instruction."""
         return self.builder.call(self._intrinsic("llvm.fmuladd", "", self.type, [self.type] * 3), [a, b, c])
 
+    def settled(self, values: Sequence[Any]) -> list[Any]:
+        """The same values, made before what follows. LLVM puts off what only the next turn of a loop asks for, and first loads all that
+        this needs: a tile that fills the 32 registers of AVX-512 would spill. This is an empty instruction that takes and gives them."""
+        if 8 * self.bytes < 512:
+            return list(values)
+        kind, places = ir.LiteralStructType([self.type] * len(values)), range(len(values))
+        constraints = ",".join(["=v" for _ in places] + [str(i) for i in places])
+        wall = ir.InlineAsm(ir.FunctionType(kind, [self.type for _ in places]), "", constraints, side_effect=True)
+        found = self.builder.call(wall, values)
+        return [self.builder.extract_value(found, i) for i in places]
+
     def added(self, a: Any, b: Any) -> Any:
         return self.builder.add(a, b) if self.whole else self.builder.fadd(a, b)
 
