@@ -1,0 +1,76 @@
+"""Convolutions: fresh memory, tiers, the rounding of patches."""
+
+import itertools
+
+import numpy as np
+import pytest
+from alone import on_tier
+
+import kernels
+from engine.traced import OPS
+
+
+@pytest.mark.parametrize("op", ["conv2d", "conv2d_input_grad", "conv2d_weight_grad"])
+def test_what_lies_in_fresh_memory_does_not_show(op):
+    """The room that a kernel takes holds what was there before: here nan, for sizes that were not asked for before."""
+    rng = np.random.default_rng(0)
+    run = kernels.serving(op, "cpu").run
+    for n, h, w in itertools.product((1, 2, 3, 5, 7, 17), range(4, 12), (5, 9, 21)):
+        x, k, gy = [rng.normal(size=shape).astype("f4") for shape in ((n, 5, h, w), (9, 5, 3, 3), (n, 9, h, w))]
+        args, more = {
+            "conv2d": ((x, k), {}),
+            "conv2d_input_grad": ((gy, k), {"input_size": (h, w)}),
+            "conv2d_weight_grad": ((x, gy), {"kernel_size": (3, 3)}),
+        }[op]
+        full = [np.full(1 << bits, np.nan, "f4") for bits in range(8, 19) for _ in range(6)]
+        del full
+        assert np.all(np.isfinite(run(*args, padding=1, **more))), (n, h, w)
+
+
+@pytest.mark.parametrize("tier", ["generic", "avx2"])  # from avx512 on all are the same here: what runs anyway
+def test_each_tier_that_this_machine_has_convolves_right(tier):
+    printed = on_tier(
+        tier,
+        """
+        import numpy as np
+        import engine, kernels
+        from engine.traced import OPS
+        from kernels.cpu import features
+        rng = np.random.default_rng(0)
+        for x, w, geometry in [
+            ((19, 5, 9, 8), (13, 5, 3, 3), {"padding": 1}),  # bundles
+            ((3, 4, 11, 37), (7, 4, 3, 5), {"padding": 2}),  # side by side
+            ((3, 4, 7, 5), (6, 2, 3, 3), {"groups": 2, "stride": 2, "padding": 1}),  # a few pictures
+            ((17, 32, 6, 7), (33, 32, 3, 3), {"padding": 1}),  # patches
+        ]:
+            params = {**OPS["conv2d"].defaults, **geometry}
+            x, w = rng.normal(size=x).astype("f4"), rng.normal(size=w).astype("f4")
+            gy = rng.normal(size=OPS["conv2d"].definition(x, w, **params).shape).astype("f4")
+            for op, args, more in [
+                ("conv2d", (x, w), {}),
+                ("conv2d_input_grad", (gy, w), {"input_size": x.shape[2:]}),
+                ("conv2d_weight_grad", (x, gy), {"kernel_size": w.shape[2:]}),
+            ]:
+                size = OPS[op].definition(*[np.abs(a).astype("f8") for a in args], **params, **more)
+                want = OPS[op].definition(*[a.astype("f8") for a in args], **params, **more)
+                assert np.all(np.abs(kernels.serving(op, "cpu")(*args, **params, **more) - want) <= 1e-5 * size), (op, geometry)
+        print(features.tier())
+        """,
+    )
+    assert printed.split() == [tier]
+
+
+def test_patches_round_relative_to_any_pixel_of_a_window_times_any_weight():
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(16, 32, 12, 12)).astype("f4"), rng.normal(size=(32, 32, 3, 3)).astype("f4")
+    x[..., 5] *= 1e4
+    w[..., 2] *= 1e4  # large pixels never meet large weights in the windows of column 6
+    params = {**OPS["conv2d"].defaults, "padding": 1}
+    doubles, eps = [a.astype("f8") for a in (x, w)], np.finfo("f4").eps
+    want, size = [OPS["conv2d"].definition(*arrays, **params) for arrays in (doubles, list(map(np.abs, doubles)))]
+    any_weight = np.broadcast_to(np.abs(doubles[1]).sum(axis=(2, 3), keepdims=True), w.shape)
+    crossed = OPS["conv2d"].definition(np.abs(doubles[0]), any_weight, **params)
+    windows, patches = [np.abs(r.run(x, w, **params) - want) for r in kernels.ladder("conv2d", "cpu")[-2:]]
+    assert np.all(windows <= 16 * eps * size)
+    assert np.all(patches <= 16 * eps * crossed)
+    assert np.any(patches > 16 * eps * size), "then hold this rung to the bound of the others, and say so"
