@@ -14,8 +14,8 @@ from engine.data import batches, load
 
 STEPS = 5  # of training, before the weights are compared
 FARTHEST = 1e-3  # of what they have moved: see `Step.error`
-PICTURES = 8  # of a batch that differ: so few that none has two pixels of which rounding makes now one, now the other the largest
-APART = {"mlp": 3, "lenet": 21, "cnn": 36}  # seeds that keep pixels so far apart for all steps: tests/test_networks.py holds them to it
+PICTURES = 8  # of a batch that differ: of so few, there are some where in no window rounding decides which pixel is the largest
+APART = {"mlp": 3, "lenet": 21, "cnn": 36}  # the seeds that draw these: tests/test_networks.py holds them to it
 
 
 @dataclass(frozen=True)
