@@ -14,17 +14,19 @@ from engine.traced import OPS
 def what_lies_in_fresh_memory_does_not_show(rung):
     """The room that a kernel takes holds what was there before: here nan, for sizes that were not asked for before."""
     rng = np.random.default_rng(0)
-    for n, h, w in itertools.product((1, 2, 3, 5, 7, 17), range(4, 12), (5, 9, 21)):
-        x, k, gy = [rng.normal(size=shape).astype("f4") for shape in ((n, 5, h, w), (9, 5, 3, 3), (n, 9, h, w))]
+    for n, h, w, (side, stride) in itertools.product((1, 2, 3, 5, 7, 17), range(4, 12), (5, 9, 21), ((3, 1), (1, 2))):
+        grid = (h - 1) // stride + 1, (w - 1) // stride + 1
+        x, k, gy = [rng.normal(size=shape).astype("f4") for shape in ((n, 5, h, w), (9, 5, side, side), (n, 9, *grid))]
         args, more = {
             "conv2d": ((x, k), {}),
             "conv2d_input_grad": ((gy, k), {"input_size": (h, w)}),
-            "conv2d_weight_grad": ((x, gy), {"kernel_size": (3, 3)}),
+            "conv2d_weight_grad": ((x, gy), {"kernel_size": (side, side)}),
         }[rung.op]
         full = [np.full(1 << bits, np.nan, "f4") for bits in range(8, 19) for _ in range(6)]
         del full
         with np.errstate(all="ignore"):
-            assert np.all(np.isfinite(rung.run(*args, padding=1, **more))), (n, h, w)
+            y = rung.run(*args, padding=side // 2, stride=stride, **more)
+        assert np.all(np.isfinite(y)), (n, h, w, side)
 
 
 @pytest.mark.parametrize("op", ["conv2d", "conv2d_input_grad", "conv2d_weight_grad"])
@@ -32,15 +34,15 @@ def test_what_lies_in_fresh_memory_does_not_show(op):
     what_lies_in_fresh_memory_does_not_show(kernels.serving(op, "cpu"))
 
 
-def pads_with_zeros(x, w, *, padding, room=np.zeros):
+def pads_with_zeros(x, w, *, padding, stride, room=np.zeros):
     n, c, height, width = x.shape
     around = room((n, c, height + 2 * padding, width + 2 * padding), x.dtype)
     around[:, :, padding : padding + height, padding : padding + width] = x
-    return OPS["conv2d"].definition(around, w)
+    return OPS["conv2d"].definition(around, w, stride=stride)
 
 
-def pads_with_what_was_there(x, w, *, padding):
-    return pads_with_zeros(x, w, padding=padding, room=np.empty)
+def pads_with_what_was_there(x, w, **window):
+    return pads_with_zeros(x, w, **window, room=np.empty)
 
 
 def test_a_rung_that_reads_memory_before_it_wrote_there_is_caught():
