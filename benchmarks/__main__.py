@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: `op-cost`, or one of those below with options of their own; all else is `gnomon bench`."""
+"""`python -m benchmarks`: what stands in `APART`, and `op-cost`; all else is `gnomon bench`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 APART = {  # these read the rest of the line themselves, and what they import is not everybody's
+    "compile-cost": "benchmarks.compile_cost",
     "compression": "benchmarks.compression",
     "framework-ops": "benchmarks.framework_ops",
     "gradient-checkers": "benchmarks.gradient_checkers",

@@ -201,6 +201,10 @@ def steps(name: str, *sizes: int) -> list[Case]:
 
 ADAM = [*steps("adam", 100_000, 235_200, 1_000_000, 4_000_000, 20_000_000)]
 ADAM_SMALL = [*steps("adam", 1_000, 4_000, 16_000)]
+ADAM_TEN = [
+    Case("adam_step", ((size,),) * 10, f"ten arrays of {size:,} parameters", about=(("net", f"ten arrays of {size}"),))
+    for size in (1_000, 4_000, 16_000)
+]
 ADAM_NETS = [Case("adam_step", shapes, f"all parameters of {net}", about=(("net", net),)) for net, shapes in NETS.items()]
 OPTIMISERS = [
     case for name in ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adamw") for case in steps(name, 1_000, 235_200, 4_000_000)
@@ -231,12 +235,14 @@ KERNELS = [
     Suite("products", "matmul, float32, of networks", NETWORKS),
     Suite("dense", "product, bias and activation in one", DENSE),
     Suite("bf16", "matmul in bfloat16, float32 sums", BF16, ("torch", "f32"), ("torch",), 0.8),
+    Suite("bf16-gain", "the same against our float32; the target is for matrix registers (AMX) only", BF16, ("f32",), target=4.0),
     Suite("int8", "matmul in int8, exact", INT8, ("onnxruntime", "torch", "f32"), ("onnxruntime", "torch"), 0.8),
     Suite("conv", "conv2d and its gradients, batch 32 and 128", CONV, ("torch", "onnxruntime"), ("torch",), 1.5),
     Suite("conv-more", "other convolutions", MORE_CONV, ("torch", "onnxruntime")),
     Suite("conv-int8", "conv2d in int8, exact", CONV_INT8, ("onnxruntime", "f32")),
     Suite("adam", "Adam, 100 K to 20 M parameters in one array", ADAM, of=("torch",), target=1.0),
     Suite("adam-small", "Adam, 1 K to 16 K parameters in one array", ADAM_SMALL, of=("torch",), target=5.0),
+    Suite("adam-ten", "Adam, ten arrays of 1 K to 16 K parameters in one call", ADAM_TEN),
     Suite("adam-nets", "Adam, all arrays of a network in one call", ADAM_NETS),
     Suite("optimisers", "the other optimisers", OPTIMISERS),
     Suite("pool", "pooling and its transposes", POOL),

@@ -13,7 +13,9 @@ from benchmarks.networks.layers import description, init, products
 from engine.data import batches, load
 
 STEPS = 5  # of training, before the weights are compared
-FARTHEST = 0.03  # of what they have moved: see `Step.error`
+FARTHEST = 1e-3  # of what they have moved: see `Step.error`
+PICTURES = 8  # of a batch that differ: of so few, there are some where in no window rounding decides which pixel is the largest
+APART = {"mlp": 3, "lenet": 21, "cnn": 36}  # the seeds that draw these: tests/test_networks.py holds them to it
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,18 @@ class Step:
         return f"{self.op} {self.shape}"
 
     def small(self) -> Step:
-        return replace(self, batch=min(self.batch, 3))
+        return replace(self, batch=min(self.batch, PICTURES))
 
     def call(self, seed: int = 0) -> tuple[list[Any], dict[str, Any]]:
-        """Weights, pictures and labels. A picture is the pattern of its class under noise: of mere noise the gradients would cancel."""
+        """Weights, pictures and labels: so many pictures, over and over.
+
+        A picture is the pattern of its class under noise: of mere noise the gradients would cancel.
+        """
+        seed += APART[self.net]
         rng = np.random.default_rng(seed)
-        patterns, t = rng.random((10, 1, 28, 28), np.float32), rng.integers(0, 10, self.batch)
-        x = (patterns[t] + rng.random((self.batch, 1, 28, 28), np.float32)) / 2
-        return [init(self.net, seed), x, t], {}
+        patterns, t = rng.random((10, 1, 28, 28), np.float32), rng.integers(0, 10, PICTURES)
+        x, again = (patterns[t] + rng.random((PICTURES, 1, 28, 28), np.float32)) / 2, np.arange(self.batch) % PICTURES
+        return [init(self.net, seed), x[again], t[again]], {}
 
     def reference(self, args: list[Any], params: dict[str, Any]) -> dict[str, Any]:
         """The definitions in float64: the logits; or the weights after some steps, with the losses on the way."""

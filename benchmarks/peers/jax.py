@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from math import inf, prod
 from typing import Any
 
 from benchmarks import peers
@@ -68,10 +69,30 @@ def bias_activation(case: Any, params: dict[str, Any]) -> Callable[..., Any]:
     return lambda x, b: act(x + b.reshape(-1, *[1] * (x.ndim - 1 - params["axis"] % x.ndim)))
 
 
+def bias_activation_grad(case: Any, params: dict[str, Any]) -> Callable[..., Any]:
+    """The slope of an activation is one of its value y."""
+    slope: Callable[[Any], Any] = {
+        "identity": lambda y: 1,
+        "relu": lambda y: y > 0,
+        "tanh": lambda y: 1 - y * y,
+        "sigmoid": lambda y: y * (1 - y),
+    }[params["activation"]]
+
+    def grad(gy: Any, y: Any) -> Any:
+        gx = gy * slope(y)
+        return gx, gx.sum([i for i in range(y.ndim) if i != params["axis"] % y.ndim])
+
+    return grad
+
+
+def pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
 def convolution(params: dict[str, Any]) -> Callable[..., Any]:
     from jax import lax
 
-    stride, padding, dilation = [(v, v) if isinstance(v, int) else tuple(v) for v in (params[k] for k in ("stride", "padding", "dilation"))]
+    stride, padding, dilation = [pair(params[k]) for k in ("stride", "padding", "dilation")]
 
     def conv(x: Any, w: Any) -> Any:
         around = [(p, p) for p in padding]
@@ -105,6 +126,70 @@ def conv2d_weight_grad(case: Any, params: dict[str, Any]) -> Callable[..., Any]:
         return jax.linear_transpose(lambda w: conv(x, w), jax.ShapeDtypeStruct(shape, x.dtype))(gy)[0]
 
     return grad
+
+
+def windows(params: dict[str, Any]) -> tuple[Any, ...]:
+    """Sizes, strides and padding for all four axes of pictures."""
+    kernel, stride = pair(params["kernel_size"]), pair(params["stride"] or params["kernel_size"])
+    return (1, 1, *kernel), (1, 1, *stride), ((0, 0), (0, 0), *[(p, p) for p in pair(params["padding"])])
+
+
+def max_pool2d(case: Any, params: dict[str, Any]) -> Callable[..., Any]:
+    """The largest alone: where they stand is not asked for in JAX, and its way back looks at x again."""
+    from jax import lax
+
+    return lambda x: (lax.reduce_window(x, -inf, lax.max, *windows(params)), None)
+
+
+def avg_pool2d(case: Any, params: dict[str, Any]) -> Callable[..., Any]:
+    from jax import lax
+
+    kernel, *others = windows(params)
+    return lambda x: lax.reduce_window(x, 0.0, lax.add, kernel, *others) / prod(kernel)
+
+
+def avg_pool2d_input_grad(case: Any, params: dict[str, Any]) -> Callable[..., Any]:
+    import jax
+
+    pool = avg_pool2d(case, params)
+    return lambda gy: jax.linear_transpose(pool, jax.ShapeDtypeStruct(case.shapes[0], gy.dtype))(gy)[0]
+
+
+def softmax(case: Any, params: dict[str, Any]) -> Callable[..., Any]:
+    import jax
+
+    f = getattr(jax.nn, case.op)
+    return lambda x: f(x, axis=params["axis"])
+
+
+def normalise(case: Any, params: dict[str, Any]) -> Callable[..., Any]:
+    over = {"axis": params["axis"], "keepdims": True}
+
+    def norm(x: Any, w: Any, b: Any) -> Any:
+        mean, var = x.mean(**over), x.var(**over)
+        return (x - mean) / (var + params["eps"]) ** 0.5 * w + b, mean, var
+
+    return norm
+
+
+def normalise_grad(case: Any, params: dict[str, Any]) -> Callable[..., Any]:
+    """By its formula, from the mean and the variance that are given."""
+    over = {"axis": params["axis"], "keepdims": True}
+
+    def grad(gy: Any, x: Any, w: Any, mean: Any, var: Any) -> Any:
+        others = [i for i, n in enumerate((1,) * (x.ndim - w.ndim) + w.shape) if n == 1]
+        s, h = (var + params["eps"]) ** 0.5, gy * w
+        x_hat = (x - mean) / s
+        gx = (h - h.mean(**over) - x_hat * (h * x_hat).mean(**over)) / s
+        return gx, (gy * x_hat).sum(others).reshape(w.shape), gy.sum(others).reshape(w.shape)
+
+    return grad
+
+
+def cross_entropy_grad(case: Any, params: dict[str, Any]) -> Callable[..., Any]:
+    import jax.numpy as jnp
+
+    return lambda log_p, t, gy: gy[..., None] * (jnp.exp(log_p) * t.sum(-1, keepdims=True) - t)
 
 
 def cross_entropy(case: Any, params: dict[str, Any]) -> Callable[..., Any]:
@@ -157,8 +242,17 @@ BUILDS: dict[str, Callable[..., Callable[..., Any]]] = {
     "matmul_int8": matmul_int8,
     "dense": dense,
     "bias_activation": bias_activation,
+    "bias_activation_grad": bias_activation_grad,
     "conv2d": conv2d,
     "conv2d_input_grad": conv2d_input_grad,
     "conv2d_weight_grad": conv2d_weight_grad,
+    "max_pool2d_with_indices": max_pool2d,
+    "avg_pool2d": avg_pool2d,
+    "avg_pool2d_input_grad": avg_pool2d_input_grad,
+    "normalise": normalise,
+    "normalise_grad": normalise_grad,
+    "softmax": softmax,
+    "log_softmax": softmax,
     "cross_entropy": cross_entropy,
+    "cross_entropy_grad": cross_entropy_grad,
 }

@@ -16,11 +16,12 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import config, int32, njit, types
+from numba import config, njit, types
 
 from kernels.cpu.amx import lay_out, lent, let_go
 from kernels.cpu.arrays import dense, result
 from kernels.cpu.cache import stamped
+from kernels.cpu.conv import SEVEN_LOOPS, seven_loops
 from kernels.cpu.narrow import FEW, LANES, RANGE, ROW, WIDE, WORDS, in_matrices, in_vectors, named_after, pack_rows
 from kernels.cpu.threads import share, threads
 from kernels.cpu.vector import address
@@ -41,32 +42,12 @@ def fits_int8(x: Any, w: Any, *, zero_point: int = 0, **geometry: Any) -> None:
         raise ValueError(f"zero_point is {zero_point}, which {x.dtype} does not hold ({about.min} to {about.max})")
 
 
-@rung(
-    "conv2d_int8", "cpu", step=1, wants="n c h w, o k i j", check=fits_int8, rtol=EXACT,
-    idea="the definition: seven loops, and a test whether the window lies inside the picture",
-)  # fmt: skip
+@rung("conv2d_int8", "cpu", step=1, wants="n c h w, o k i j", check=fits_int8, rtol=EXACT, idea=SEVEN_LOOPS)
 def seven_loops_of_int8(
     x: Any, w: Any, *, zero_point: int = 0, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
 ) -> np.ndarray:
-    stride, dilation, (rows, columns) = pair(stride), pair(dilation), sides(padding)
-    y = np.zeros((len(x), len(w), *count(x.shape[2:], w.shape[2:], stride, padding, dilation)), np.int32)
-    seven_loops(dense(x), dense(w), y, int(zero_point), stride, (rows[0], columns[0]), dilation, groups)
-    return y
-
-
-@njit(cache=True, nogil=True)
-def seven_loops(x, w, y, zero_point, stride, corner, dilation, groups):
-    for n in range(y.shape[0]):
-        for o in range(y.shape[1]):
-            first = o // (y.shape[1] // groups) * w.shape[1]
-            for p in range(y.shape[2]):
-                for q in range(y.shape[3]):
-                    for k in range(w.shape[1]):
-                        for i in range(w.shape[2]):
-                            for j in range(w.shape[3]):
-                                row, column = p * stride[0] + i * dilation[0] - corner[0], q * stride[1] + j * dilation[1] - corner[1]
-                                if 0 <= row < x.shape[2] and 0 <= column < x.shape[3]:
-                                    y[n, o, p, q] += (int32(x[n, first + k, row, column]) - int32(zero_point)) * int32(w[o, k, i, j])
+    differences = x.astype(np.int32) - np.int32(zero_point)
+    return seven_loops(differences, w.astype(np.int32), stride=stride, padding=padding, dilation=dilation, groups=groups)
 
 
 @njit(nogil=True)

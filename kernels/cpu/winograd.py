@@ -5,10 +5,10 @@ r"""Convolution on the CPU, third part of the ladder: kernels of 3 by 3 with 16 
 
 G w G' is made once a call, B' x B once a patch and channel, A gy A' once a patch and filter: sums and differences only.
 
-Over the channels the products of the first are 16 matrix products, one for each place in a patch, and run in the tiles of `indirect.py`, a
-vector being one patch of as many pictures. The gradient in x is the same with the weights turned about. In the gradient in w the
-products run over the patches, and a vector is one place of a patch in as many channels, or filters: so sums stay vectors to the end, and
-pictures need not come in bundles. What is summed are bands of patches, as many as half of the second-level cache holds.
+In the convolution the products run over the channels: 16 matrix products, one for each place in a patch, in the tiles of `indirect.py`. A
+vector is one patch of as many pictures. The gradient in x is the same, with the weights turned about. In the gradient in w the products
+run over the patches, and a vector is one patch in as many channels, or filters: so sums stay vectors to the end, and any number of pictures
+will do.
 
 The price is rounding: sums of pixels meet sums of weights, and what cancels leaves its error behind. An error is some units in the last
 place of any pixel of a window times any weight of the kernel (for the gradient in w: of any pixel of a window times what came back to the
