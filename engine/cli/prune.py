@@ -52,23 +52,15 @@ JOB = "pruning.json"
 def command(
     model: str,
     data: str,
-    criterion: str,
-    schedule: str,
-    keep: float,
-    stages: int | None,
-    grain: str,
-    scope: str,
-    epochs: int | None,
     dense_epochs: int | None,
     examples: int | None,
-    rewind: bool,
-    share: int | None,
     seed: int,
     report: Path | None,
     kernels: str | None,
     resume: bool,
     overwrite: bool,
     as_json: bool,
+    **how: Any,
 ) -> int:
     """Train MODEL, prune it in stages with training in between, and measure each stage on the held-out part of the data.
 
@@ -98,7 +90,7 @@ def command(
         needs("safetensors", "matplotlib", "rich")
         folder = report or Path("runs") / f"{model}-{data}-pruned"
         changes = {"epochs": dense_epochs, "examples": examples, "seed": seed}
-        job = described(model, data, changes, criterion, schedule, keep, stages, grain, scope, epochs, rewind, share)
+        job = described(model, data, changes, how)
         begun(job, folder, resume, overwrite)
         backend = "cpu" if kernels is None and has_numba() else None if kernels == "none" else kernels
         try:
@@ -114,44 +106,21 @@ def command(
     return 0
 
 
-def described(
-    model: str,
-    data: str,
-    changes: dict[str, Any],
-    criterion: str,
-    schedule: str,
-    keep: float,
-    stages: int | None,
-    grain: str,
-    scope: str,
-    epochs: int | None,
-    rewind: bool,
-    share: int | None,
-) -> Pruning:
+def described(model: str, data: str, changes: dict[str, Any], how: dict[str, Any]) -> Pruning:
     """The job that the options describe. Raises UsageError for what is not known or does not go together."""
     from engine.cli.train import specified
     from engine.prune import SCHEDULES
     from engine.prune.job import CRITERIA, Pruning, usual_stages
 
-    for what, given, known in (("criterion", criterion, CRITERIA), ("schedule", schedule, SCHEDULES)):
-        if given not in known:
-            raise unknown(what, given, known)
+    for what, known in (("criterion", CRITERIA), ("schedule", SCHEDULES)):
+        if how[what] not in known:
+            raise unknown(what, how[what], known)
     experiment = specified(model, data, {"optimizer": None, **changes})
     if experiment.what.task == "regression":
         raise click.UsageError(f"{model} is for regression; what pruning costs is told in accuracy: a classification is wanted")
     try:
-        return Pruning(
-            experiment,
-            criterion=criterion,
-            schedule=schedule,
-            keep=keep,
-            stages=stages or usual_stages(criterion, schedule, grain),
-            grain=grain,
-            scope=scope,  # type: ignore[arg-type]
-            epochs=epochs,
-            rewind=rewind,
-            share=share,
-        )
+        stages = how["stages"] or usual_stages(how["criterion"], how["schedule"], how["grain"])
+        return Pruning(experiment, **{**how, "stages": stages})
     except ValueError as e:
         raise click.UsageError(str(e)) from e
 

@@ -1,7 +1,7 @@
 """A pruning from the first step to the table: an experiment, a criterion, a schedule; train it dense, prune it in stages, measure each.
 
     job = Pruning(Experiment.of("lenet5_classic", "mnist5k"), keep=0.1)
-    rows = job.rows(list(job.stages("runs/pruned")))
+    rows = job.rows(list(job.run(Path("runs/pruned"))))
 
 Everything is a function of what the record holds, so a folder with some of its stages is gone on with.
 """
@@ -118,7 +118,7 @@ class Pruning:
         yield stage
         for stage in iterate(
             first if self.criterion == "snip" else dense.params,
-            prune=self._prune,
+            prune=self.prune,
             keeps=self.keeps,
             train=train,
             rewind=first if self.rewind else None,
@@ -157,11 +157,9 @@ class Pruning:
         kinds = [f"{name} {KINDS[type(formed[name])]}" for name in stage.masks if type(formed[name]) in KINDS]
         return formed, ", ".join(kinds) or "dense"
 
-    def _prune(self, params: Arrays, keep: float, before: Masks | None) -> Masks:
-        return self._chooser(params, keep, before)
-
     @cached_property
-    def _chooser(self) -> Prune:
+    def prune(self) -> Prune:
+        """The function from parameters to masks."""
         if self.grain == "channels":
             return by_channels(lambda params: self._scores(params, list(params)), self.groups, scope=self.scope)
         return by_weights(lambda params: self._scores(params, None), scope=self.scope, grain=as_grain(self.grain))
