@@ -640,6 +640,34 @@ def test_the_number_of_threads_changes_no_bit_of_a_model(rung, monkeypatch):
     assert answers[0] == answers[1] == answers[2]
 
 
+def test_a_job_waits_for_a_helper_that_took_its_place_before_the_rest_began():
+    from threading import Event, Thread
+
+    from kernels.cpu.threads import Job
+
+    began, go_on, done = Event(), Event(), []
+
+    def run(piece):
+        if piece == 0:
+            began.set()
+            go_on.wait(60)
+        done.append(piece)
+
+    job = Job(run, [(0,), (1,)], helpers=1)
+    helper = Thread(target=job.help)
+    helper.start()
+    began.wait(60)
+    rest = Thread(target=job.finish)
+    rest.start()
+    rest.join(0.05)
+    waits = rest.is_alive()
+    go_on.set()
+    rest.join(60)
+    assert waits, "it is done while a helper is still at work on a piece"
+    assert sorted(done) == [0, 1]
+    helper.join(60)
+
+
 @pytest.mark.parametrize("most", [1, 16, 100, 10**9])
 def test_pieces_of_a_table_are_all_of_it(most):
     from kernels.cpu.table import cut
