@@ -74,16 +74,11 @@ class Rung:
         Raises TypeError for dtypes that this rung does not take, ValueError for shapes that clash: each names the op, what it
         wants and what it was given.
         """
-        if arrays and isinstance(arrays[0], dict) and self.contract.dicts:
+        if self.contract.dicts:  # such a kernel looks at its arrays itself: the door converts them, or says what clashed
             try:
                 return self.run(*arrays, **params)
-            except (
-                TypeError,
-                ValueError,
-                LookupError,
-                AttributeError,
-            ):  # before anything was written: the door converts them, or says what clashed
-                return self._through_the_door(arrays, params)
+            except (TypeError, ValueError, LookupError, AttributeError):  # before anything was written
+                pass
         return self._through_the_door(arrays, params)
 
     def _through_the_door(self, arrays: tuple[Any, ...], params: dict[str, Any]) -> Any:

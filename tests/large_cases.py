@@ -89,6 +89,14 @@ def biased(what, shape, **params):
     return draw
 
 
+def a_layer_back(before, k, n, activation):
+    def draw(rng):
+        gy, y, x, w = [rng.normal(size=shape) for shape in ((*before, n), (*before, n), (*before, k), (k, n))]
+        return [gy, np.tanh(y), x, w], {"activation": activation}
+
+    return draw
+
+
 def classified(what, *shape):
     def draw(rng):
         z, t = 5 * rng.normal(size=shape), rng.multinomial(3, [1 / shape[-1]] * shape[-1], size=shape[:-1]) / 3
@@ -164,6 +172,14 @@ LARGE = {
         a_layer((70,), 200, 3, "relu"),  # narrow
         a_layer((60,), 300, 1, "identity"),
         a_layer((7,), 0, 20, "relu"),
+    ],
+    "dense_grad": [
+        a_layer_back((67,), 263, 541, "relu"),
+        a_layer_back((5, 40), 257, 110, "tanh"),
+        a_layer_back((1100,), 70, 40, "sigmoid"),  # longer than two blocks of sums
+        a_layer_back((), 40, 70, "identity"),
+        a_layer_back((1,), 700, 3, "relu"),
+        a_layer_back((7,), 0, 20, "relu"),
     ],
     "matmul_bf16": [
         matrices(67, 263, 541),

@@ -79,6 +79,34 @@ def test_a_rung_agrees_at_sizes_that_nothing_divides(case):
         tally.ran(rung.backend, "a rung agrees, large")
 
 
+def test_a_job_waits_for_a_helper_that_took_its_place_before_the_rest_began():
+    from threading import Event, Thread
+
+    from kernels.cpu.threads import Job
+
+    began, go_on, done = Event(), Event(), []
+
+    def run(piece):
+        if piece == 0:
+            began.set()
+            go_on.wait(60)
+        done.append(piece)
+
+    job = Job(run, [(0,), (1,)], helpers=1)
+    helper = Thread(target=job.help)
+    helper.start()
+    began.wait(60)
+    rest = Thread(target=job.finish)
+    rest.start()
+    rest.join(0.05)
+    waits = rest.is_alive()
+    go_on.set()
+    rest.join(60)
+    assert waits, "it is done while a helper is still at work on a piece"
+    assert sorted(done) == [0, 1]
+    helper.join(60)
+
+
 # What `use` puts in force.
 
 

@@ -191,6 +191,56 @@ def test_single_arrays_go_where_they_are_told_too():
         assert got[0] is p and np.array_equal(p, want[0]) and np.array_equal(got[1], want[1]) and np.array_equal(m, np.ones(5))
 
 
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("case", BY_NAME, ids=named)
+def test_one_array_goes_where_it_is_told(case, known, monkeypatch):
+    from kernels.cpu import table
+
+    rung, dtype = case
+    monkeypatch.setattr(table, "known", lambda: known)
+    for layout in LAYOUTS:
+        given, params = model(rung, dtype, 0, layout)
+        want = name_by_name(rung, given, params)
+        for name in given[0]:
+            args, fences = [d[name] for d in given], []
+            own = [fenced(x, fences) for x in (args[0], *args[2:])]
+            old = args[1].copy()
+            got = rung(own[0], args[1], *own[1:], **{**params, "weight_decay": params["weight_decay"][name]}, out=own)
+            assert all(x is to and same_bits(x, w) for x, to, w in zip(got, own, want[name], strict=True)), name
+            assert same_bits(args[1], old) and all(same_bits(x, before) for x, before in fences)
+
+
+@pytest.mark.parametrize(
+    "out, says",
+    [
+        (lambda p, g, m: (p[:3], m), r"out\[0\] is \(3,\) float64; wanted is \(6,\) float64, in C order and writable"),
+        (lambda p, g, m: (np.zeros(12)[::2], m), r"out\[0\] is \(6,\) float64; .* in C order"),
+        (lambda p, g, m: (np.zeros(6, "f4"), m), "float32; wanted is"),
+        (lambda p, g, m: (np.broadcast_to(p[:1], 6), m), "writable"),
+        (lambda p, g, m: (p, "m"), r"out\[1\]"),
+        (lambda p, g, m: (p,), "out has 1 places for 2 results"),
+        (lambda p, g, m: (g, m), r"out\[0\] has memory in common with another array"),
+        (lambda p, g, m: (m, p), "has memory in common with another array"),
+        (lambda p, g, m: (p, p), "has memory in common with another array"),
+    ],
+)
+def test_results_of_one_array_that_cannot_go_there(out, says):
+    for rung in kernels.ladder("momentum_step", "cpu"):
+        p, g, m = np.ones(6), np.ones(6), np.arange(6.0)
+        before = [x.copy() for x in (p, g, m)]
+        with pytest.raises((ValueError, TypeError), match=says) as e:
+            rung(p, g, m, lr=0.1, out=out(p, g, m))
+        assert str(e.value).startswith("momentum_step on cpu: ")
+        assert all(np.array_equal(x, old) for x, old in zip((p, g, m), before, strict=True))
+
+
+@pytest.mark.parametrize("lr", [1, np.float64(0.5), np.float32(0.5), True])
+def test_any_number_will_do_for_a_rate(lr):
+    for rung in kernels.ladder("sgd_step", "cpu"):
+        p = np.ones(3, "f4")
+        assert np.array_equal(rung(p, np.ones(3, "f4"), lr=lr, out=(p,))[0], np.full(3, 1 - float(lr), "f4"))
+
+
 def test_where_numpys_records_are_not_known_python_asks_for_each_array(monkeypatch):
     from kernels.cpu import table
 

@@ -103,13 +103,13 @@ bias_activation_grad.checks_first = True
 def _(g, gy, h, *, axis, activation):
     r"""\bar{\bar y} = u \odot \mathrm{act}'(y), \quad \bar y = u \odot \bar y \odot \mathrm{act}''(y), \quad u = g_x + g_b"""
     u = g[0] + _along(g[1], h, axis)
-    return _scaled(u, h, activation), _bent(u * gy, h, activation)
+    return _scaled(u, h, activation), bent(u * gy, h, activation)
 
 
 @bias_activation_grad.jvp("h")
 def _(d, gy, h, *, axis, activation):
     r"""\dot{\bar x} = \bar y \odot \mathrm{act}''(y) \odot \dot y, \quad \dot{\bar b} = \sum \dot{\bar x}"""
-    turned = _bent(d * gy, h, activation)
+    turned = bent(d * gy, h, activation)
     return turned, sum_over(turned, axis=_others(h.shape, axis))
 
 
@@ -122,7 +122,7 @@ def _scaled(g, y, activation, choose=where):
     return g * (y * (1 - y)) if activation == "sigmoid" else g
 
 
-def _bent(g, y, activation):
+def bent(g, y, activation):
     """g times how fast that slope changes with y."""
     if activation == "tanh":
         return g * (-2 * y)

@@ -20,9 +20,9 @@ from numba import njit
 from kernels.cpu import lanes
 from kernels.cpu.arrays import dense as in_line
 from kernels.cpu.arrays import result
-from kernels.cpu.bias import CODES, RELU, TANH, known, whole_rows
+from kernels.cpu.bias import CODES, RELU, TANH, grad_in_rows, grad_threaded, known, slopes_then_sums, whole_rows
 from kernels.cpu.eager import INT, eager, room
-from kernels.cpu.gemm import WORTH_A_THREAD, by_size, cut, of_layers
+from kernels.cpu.gemm import WORTH_A_THREAD, by_size, cut, of_layers, threaded
 from kernels.cpu.threads import share, threads
 from kernels.cpu.vector import address
 from kernels.registry import rung
@@ -118,3 +118,56 @@ def dense_threaded(x: Any, w: Any, b: Any, y: Any, code: int) -> None:
         piece(x, w, y, b, code, (0, m), (0, n))
     else:
         share(piece, [(x, w, y, b, code, rows, columns) for _, rows, columns in cut(1, m, k, n, threads())])
+
+
+# Its gradient.
+
+
+def layer_back(run: Run) -> Run:
+    """Make `run(gy, y, x, w, activation)`, of matrices, into dense_grad."""
+
+    @wraps(run)
+    def dense_grad(gy: Any, y: Any, x: Any, w: Any, *, activation: str = "identity") -> tuple[np.ndarray, ...]:
+        if x.ndim == 2:
+            return run(gy, y, x, w, activation)  # type: ignore[no-any-return]
+        rows, (k, n) = prod(x.shape[:-1]), w.shape
+        gx, gw, gb = run(gy.reshape(rows, n), y.reshape(rows, n), x.reshape(rows, k), w, activation)
+        return gx.reshape(x.shape), gw, gb
+
+    return dense_grad
+
+
+@rung(
+    "dense_grad", "cpu", step=1, wants="*s n, *s n, *s k, k n", check=fits,
+    idea="the definition: slopes number by number, then each element of a gradient is a sum",
+)  # fmt: skip
+@layer_back
+def each_sum(gy: Any, y: Any, x: Any, w: Any, activation: str) -> tuple[np.ndarray, ...]:
+    ga, gx, gw = (np.zeros(a.shape, a.dtype) for a in (y, x, w))
+    sums = np.zeros(w.shape[1])
+    slopes_then_sums[y.dtype.char](gy.ravel(), y.ravel(), ga.reshape(-1), sums, len(sums), 1, CODES[activation], 0, len(y))
+    sums_of_products(ga, x, w, gx, gw)
+    return gx, gw, sums.astype(y.dtype, copy=False)
+
+
+@njit(cache=True, nogil=True)
+def sums_of_products(ga, x, w, gx, gw):
+    for i in range(len(ga)):
+        for p in range(len(w)):
+            for j in range(ga.shape[1]):
+                gx[i, p] += ga[i, j] * w[p, j]
+                gw[p, j] += x[i, p] * ga[i, j]
+
+
+@rung("dense_grad", "cpu", step=2, idea="slopes and sums in one pass, then two products by register tiles (reassoc, contract)")
+@layer_back
+def pass_then_products(gy: Any, y: Any, x: Any, w: Any, activation: str) -> tuple[np.ndarray, ...]:
+    ga, gb = grad_in_rows(gy, y, axis=-1, activation=activation)
+    return by_size(ga, w.T), by_size(x.T, ga), gb
+
+
+@rung("dense_grad", "cpu", step=3, serves=True, idea="give blocks of each to threads")
+@layer_back
+def dense_grad_threaded(gy: Any, y: Any, x: Any, w: Any, activation: str) -> tuple[np.ndarray, ...]:
+    ga, gb = grad_threaded(gy, y, axis=-1, activation=activation)
+    return threaded(ga, w.T), threaded(x.T, ga), gb

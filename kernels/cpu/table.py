@@ -6,6 +6,8 @@ code goes through the dicts by CPython's own functions, and reads the records be
 header has them: extensions are compiled with that, so it does not change under them.
 
 A line of the table is for the arrays of one name: how many elements they have, then the address of each.
+
+Of a step on one small array most is Python: `on_one` does the whole of it in one compiled call.
 """
 
 from __future__ import annotations
@@ -23,13 +25,15 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from kernels.cpu.cache import stamped
-from kernels.cpu.vector import INT
+from kernels.cpu.unit import called_at
+from kernels.cpu.vector import INT, address
 
 HEAD = object.__basicsize__  # of every Python object; its last field is the type
-ITEMS = HEAD + 8  # of a list
+ITEMS = HEAD + 8  # of a list, the address of what a tuple has in place
+COUNT, NUMBER = HEAD, HEAD  # of a tuple: how many items; of a float: what it is
 TYPE, DATA, AXES, SIZES, DTYPE, FLAGS = HEAD - 8, HEAD, HEAD + 8, HEAD + 16, HEAD + 40, HEAD + 48  # of an array
 READ, WRITTEN = 0x101, 0x501  # flags: C order and aligned; and writable
-KIND = id(np.ndarray)
+KIND, FLOAT = id(np.ndarray), id(float)
 
 Dicts = list[dict[str, Any]]
 Told = Callable[[int, str], str]
@@ -49,6 +53,14 @@ def _loads(bits: int) -> Any:
 
 
 word, half = _loads(64), _loads(32)
+
+
+@intrinsic
+def number(typing: Any, address: Any) -> Any:
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.load(builder.inttoptr(values[0], ir.DoubleType().as_pointer()))
+
+    return types.float64(types.int64), code
 
 
 @intrinsic
@@ -75,6 +87,22 @@ def following(typing: Any, d: Any, position: Any) -> Any:
     return types.UniTuple(types.int64, 3)(types.int64, types.int64), code
 
 
+@njit(cache=True)
+def size_of_one(x, first, kind, dtype, wanted):
+    """How many elements the array at the address x has; -1 if it is no plain array, or of another dtype, layout or shape than wanted."""
+    if x == 0 or word(x + TYPE) != kind or word(x + DTYPE) != dtype or half(x + AXES) != half(first + AXES):
+        return -1
+    if half(x + FLAGS) & wanted != wanted:
+        return -1
+    size = 1
+    for axis in range(half(x + AXES)):
+        length = word(word(x + SIZES) + 8 * axis)
+        if length != word(word(first + SIZES) + 8 * axis):
+            return -1
+        size *= length
+    return size
+
+
 @stamped
 @njit(cache=True)  # and with the interpreter lock: nobody changes an array meanwhile
 def read(dicts, reads, kind, dtype, table):
@@ -88,19 +116,12 @@ def read(dicts, reads, kind, dtype, table):
     total = position = 0
     for line in range(lines):
         position, key, first = following(word(dicts), position)
-        size = 1
+        size = 0
         for slot in range(slots):
             x = item(word(dicts + 8 * slot), key) if slot > 0 else first
-            if x == 0 or word(x + TYPE) != kind or word(x + DTYPE) != dtype or half(x + AXES) != half(first + AXES):
+            size = size_of_one(x, first, kind, dtype, READ if slot < reads else WRITTEN)
+            if size < 0:
                 return -1 - (slot * lines + line)
-            wanted = READ if slot < reads else WRITTEN
-            if half(x + FLAGS) & wanted != wanted:
-                return -1 - (slot * lines + line)
-            for axis in range(half(x + AXES)):
-                length = word(word(x + SIZES) + 8 * axis)
-                if length != word(word(first + SIZES) + 8 * axis):
-                    return -1 - (slot * lines + line)
-                size *= length if slot == 0 else 1
             table[line, 1 + slot] = word(x + DATA)
         table[line, 0] = size
         total += size
@@ -111,8 +132,8 @@ def read(dicts, reads, kind, dtype, table):
 def known() -> bool:
     """Do records of this Python and this NumPy lie as their headers have it? One array and one list are looked at before any is trusted."""
 
-    def at(address: int, kind: Any = ctypes.c_int64) -> int:
-        return int(kind.from_address(address).value)
+    def at(address: int, kind: Any = ctypes.c_int64) -> Any:
+        return kind.from_address(address).value
 
     x, items = np.zeros((3, 5)), [object()]
     fields = (
@@ -123,6 +144,9 @@ def known() -> bool:
         at(id(x) + FLAGS, ctypes.c_int32) & WRITTEN,
     )
     if fields != (KIND, x.ctypes.data, 2, id(x.dtype), WRITTEN) or sys.implementation.name != "cpython":
+        return False
+    pair = (1.25, x)
+    if (at(id(pair) + COUNT), at(id(pair) + ITEMS + 8), at(id(pair[0]) + NUMBER, ctypes.c_double)) != (2, id(x), 1.25):
         return False
     return (at(at(id(x) + SIZES)), at(at(id(x) + SIZES) + 8), at(at(id(items) + ITEMS))) == (3, 5, id(items[0]))
 
@@ -197,6 +221,39 @@ def overlap(table, size, reads):
         else:
             end_read = max(end_read, end)
     return -1
+
+
+@stamped
+@njit(cache=True)  # with the interpreter lock: what is small is done before another thread would have its turn
+def step_on_one(run, arrays, numbers, reads, most, size, kind, dtype, float_kind):
+    """As `on_one`: `arrays` and `numbers` are the addresses of the tuples, `kind`, `dtype` and `float_kind` of what is wanted in them."""
+    slots, count = word(arrays + COUNT), word(numbers + COUNT)
+    table, same = np.empty((1, 1 + slots), np.int64), np.empty(count)
+    for slot in range(slots):
+        x = word(arrays + ITEMS + 8 * slot)
+        elements = size_of_one(x, word(arrays + ITEMS), kind, dtype, READ if slot < reads else WRITTEN)
+        if elements < 0 or elements > most:
+            return False
+        table[0, 0], table[0, 1 + slot] = elements, word(x + DATA)
+    for i in range(count):
+        x = word(numbers + ITEMS + 8 * i)
+        if word(x + TYPE) != float_kind:
+            return False
+        same[i] = number(x + NUMBER)
+    if overlap(table, size, reads) >= 0:
+        return False
+    if size == 8:
+        called_at(run, 0.0, address(table), address(same))
+    else:
+        called_at(run, np.float32(0), address(table), address(same.astype(np.float32)))
+    return True
+
+
+def on_one(run: int, arrays: tuple[Any, ...], numbers: tuple[float, ...], reads: int, most: int) -> bool:
+    """The unit at the place `run` on arguments and results, which are arrays, not dicts. False, and nothing is done, if there is one that
+    has more than `most` elements, does not fit or has memory in common with another."""
+    dtype = arrays[0].dtype
+    return known() and bool(step_on_one(run, id(arrays), id(numbers), reads, most, dtype.itemsize, KIND, id(dtype), FLOAT))
 
 
 def no_overlap(table: np.ndarray, size: int, dicts: Dicts, reads: int, told: Told) -> None:

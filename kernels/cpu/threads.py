@@ -49,6 +49,7 @@ class Job:
     def __init__(self, run: Callable[..., Any], pieces: Sequence[tuple[Any, ...]], helpers: int):
         self.run = run
         self.left: Iterator[tuple[Any, ...]] = iter(pieces)
+        self.helpers = helpers
         self.open = [None] * helpers  # places for helpers
         self.done: SimpleQueue[BaseException | None] = SimpleQueue()  # what became of the helpers that took one
 
@@ -70,7 +71,7 @@ class Job:
 
     def finish(self) -> None:
         """Work, close the places that nobody has taken, and wait for the helpers. What a helper raised is raised here."""
-        helpers = len(self.open)
+        helpers = self.helpers  # not those that are open: one may be taken already
         try:
             self.work()
         finally:

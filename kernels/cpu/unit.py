@@ -53,6 +53,11 @@ class Unit:
             self.forms[number] = form
         return symbol
 
+    def place(self, number: Any) -> int:
+        """Where the compiled code lies, for `called_at`."""
+        self.ready(number)
+        return int(self.forms[number].address)
+
 
 def unit(function: Any, returns: Any = types.void) -> Any:
     """`function` as a unit: callable in jitted code, and it returns nothing, or an integer."""
@@ -80,3 +85,15 @@ def unit(function: Any, returns: Any = types.void) -> Any:
 def counting(function: Any) -> Any:
     """A unit that returns an integer."""
     return unit(function, types.int64)
+
+
+@intrinsic
+def called_at(typing: Any, place: Any, like: Any, first: Any, second: Any) -> Any:
+    """Call the unit at a place, one that returns nothing: so that one caller serves all units of this signature."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [value.type for value in values[1:]])
+        builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, like, types.int64, types.int64), code

@@ -22,18 +22,19 @@ out=(p, m, v) says where the results go, and may be the arguments themselves; No
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+from numba import from_dtype, njit
 
 from kernels.cpu.arrays import dense
 from kernels.cpu.cache import stamped
 from kernels.cpu.formula import along
-from kernels.cpu.table import Dicts, cut, no_overlap, table_of
+from kernels.cpu.table import Dicts, cut, no_overlap, on_one, table_of
 from kernels.cpu.threads import share, threads
+from kernels.cpu.unit import Unit, called_at, unit
 from kernels.cpu.vector import address
 from kernels.registry import rung
 
@@ -55,10 +56,6 @@ lines = njit(cache=True, nogil=True, error_model="numpy")
 one_pass = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 
 
-def one_call(run: Run) -> Run:
-    return stamped(njit(cache=True, nogil=True)(run))
-
-
 class Job(NamedTuple):
     """All that a step is made of: what it reads and writes, as dicts and as a table, and the weight decays, of which line i has
     the one at groups[i]."""
@@ -78,6 +75,8 @@ class Job(NamedTuple):
         dicts, reads = [dict(x) if named else {"": x} for x in given], len(given)  # nobody takes an array out of our own dicts meanwhile
         if [*map(len, dicts)] != [len(dicts[0])] * reads:
             raise ValueError("all arguments are dicts of arrays under the same names")
+        if out is not None and len(out) != reads - 1:
+            raise ValueError(f"out has {len(out)} places for {reads - 1} results")
         first = dicts[0]
         dtype = getattr(next(iter(first.values())), "dtype", None) if first else FLOATS[0]
         if dtype is None or dtype not in FLOATS:  # None equals float64, for NumPy
@@ -128,18 +127,41 @@ def in_threads(run: Run, arrays: int, *job: Any) -> None:
     share(run, [(*[x[block] for x in flat], *hyper) for block in blocks])
 
 
-def together(run: Run) -> Run:
-    """A step that does all arrays at once: run(table, groups, numbers), where line i of the table has the numbers of groups[i]."""
+@stamped
+@njit(cache=True, nogil=True)
+def line_by_line(run, table, groups, numbers):
+    for i in range(len(table)):
+        called_at(run, numbers[0, 0], address(table[i]), address(numbers[groups[i]]))
 
-    @wraps(run)
+
+@cache
+def place(run: Unit, dtype: np.dtype) -> int:
+    return run.place(from_dtype(dtype))
+
+
+def at_once(run: Unit, given: Sequence[Any], out: Any, numbers: Numbers, weight_decay: Any) -> bool:
+    """The shortest way, for one small array; False, and nothing is done, where that is not what is given or something does not fit."""
+    p = given[0]
+    if type(p) is not np.ndarray or p.dtype not in FLOATS or type(weight_decay) is not float or len(out) != len(given) - 1:
+        return False
+    return on_one(place(run, p.dtype), (*given, *out), numbers(weight_decay), len(given), WORTH_A_THREAD)
+
+
+def together(run: Any) -> Run:
+    """A step that does all arrays at once: run(like, line, numbers) is a unit, which goes along the arrays of one line of a table."""
+    run = run.called_unit
+
+    @wraps(run.function)
     def step(given: Sequence[Any], numbers: Numbers, weight_decay: Any, out: Any) -> tuple[Any, ...]:
+        if out is not None and at_once(run, given, out, numbers, weight_decay):
+            return tuple(out)
         job = Job.of(given, weight_decay, out)
         if job.elements:
             work = job.table, job.groups, np.array([numbers(decay) for decay in job.decays], job.dtype)
             if job.elements <= WORTH_A_THREAD or threads() == 1:
-                run(*work)
+                line_by_line(place(run, job.dtype), *work)
             else:
-                share(run, cut(*work, WORTH_A_THREAD))
+                share(line_by_line, [(place(run, job.dtype), *piece) for piece in cut(*work, WORTH_A_THREAD)])
         return job.results
 
     return step
@@ -199,10 +221,9 @@ def sgd_line(p, g, lr, decay):
 @rung("sgd_step", "cpu", step=4, serves=True, idea=TOGETHER)
 @sgd
 @together
-@one_call
-def sgd_together(table, groups, numbers):
-    for i in range(len(table)):
-        sgd_line(numbers[0, 0], address(table[i]), address(numbers[groups[i]]))
+@unit
+def sgd_together(like, line, numbers):
+    sgd_line(like, line, numbers)
 
 
 @rung("momentum_step", "cpu", step=1, wants="*s, *s, *s", dicts=True, idea=LINES)
@@ -242,10 +263,9 @@ def momentum_line(p, g, m, lr, momentum, decay):
 @rung("momentum_step", "cpu", step=4, serves=True, idea=TOGETHER)
 @with_momentum
 @together
-@one_call
-def momentum_together(table, groups, numbers):
-    for i in range(len(table)):
-        momentum_line(numbers[0, 0], address(table[i]), address(numbers[groups[i]]))
+@unit
+def momentum_together(like, line, numbers):
+    momentum_line(like, line, numbers)
 
 
 @rung("nesterov_step", "cpu", step=1, wants="*s, *s, *s", dicts=True, idea=LINES)
@@ -287,10 +307,9 @@ def nesterov_line(p, g, m, lr, momentum, decay):
 @rung("nesterov_step", "cpu", step=4, serves=True, idea=TOGETHER)
 @with_momentum
 @together
-@one_call
-def nesterov_together(table, groups, numbers):
-    for i in range(len(table)):
-        nesterov_line(numbers[0, 0], address(table[i]), address(numbers[groups[i]]))
+@unit
+def nesterov_together(like, line, numbers):
+    nesterov_line(like, line, numbers)
 
 
 # A step length for each parameter, from the squares of its gradients.
@@ -353,10 +372,9 @@ def adagrad_line(p, g, v, lr, eps, decay):
 @rung("adagrad_step", "cpu", step=4, serves=True, idea=TOGETHER)
 @adagrad
 @together
-@one_call
-def adagrad_together(table, groups, numbers):
-    for i in range(len(table)):
-        adagrad_line(numbers[0, 0], address(table[i]), address(numbers[groups[i]]))
+@unit
+def adagrad_together(like, line, numbers):
+    adagrad_line(like, line, numbers)
 
 
 @rung("rmsprop_step", "cpu", step=1, wants="*s, *s, *s", dicts=True, idea=LINES)
@@ -398,10 +416,9 @@ def rmsprop_line(p, g, v, lr, alpha, rest, eps, decay):
 @rung("rmsprop_step", "cpu", step=4, serves=True, idea=TOGETHER)
 @rmsprop
 @together
-@one_call
-def rmsprop_together(table, groups, numbers):
-    for i in range(len(table)):
-        rmsprop_line(numbers[0, 0], address(table[i]), address(numbers[groups[i]]))
+@unit
+def rmsprop_together(like, line, numbers):
+    rmsprop_line(like, line, numbers)
 
 
 # Adam and AdamW: one loop, in which the gradient takes up `decay` of p, and p keeps `kept` of itself.
@@ -471,10 +488,9 @@ def adam_line(p, g, m, v, length, c2, beta1, rest1, beta2, rest2, eps, decay, ke
 
 
 @together
-@one_call
-def adam_together(table, groups, numbers):
-    for i in range(len(table)):
-        adam_line(numbers[0, 0], address(table[i]), address(numbers[groups[i]]))
+@unit
+def adam_together(like, line, numbers):
+    adam_line(like, line, numbers)
 
 
 for _op, _made in (("adam_step", adam), ("adamw_step", adamw)):
