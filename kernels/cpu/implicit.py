@@ -9,10 +9,12 @@ picture, at `starts[kij] + sources[window]`. The tiles of `indirect.py` read it 
   window of as many pictures: a bundle of pictures is transposed, in registers, into a layout with the pictures last. For fewer
   pictures than that a vector is windows side by side of those that there are; some lie astride two rows and mean nothing.
 - **Padding and strides.** A band of rows is copied with its padding around it. A stride s deals the pixels out to s * s smaller
-  pictures, as cards, which are then read with stride 1.
+  pictures, as cards, which are then read with stride 1; of rows only those that the kernel reads are laid out. Where a window reads
+  one column of them, its rows follow each other without a gap, and all windows of a picture are one row.
 
 The gradient in x is the same product, with the weights that fall into each of the s * s dealt pictures, over the windows of gy that saw a
-pixel. The gradient in w multiplies vectors by vectors, and adds up their lanes at the end. Sums run over k, i, j in order (for the
+pixel. Where a window is one pixel, it is that with stride 1, and its numbers are set apart. The gradient in w multiplies vectors by
+vectors, of which those of gy are read where they lie, and adds up their lanes at the end. Sums run over k, i, j in order (for the
 gradient in x over o, i, j); products are fused with them.
 
 Letters as in `conv.py`; t, u are row and column in a dealt picture, `many` the pictures in a vector, a `band` some rows of windows.
@@ -29,7 +31,7 @@ from numba import njit
 from kernels.cpu.cache import stamped
 from kernels.cpu.conv import forward, input_grad, inside, weight_grad
 from kernels.cpu.features import BITS, caches, tier
-from kernels.cpu.indirect import MEET, PANEL, SPARE, SPREAD, clear, deal_out, lay_lines, meet, move, spread
+from kernels.cpu.indirect import MEET, PANEL, SPARE, SPREAD, clear, deal_out, lay_lines, meet, move, space_lines, spread
 from kernels.cpu.threads import share, threads
 from kernels.cpu.tile import gather as gather_numbers
 from kernels.cpu.tile import transpose
@@ -43,7 +45,7 @@ BLOCK = caches()[2] // 2  # bytes of a band of pictures: half of the second-leve
 WORTH_A_THREAD = 4_000_000  # flops in a piece, as in gemm
 PARTS = 8  # at most, into which a weight gradient is cut, by sizes alone: each part has a sum of its own, and the bits depend on it
 MANY = 4096  # windows of pictures that are laid out at once, one after the other: a tile's weights and a table are fetched once for all
-AT_ONCE = 128  # windows over which a block of a weight gradient is summed: their rows stay in the first-level cache
+AT_ONCE = 128  # windows over which a block of a weight gradient is summed: their rows stay near, and lanes are added up seldom
 
 small = njit(nogil=True, inline="always")
 
@@ -151,7 +153,10 @@ def lay_rows(
                 pixel = x + ((k * height + r0 * stride_t + down) * width + u0 * stride_u + across) * size
                 down_x, there = stride_t * width * size, to + (r0 * pitch + u0) * many * size
                 if many == 1:
-                    lay_lines(like, pixel, down_x, stride_u * size, there, pitch * size, r1 - r0, u1 - u0)
+                    high, wide = r1 - r0, u1 - u0
+                    if wide == pitch and down_x == pitch * size:  # no gap there, none here
+                        high, wide = 1, high * wide
+                    lay_lines(like, pixel, down_x, stride_u * size, there, pitch * size, high, wide)
                 else:
                     steps = pitch * many * size, many * size
                     for m in range(pictures):
@@ -476,6 +481,7 @@ def to_x(gy, panels, gx, kernel, stride, corner, dilation, groups, direct, n0, n
     u0, u1 = corner[1] // stride[1], (width - 1 + corner[1]) // stride[1] + 1
     band, rows, pitch = t1 - t0, t1 - t0 + far[0], u1 - u0 + far[1]
     top, bottom = max(0, t0 * stride[0] - corner[0]), min(height, t1 * stride[0] - corner[0])
+    direct = direct and in_rows(band, u1 - u0, far)[1] >= lanes
     tall = -(-channels // PANEL) * PANEL
     picture, most, room = bundle(n1 - n0, filters * area(rows, pitch), 0, band * pitch, direct, size)
     flat = room_for(picture * most + 2 * lanes * lanes, gy)
@@ -518,7 +524,7 @@ def to_x(gy, panels, gx, kernel, stride, corner, dilation, groups, direct, n0, n
                                     end += 1
                             source = (t - t0) * pitch + ua - u0 if whole else 0
                             target = (t * stride[0] + a - corner[0] - top) * width + ua * stride[1] + b - corner[1]
-                            wide = (end - t, ub - ua) if whole else (band, u1 - u0)
+                            wide = in_rows(end - t, ub - ua, far) if direct else (end - t, ub - ua) if whole else (band, u1 - u0)
                             count = windows_at(
                                 like, address(sources), address(targets), pictures, *wide, source, picture, pitch, target,
                                 gx.strides[0] // size, stride[0] * width, stride[1], many, direct,
@@ -542,6 +548,20 @@ def to_x(gy, panels, gx, kernel, stride, corner, dilation, groups, direct, n0, n
                     for i in range(block):
                         scatter(like, address(c) + i * c_i, (bottom - top) * width, there + i * gx.strides[1], gx.strides[0], pictures)
             weights += tall * filters * kernel[0] * kernel[1] * size
+
+
+@compiled
+def set_apart(pixels, gx, stride, n0, n1):
+    """Of pictures n0 ... n1 those pixels that windows of one pixel read to their places in gx, `stride` apart, with zeros between them."""
+    like = gx.dtype.type(0)
+    size = size_of(like)
+    _, r1 = inside(gx.shape[2], pixels.shape[2], stride[0], 0)
+    _, c1 = inside(gx.shape[3], pixels.shape[3], stride[1], 0)
+    steps = stride[0] * gx.strides[2], stride[1] * size
+    for n in range(n0, n1):
+        for k in range(gx.shape[1]):
+            zeros(channel_at(gx, n, k), gx.strides[1])  # while it is near
+            space_lines(like, channel_at(pixels, n, k), pixels.strides[2], channel_at(gx, n, k), *steps, r1, c1)
 
 
 # The gradient in w.
@@ -685,8 +705,15 @@ def implicit_to_x(gx: Any, w: Any, gy: Any, stride: Any, corner: Any, dilation: 
     if not gx.size:
         return
     kernel, depth = w.shape[2:], w[:, 0].size // groups
+    one_pixel = kernel == (1, 1) and corner == (0, 0)  # is all that a window reads
+    if one_pixel and stride != (1, 1) and gy.size:
+        pixels = np.empty((*gx.shape[:2], *gy.shape[2:]), gx.dtype)
+        implicit_to_x.__wrapped__(pixels, w, gy, (1, 1), corner, dilation, groups)
+        share(set_apart, [(pixels, gx, stride, *piece[:2]) for piece in cut(len(gx), (0, 1), 0, 0, 1, worth(gx.size))])
+        return
     far = far_of(kernel, dilation, stride)
-    direct = stride == (1, 1) and side_by_side(len(gx), gx.shape[3], depth, gx.itemsize)
+    line = rows_of(*gx.shape[2:], far)[1] if one_pixel else gx.shape[3]
+    direct = stride == (1, 1) and side_by_side(len(gx), line, depth, gx.itemsize)
     width = 1 if direct else VECTOR // gx.itemsize
     row = gy.shape[1] // groups * (gx.shape[3] // stride[1] + 1 + far[1]) * min(width, len(gx)) * gx.itemsize
     band = corner[0] // stride[0], (gx.shape[2] - 1 + corner[0]) // stride[0] + 1

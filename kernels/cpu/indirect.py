@@ -247,3 +247,49 @@ def lay_lines(typing: Any, like: Any, source: Any, down: Any, step: Any, target:
         return context.get_dummy_value()
 
     return types.void(like, source, down, step, target, target_down, rows, count), code
+
+
+@intrinsic
+def space_lines(typing: Any, like: Any, source: Any, down: Any, target: Any, target_down: Any, step: Any, rows: Any, count: Any) -> Any:
+    """The reverse of `lay_lines`: rows of so many numbers, 1 or more, to where they lie `step` bytes apart. What lies between them is left
+    alone, or becomes 0."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Vectors(builder, context.get_value_type(signature.args[0]))
+        _, source, down, target, target_down, step, rows, count = values
+        before = builder.sub(count, INT(1))
+        whole = builder.mul(builder.sdiv(before, INT(v.lanes)), INT(v.lanes))
+        left = builder.sub(count, whole)  # of the last one, nothing behind it is written
+        mask, span = v.first(left), builder.sub(builder.mul(left, INT(2)), INT(1))
+        masks = [v.first(builder.sub(span, INT(x * v.lanes))) for x in range(2)]
+        halves = [[lane for i in range(v.lanes // 2) for lane in (first + i, v.lanes)] for first in (0, v.lanes // 2)]
+
+        def pair(here: Any, there: Any, load: Any, store: Any) -> None:
+            found = load(here)
+            for x, places in enumerate(halves):
+                store(v.pick(found, v.zero, places), v.plus(there, x * v.bytes), x)
+
+        def zipped(_: Any, here: Any, there: Any) -> list[Any]:
+            def some(_: Any, here: Any, there: Any) -> list[Any]:
+                pair(here, there, v.load, lambda value, place, _: v.store(value, place))
+                return [v.plus(here, v.bytes), v.plus(there, 2 * v.bytes)]
+
+            _, (last, to) = loop(builder, whole, [here, there], some, step=v.lanes)
+            pair(last, to, lambda place: v.load_some(place, mask), lambda value, place, x: v.store_some(value, place, masks[x]))
+            return [builder.add(here, down), builder.add(there, target_down)]
+
+        def apart(_: Any, here: Any, there: Any) -> list[Any]:
+            def single(_: Any, here: Any, there: Any) -> list[Any]:
+                v.copy_number(here, there)
+                return [v.plus(here, v.size), builder.add(there, step)]
+
+            loop(builder, count, [here, there], single)
+            return [builder.add(here, down), builder.add(there, target_down)]
+
+        with builder.if_else(builder.icmp_signed("==", step, INT(2 * v.size))) as (second, others):
+            for way, line in ((second, zipped), (others, apart)):
+                with way:
+                    loop(builder, rows, [source, target], line)
+        return context.get_dummy_value()
+
+    return types.void(like, source, down, target, target_down, step, rows, count), code
