@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from engine.domain import Pick
-from engine.op import as_array, op, shape_of
+from engine.op import op, shape_of
 from engine.ops.index import take
+from engine.ops.linear import as_given
+from engine.traced import primal
 
 __all__ = ["dropout", "embedding"]
 
@@ -59,9 +61,10 @@ def embedding(ids, table):
     returns (..., d). The gradients of rows chosen several times add up.
     Raises TypeError for ids that are not integers, IndexError for an id that is not in the table: it does not count from the end.
     """
-    ids, rows = as_array(ids), shape_of(table)[0]
+    ids, rows = as_given(ids), shape_of(table)[0]
     if ids.dtype.kind not in "iu":
         raise TypeError(f"embedding: ids are {ids.dtype}, integers are wanted: ids.astype(int)")
-    if ids.size and not 0 <= ids.min() <= ids.max() < rows:
-        raise IndexError(f"embedding: ids from {ids.min()} to {ids.max()}, but the table has rows 0 to {rows - 1}")
+    plain = primal(ids)
+    if type(plain) is np.ndarray and ids.size and not 0 <= plain.min() <= plain.max() < rows:
+        raise IndexError(f"embedding: ids from {plain.min()} to {plain.max()}, but the table has rows 0 to {rows - 1}")
     return take(table, ids, axis=0)
