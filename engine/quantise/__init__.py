@@ -1,0 +1,1 @@
+"""Small whole numbers instead of floats: how they are chosen, and networks that compute on nothing else."""
