@@ -390,6 +390,7 @@ def test_packed_int4_is_onnx_s():
         (lambda: grid_of(np.ones(3), Scheme(axis=1)), ValueError, r"along axis 1, which an array of shape \(3,\) does not have"),
         (lambda: grid_of(np.ones((3, 0))), ValueError, r"there are no numbers in an array of shape \(3, 0\)"),
         (lambda: grid_of(np.array([[1.0, 2], [np.inf, np.nan]])), ValueError, r"2 of 4 numbers .*, the first is inf at \(1, 0\)"),
+        (lambda: grid_of(np.ones(3, int)), TypeError, "floats are wanted, these numbers are int64"),
         (lambda: ternary(np.array([np.nan])), ValueError, r"1 of 1 numbers are not finite"),
         (lambda: pack(np.array([8, -1]), 4), ValueError, "codes from -1 to 8 do not fit into 4 bits"),
         (lambda: pack(np.array([16]), 4), ValueError, "codes from 0 to 16 do not fit"),

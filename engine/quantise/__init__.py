@@ -1,4 +1,5 @@
 """Numbers in few bits: how they are rounded, and which ranges they have in a model.
 
 numbers       schemes and grids; choose, quantise, dequantise; ternary and binary; packed codes
+powers        powers of two, and products by shifts
 """

@@ -179,16 +179,15 @@ def fake_quant(x: Any, grid: Grid) -> Any:
 def extent(x: Any, scheme: Scheme = Scheme()) -> tuple[Any, Any]:
     """The smallest and the largest number of each part of x that has a scale of its own, in the shape of the scales.
 
-    Raises ValueError if there is none, or one is not finite.
+    Raises ValueError if there is none, or one is not finite, TypeError for what is not floats.
     """
     x = np.asarray(x)
     check_numbers(x)
-    if scheme.axis is None:
-        return x.min(), x.max()
     scheme.scales(x.shape)
     if scheme.group is None:
-        rest = tuple(a for a in range(x.ndim) if a != scheme.axis % x.ndim)
-        return x.min(axis=rest), x.max(axis=rest)
+        others = _others(x, scheme.axis)
+        return x.min(axis=others), x.max(axis=others)
+    assert scheme.axis is not None
     starts = np.arange(0, x.shape[scheme.axis], scheme.group)
     return np.minimum.reduceat(x, starts, axis=scheme.axis), np.maximum.reduceat(x, starts, axis=scheme.axis)
 
@@ -199,7 +198,9 @@ def grid_of(x: Any, scheme: Scheme = Scheme()) -> Grid:
 
 
 def check_numbers(x: np.ndarray) -> None:
-    """Raises ValueError, with the place, if there are no numbers in x or not all are finite."""
+    """Raises TypeError if x is not floats, ValueError, with the place, if there are none in it or not all are finite."""
+    if x.dtype.kind != "f":
+        raise TypeError(f"floats are wanted, these numbers are {x.dtype}")
     if not x.size:
         raise ValueError(f"there are no numbers in an array of shape {x.shape}")
     finite = np.isfinite(x)
@@ -217,10 +218,10 @@ def ternary(w: Any, axis: int | None = None) -> tuple[np.ndarray, Grid]:
     w         finite floats of any shape
     axis      None, or the axis whose indices have a threshold and a scale each
     returns   codes, int8 -1, 0, 1, and the grid: `dequantise(t, grid)`. For a fixed threshold no other scale has a smaller squared error
-    Raises ValueError for no numbers, and for what is not finite.
+    Raises ValueError for no numbers and for one that is not finite, TypeError for what is not floats.
     Source: Li, Zhang & Liu (2016), Ternary weight networks, sec. 2.
     """
-    return _fitted(w, axis, lambda size: size > 0.7 * size.mean(axis=-1, keepdims=True))
+    return _fitted(w, axis, lambda size, others: size > 0.7 * size.mean(axis=others, keepdims=True))
 
 
 def binary(w: Any, axis: int | None = None) -> tuple[np.ndarray, Grid]:
@@ -231,22 +232,24 @@ def binary(w: Any, axis: int | None = None) -> tuple[np.ndarray, Grid]:
     Source: Rastegari, Ordonez, Redmon & Farhadi (2016), XNOR-Net: ImageNet classification using binary convolutional neural networks,
     sec. 3.1.
     """
-    return _fitted(w, axis, lambda size: np.ones(size.shape, bool))
+    return _fitted(w, axis, lambda size, others: np.ones(size.shape, bool))
 
 
-def _fitted(w: Any, axis: int | None, chosen: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, Grid]:
+def _fitted(w: Any, axis: int | None, chosen: Callable[[np.ndarray, Any], np.ndarray]) -> tuple[np.ndarray, Grid]:
     """The signs of what is chosen, and the mean of its size as the scale, for each index along the axis."""
     w = np.asarray(w)
     check_numbers(w)
     scheme = Scheme(bits=2, axis=axis)
-    scales = scheme.scales(w.shape)
-    rows = (w if axis is None else np.moveaxis(w, axis, 0)).reshape(*scales, -1)
-    size = np.abs(rows, dtype=np.float64)
-    kept = chosen(size)
-    scale = np.sum(size * kept, axis=-1) / np.maximum(np.count_nonzero(kept, axis=-1), 1)
-    signs = np.where(rows < 0, -1, 1) * kept
-    codes = signs.reshape(w.shape) if axis is None else np.moveaxis(signs.reshape(np.moveaxis(w, axis, 0).shape), 0, axis)
-    return codes.astype(np.int8), Grid(scheme, np.asarray(scale, w.dtype), np.zeros(scales, np.int8))
+    zero_point, others = np.zeros(scheme.scales(w.shape), np.int8), _others(w, axis)
+    size = np.abs(w, dtype=np.float64)
+    kept = chosen(size, others)
+    scale = np.sum(size * kept, axis=others) / np.maximum(np.count_nonzero(kept, axis=others), 1)
+    return np.where(kept, np.where(w < 0, -1, 1), 0).astype(np.int8), Grid(scheme, np.asarray(scale, w.dtype), zero_point)
+
+
+def _others(x: np.ndarray, axis: int | None) -> tuple[int, ...]:
+    """The axes but this one."""
+    return tuple(a for a in range(x.ndim) if axis is None or a != axis % x.ndim)
 
 
 # Several codes a byte.
