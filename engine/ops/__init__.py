@@ -19,6 +19,7 @@ from engine.ops.loss import *  # noqa: F403
 from engine.ops.network import *  # noqa: F403
 from engine.ops.normalise import *  # noqa: F403
 from engine.ops.pool import *  # noqa: F403
+from engine.ops.quantise import *  # noqa: F403
 from engine.ops.reduce import *  # noqa: F403
 from engine.ops.remainder import *  # noqa: F403
 from engine.ops.sort import *  # noqa: F403

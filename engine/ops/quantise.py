@@ -1,0 +1,117 @@
+r"""Numbers as small integers, and back. These three definitions are the arithmetic of quantisation, and the only place where it stands.
+
+    code    $q = \mathrm{clip}(\mathrm{round}(x / s) + z,\ \mathrm{low},\ \mathrm{high})$      round to the nearest, to the even one of two
+    number  $x \approx s\,(q - z)$
+
+A quotient is rounded before the zero point is added: added first, an odd one would change which of two is the even one. It is a
+quotient, and not a product with 1 / s, whose last bit differs. With float32 both are, bit for bit, ONNX's QuantizeLinear and
+DequantizeLinear.
+`engine.quantise.numbers` chooses s and z.
+Source: Jacob et al. (2018), Quantization and training of neural networks for efficient integer-arithmetic-only inference, eqs. 1 and 12.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from engine.domain import Pick
+from engine.op import op
+from engine.ops.elementwise import where
+
+__all__ = ["dequantise", "fake_quant", "quantise"]
+
+
+@op("..., ..., ... -> ...", constant=("x", "scale", "zero_point"))
+def quantise(x, scale, zero_point, *, low: int = -128, high: int = 127):
+    r"""$q = \mathrm{clip}(\mathrm{round}(x / s) + z,\ \mathrm{low},\ \mathrm{high})$
+
+    x            floats of any shape; infinities get the outermost codes, of nan nothing is promised
+    scale        s > 0, float, broadcasts with x
+    zero_point   z, an integer from low to high, broadcasts with x
+    returns      int8, or uint8 if low is 0 or more
+    """
+    return _coded(x, scale, zero_point, low, high).astype(np.int8 if low < 0 else np.uint8)
+
+
+@op("..., ..., ... -> ...", constant=("q", "scale", "zero_point"))
+def dequantise(q, scale, zero_point):
+    r"""$x = s\,(q - z)$
+
+    q            int8 or uint8
+    scale        s, float
+    zero_point   z, an integer; both broadcast with q
+    returns      the dtype of the scale. The difference is exact; the product is rounded once
+    """
+    s = np.asarray(scale)
+    return (np.asarray(q, s.dtype) - np.asarray(zero_point, s.dtype)) * s
+
+
+@op(
+    "..., ..., ... -> ...", constant=("zero_point",),
+    surrogate="that of clipping alone: rounding, a step, counts as the identity (Bengio et al. 2013, straight-through estimator)",
+)  # fmt: skip
+def fake_quant(x, scale, zero_point, *, low: int = -128, high: int = 127):
+    r"""$y = s\,(\mathrm{clip}(\mathrm{round}(x / s) + z,\ \mathrm{low},\ \mathrm{high}) - z)$
+
+    `dequantise` of `quantise` for training, to the bit if x and s have one dtype; parameters as there. The slope in s is that of learned
+    steps, without their factor $1 / \sqrt{n\,\mathrm{high}}$, which belongs to the rate.
+    Source of the slopes: Esser, McKinstry, Bablani, Appuswamy & Modha (2020), Learned step size quantization, eqs. 3 and 5.
+    """
+    q = _coded(x, scale, zero_point, low, high)
+    return (q - np.asarray(zero_point, q.dtype)) * scale
+
+
+@fake_quant.slope("x")
+def _(x, scale, zero_point, *, low, high):
+    r"""dy/dx := [\mathrm{low} \leq \mathrm{round}(x / s) + z \leq \mathrm{high}]"""
+    return _inside(x, scale, zero_point, low, high)
+
+
+@fake_quant.slope("scale")
+def _(y, x, scale, zero_point, *, low, high):
+    r"""dy/ds := y / s - [\mathrm{low} \leq \mathrm{round}(x / s) + z \leq \mathrm{high}]\, x / s"""
+    return (y - where(_inside(x, scale, zero_point, low, high), x, 0.0)) / scale
+
+
+def _coded(x: Any, scale: Any, zero_point: Any, low: int, high: int) -> Any:
+    """The code, still as a float."""
+    with np.errstate(over="ignore"):  # a quotient beyond all floats has the outermost code, too
+        rounded = np.asarray(np.rint(np.divide(x, scale)))
+    return np.clip(rounded + np.asarray(zero_point, rounded.dtype), low, high)
+
+
+def _inside(x: Any, scale: Any, zero_point: Any, low: int, high: int) -> Any:
+    """Whether the code is not clipped."""
+    with np.errstate(over="ignore"):
+        q = np.rint(x / scale) + zero_point
+    return (q >= low) & (q <= high)
+
+
+@quantise.sample
+def _(pick: Pick):
+    (x, scale, zero_point), bounds = _drawn(pick)
+    return [x, scale, zero_point], bounds
+
+
+@dequantise.sample
+def _(pick: Pick):
+    (x, scale, zero_point), bounds = _drawn(pick)
+    return [pick.integers(*x.shape, low=bounds["low"], high=bounds["high"] + 1).astype(zero_point.dtype), scale, zero_point], {}
+
+
+@fake_quant.sample
+def _(pick: Pick):
+    return _drawn(pick)
+
+
+def _drawn(pick: Pick) -> tuple[list[Any], dict[str, Any]]:
+    """Numbers some of which are clipped, and none near the middle between two codes: float32 and float64 must round alike."""
+    low, high = pick.choice([(-128, 127), (-127, 127), (0, 255), (-8, 7), (0, 15), (-1, 1)])
+    rows, columns = pick.size(0, 3), pick.size(1, 4)
+    scale = np.ldexp(1.0 + pick.array(*pick.choice([(), (columns,), (rows, 1)])) / 4, pick.size(-6, 2))
+    zero_point = pick.integers(*pick.choice([(), (columns,)]), low=low, high=high + 1)
+    codes = pick.integers(rows, columns, low=low - 3, high=high + 4) - zero_point
+    x = scale * (codes + pick.array(rows, columns) / 5)
+    return [x, scale, np.asarray(zero_point, np.int8 if low < 0 else np.uint8)], {"low": low, "high": high}
