@@ -168,8 +168,8 @@ def loop(builder: Any, count: Any, starts: Sequence[Any], body: Callable[..., Se
     return left[0], left[1:]
 
 
-# Numba lets go of an array after its last use, and an address is none: its memory would be free, and others' to write to, while a call works
-# on it. So arrays live to the end of the block; where their address is used beyond, `hold` is a use.
+# Numba lets go of an array after its last use, and an address is none: its memory would be free, and others' to write to, while a call
+# works on it. So arrays live to the end of the block; where their address is used beyond it, `hold` is a use.
 config.EXTEND_VARIABLE_LIFETIMES = 1
 
 
