@@ -24,7 +24,7 @@ from kernels.cpu.cache import stamped
 from kernels.cpu.conv import SEVEN_LOOPS, seven_loops
 from kernels.cpu.narrow import FEW, LANES, RANGE, ROW, WIDE, WORDS, in_matrices, in_vectors, named_after, pack_rows
 from kernels.cpu.threads import share, threads
-from kernels.cpu.vector import address
+from kernels.cpu.vector import address, hold
 from kernels.cpu.windows import count, fits, pair, sides
 from kernels.cpu.words import QUADS, clear, copy_lines, numbers_in_a_word, starts, zipped
 from kernels.registry import rung
@@ -140,6 +140,8 @@ def convolve_by(strip: Any, in_line: bool) -> Any:
                     for f in range(filters):
                         target = address(y) + n * y.strides[0] + (g * filters + f) * y.strides[1] + p * y.strides[2]
                         copy_lines(address(sums) + f * sums.strides[0], across * 4, target, y.strides[2], tall, y.shape[3] * 4)
+        hold(packed)
+        hold(panels)
 
     return convolve
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -168,6 +168,11 @@ def loop(builder: Any, count: Any, starts: Sequence[Any], body: Callable[..., Se
     return left[0], left[1:]
 
 
+# Numba lets go of an array after its last use, and an address is none: its memory would be free, and others' to write to, while a call
+# works on it. So arrays live to the end of the block; where their address is used beyond it, `hold` is a use.
+config.EXTEND_VARIABLE_LIFETIMES = 1
+
+
 @intrinsic
 def address(typing: Any, array: Any) -> Any:
     """Where the first element of an array lies."""
@@ -176,6 +181,12 @@ def address(typing: Any, array: Any) -> Any:
         return builder.ptrtoint(context.make_array(signature.args[0])(context, builder, values[0]).data, INT)
 
     return types.int64(array), code
+
+
+@intrinsic
+def hold(typing: Any, array: Any) -> Any:
+    """Nothing; but the array is there until here."""
+    return types.void(array), lambda context, builder, signature, values: context.get_dummy_value()
 
 
 @intrinsic
