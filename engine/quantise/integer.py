@@ -25,14 +25,14 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 
 from engine import checkpoints, ops
 from engine.ops.pool import windows
-from engine.ops.windows import padded, pair, positions
+from engine.ops.windows import Pair, padded, pair, positions, sides
 from engine.quantise.rules import INT32, Multiplier, half_even, named, requantise
 
 WIDEST = 255 * 127  # the largest product of a code less its zero point, int8 or uint8, and a symmetric weight
@@ -157,15 +157,18 @@ class Conv(Layer):
         _check(self, 0)
 
     def __call__(self, *codes: np.ndarray) -> np.ndarray:
-        (x,) = codes
+        return self.to(self.sums(*codes))
+
+    def sums(self, x: np.ndarray) -> np.ndarray:
+        """What `to` brings back to codes."""
         geometry = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
-        sums = ops.conv2d_int8(x, self.w, zero_point=self.zero_point, **geometry)
+        sums: np.ndarray = ops.conv2d_int8(x, self.w, zero_point=self.zero_point, **geometry)
         sums += self.bias[:, None, None]
         if self.w_zero_point is not None:
             ones = np.ones((self.groups, *self.w.shape[1:]), np.int8)
             of_x = ops.conv2d_int8(x, ones, zero_point=self.zero_point, **geometry)
             sums -= self.w_zero_point[:, None, None] * np.repeat(of_x, len(self.w) // self.groups, axis=1)
-        return self.to(sums)
+        return sums
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,12 +223,7 @@ class MaxPool(Layer):
 
     def __call__(self, *codes: np.ndarray) -> np.ndarray:
         (x,) = codes
-        kernel, stride, grid = windows(x.shape[2:], self.kernel_size, self.stride, self.padding)
-        least = np.iinfo(x.dtype).min
-        around, y = padded(x, self.padding, fill=least), np.full_like(x, least, shape=(*x.shape[:2], *grid))
-        for _, _, seen in positions(kernel, grid, stride):
-            np.maximum(y, around[seen], out=y)
-        return y
+        return _over_windows(np.maximum, x, self, np.iinfo(x.dtype).min)
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +245,7 @@ class AvgPool(Layer):
 
     def __call__(self, *codes: np.ndarray) -> np.ndarray:
         (x,) = codes
-        sums = self._sums(x.astype(np.int32), self.zero_point if self.count_include_pad else 0)
+        sums = _over_windows(np.add, x.astype(np.int32), self, self.zero_point if self.count_include_pad else 0)
         mean: np.ndarray = half_even(sums, self._pixels(x))
         return mean.astype(x.dtype)
 
@@ -255,14 +253,7 @@ class AvgPool(Layer):
         """What the sum of a window is divided by."""
         if self.count_include_pad:
             return math.prod(pair(self.kernel_size, "kernel_size", 1))
-        return self._sums(np.ones((1, 1, *x.shape[2:]), np.int32), 0)
-
-    def _sums(self, x: np.ndarray, around: int) -> np.ndarray:
-        kernel, stride, grid = windows(x.shape[2:], self.kernel_size, self.stride, self.padding)
-        x, sums = padded(x, self.padding, fill=around), np.zeros_like(x, shape=(*x.shape[:2], *grid))
-        for _, _, seen in positions(kernel, grid, stride):
-            sums += x[seen]
-        return sums
+        return _over_windows(np.add, np.ones((1, 1, *x.shape[2:]), np.int32), self, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -357,13 +348,32 @@ class Network:
         """From codes to codes, without a float. Raises TypeError for codes of another dtype than the input's."""
         if codes.dtype != self.input.dtype:
             raise TypeError(f"the network reads codes of {self.input.dtype}, these are {codes.dtype}: Network.input.quantise makes them")
-        wanted = {name for layer in self.layers for name in layer.reads}
         kept = {"input": codes}
-        for layer in self.layers:
-            codes = layer(*[kept[name] for name in layer.reads] or [codes])
-            if layer.name in wanted:
-                kept[layer.name] = codes
+        for layer, pool in self._steps:
+            read = [kept[name] for name in layer.reads] or [codes]
+            codes = layer(*read) if pool is None else layer.to(pool(layer.sums(*read)))
+            kept[(pool or layer).name] = codes
         return codes
+
+    @cached_property
+    def _steps(self) -> list[tuple[Any, MaxPool | None]]:
+        """Each layer, and with a convolution the pooling that alone reads it. Codes rise with the sums, so the largest sum has the largest
+        code: pooled first, there is a quarter to requantise."""
+        named_by_others = {name for layer in self.layers for name in layer.reads}
+        steps: list[tuple[Any, MaxPool | None]] = []
+        for layer in self.layers:
+            before, taken = steps[-1] if steps else (None, None)
+            if (
+                isinstance(layer, MaxPool)
+                and not layer.reads
+                and isinstance(before, Conv)
+                and not taken
+                and before.name not in named_by_others
+            ):
+                steps[-1] = before, layer
+            else:
+                steps.append((layer, None))
+        return steps
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to `path` as safetensors: arrays as they are, all else in the notes. See `engine.checkpoints.save`."""
@@ -411,6 +421,27 @@ def _record(notes: Mapping[str, Any], path: str, arrays: Mapping[str, np.ndarray
 def _tuples(value: Any) -> Any:
     """JSON has lists only."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _over_windows(combine: np.ufunc, x: np.ndarray, pool: MaxPool | AvgPool, around: int) -> np.ndarray:
+    """`combine` over the rows of each window, then over its columns; `around` stands in the padding."""
+    places = _places(x.shape[2:], pool.kernel_size, pool.stride, pool.padding)
+    x = padded(x, pool.padding, fill=around)
+    for first, *others in places:
+        y = x[first].copy()
+        for seen in others:
+            combine(y, x[seen], out=y)
+        x = y
+    return x
+
+
+@lru_cache
+def _places(size: Pair, kernel_size: Any, stride: Any, padding: Any) -> list[list[Any]]:
+    """Where the windows of a padded picture have their rows, and where in these they have their columns."""
+    kernel, step, grid = windows(size, kernel_size, stride, padding)
+    rows = positions((kernel[0], 1), (grid[0], size[1] + sum(sides(padding)[1])), (step[0], 1))
+    columns = positions((1, kernel[1]), grid, (1, step[1]))
+    return [[seen for *_, seen in places] for places in (rows, columns)]
 
 
 def _check(layer: Conv | Dense, outputs: int) -> None:

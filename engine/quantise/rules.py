@@ -29,6 +29,7 @@ Ints = Any  # int64 arrays: NumPy's types forget so much of a shift
 
 LEAST, MOST = 2.0**-32, 2.0**8  # XNNPACK's bounds: below, every sum becomes 0; above, no product of any rule needs more than 64 bits
 INT32 = np.iinfo(np.int32)
+BLOCK = 1 << 14  # sums at a time: four arrays of as many int64 are half a common second-level cache
 POWERS = 1 << np.arange(62, dtype=np.int64)
 
 
@@ -94,9 +95,14 @@ def requantise(
     if not about.min <= low <= zero_point <= high <= about.max:
         raise ValueError(f"codes from {low} to {high} with {zero_point} for 0: {np.dtype(dtype)} holds {about.min} to {about.max}")
     mantissa, shift = (across(part, sums.ndim) for part in multiplier)
-    y: np.ndarray = named(rule).rescale(sums.astype(np.int64), mantissa, shift)
-    y += zero_point
-    return np.clip(y, low, high, out=y).astype(dtype)
+    rescale, y = named(rule).rescale, np.empty_like(sums, dtype)
+    step = max(1, BLOCK * len(sums) // max(sums.size, 1))
+    for i in range(0, len(sums), step):
+        codes = rescale(sums[i : i + step].astype(np.int64), mantissa, shift)
+        codes += zero_point
+        np.maximum(codes, low, out=codes)
+        y[i : i + step] = np.minimum(codes, high, out=codes)
+    return y
 
 
 def named(rule: str) -> Rule:
@@ -119,8 +125,10 @@ def half_even(v: Ints, n: Ints) -> Ints:
 
 
 def _half_up(v: Ints, shift: Ints) -> Ints:
-    """v 2^-shift to the nearest whole number, ties up."""
-    return (v + ((1 << shift) >> 1)) >> shift
+    """v 2^-shift to the nearest whole number, ties up; in v, if it is an array."""
+    v += (1 << shift) >> 1
+    v >>= shift
+    return v
 
 
 def _shifted_half_even(v: Ints, shift: Ints) -> Ints:
@@ -130,13 +138,33 @@ def _shifted_half_even(v: Ints, shift: Ints) -> Ints:
     return floor + (2 * rest + (floor & 1) > 1 << shift)
 
 
+def _bits(v: Ints) -> Ints:
+    """How many bits the whole numbers v have, from 0 to 2^62."""
+    return np.searchsorted(POWERS, v, side="right")
+
+
 def _as_float32(v: Ints) -> Ints:
     """Whole numbers from 0 to 2^56, each rounded to the 24 bits that a float32 has."""
-    spare = np.maximum(np.searchsorted(POWERS, v, side="right") - 24, 0)
+    spare = np.maximum(_bits(v) - 24, 0)
     return _shifted_half_even(v, spare) << spare
 
 
 def _fp32(a: Ints, m: Ints, shift: Ints) -> Ints:
+    """Rounding twice is rounding once, but near a tie: what the first rounding moves onto a tie. Only that is done in full."""
+    product = a * m
+    reach = (1 << max(int(_bits(np.abs(product).max(initial=0))) - 24, 0)) >> 1  # no product is moved farther
+    half = (1 << shift) >> 1
+    if np.abs(a).max(initial=0) > 1 << 24 or reach >= np.min(half):
+        return _fp32_in_full(a, m, shift)
+    product += half
+    near = (product + reach) & ((1 << shift) - 1) <= 2 * reach
+    y = product >> shift
+    if near.any():
+        y[near] = _fp32_in_full(a[near], np.broadcast_to(m, a.shape)[near], np.broadcast_to(shift, a.shape)[near])
+    return y
+
+
+def _fp32_in_full(a: Ints, m: Ints, shift: Ints) -> Ints:
     product = _as_float32(_as_float32(np.abs(a)) * m)
     return np.sign(a) * _shifted_half_even(product, shift)
 
