@@ -128,6 +128,22 @@ def test_fp32_is_what_the_machine_does_with_float32():
     assert np.array_equal(found, np.rint(a.astype(np.float32) * m).astype(np.int64))
 
 
+@pytest.mark.parametrize("bits", [12, 20, 24, 25])
+def test_fp32_is_what_the_machine_does_near_ties(bits):
+    """Most sums take the short way there; what is near a tie does not."""
+    rng = np.random.default_rng(bits)
+    for m in np.float32([2**-3, 3 * 2**-9, *rng.uniform(2**-12, 2**-3, 20)]):
+        a = rng.integers(-(2**bits), 2**bits + 1, 20_000, dtype=np.int32)
+        found = RULES["fp32"].rescale(a.astype(np.int64), *RULES["fp32"].store(m))
+        assert np.array_equal(found, np.rint(a.astype(np.float32) * m).astype(np.int64))
+
+
+def test_rounding_once_where_fp32_rounds_twice_is_caught(monkeypatch):
+    monkeypatch.setattr(rules, "_fp32_in_full", lambda a, m, shift: rules._shifted_half_even(a * m, shift))
+    with pytest.raises(AssertionError):
+        test_fp32_is_what_the_machine_does_near_ties(20)
+
+
 # Mutants: what a wrong rule would do is caught by the laws above.
 
 
@@ -174,8 +190,10 @@ def test_codes_that_wrap_around_are_caught(monkeypatch):
         return all(equals_the_oracle(RULES["rndnu"], a, 0.5, *to) for a in (-600, 600, INT32.min, INT32.max) for to in targets)
 
     assert saturates()
-    monkeypatch.setattr(rules.np, "clip", lambda y, low, high, out: out)
-    assert not saturates()
+    for bound in ("maximum", "minimum"):
+        with monkeypatch.context() as m:
+            m.setattr(rules.np, bound, lambda y, bound, out: out)
+            assert not saturates()
 
 
 # How far the rules are from each other.

@@ -45,7 +45,7 @@ def max_pool2d_with_indices(x, *, kernel_size: Any, stride: Any = None, padding:
     Raises ShapeError if no window fits, or one would hold padding only.
     """
     n, c, h, w = x.shape
-    kernel, step, grid = _windows((h, w), kernel_size, stride, padding)
+    kernel, step, grid = windows((h, w), kernel_size, stride, padding)
     values, places = padded(x, padding), padded(np.arange(h * w).reshape(h, w), padding, fill=-1)
     y, indices = np.zeros((n, c, *grid), x.dtype), np.full((n, c, *grid), -1)
     for _, _, seen in positions(kernel, grid, step):
@@ -58,7 +58,7 @@ def max_pool2d_with_indices(x, *, kernel_size: Any, stride: Any = None, padding:
 
 @max_pool2d_with_indices.shape
 def _(x, *, kernel_size, stride, padding):
-    out = (*x[:2], *_windows(x[2:], kernel_size, stride, padding)[2])
+    out = (*x[:2], *windows(x[2:], kernel_size, stride, padding)[2])
     return [out, out]
 
 
@@ -125,7 +125,7 @@ def avg_pool2d(x, *, kernel_size: Any, stride: Any = None, padding: Any = 0, cou
     count_include_pad   divide by the size of the window; else by the number of pixels in it, without the padding
     Returns (n, c, p, q) in the dtype of x. Raises ShapeError if no window fits, or one would hold padding only.
     """
-    kernel, step, grid = _windows(x.shape[2:], kernel_size, stride, padding)
+    kernel, step, grid = windows(x.shape[2:], kernel_size, stride, padding)
     pixels, share = padded(x, padding), _share(x.shape[2:], kernel, step, padding, grid, count_include_pad)
     y = np.zeros((*x.shape[:2], *grid), np.result_type(x, 1.0))
     for _, _, seen in positions(kernel, grid, step):
@@ -135,7 +135,7 @@ def avg_pool2d(x, *, kernel_size: Any, stride: Any = None, padding: Any = 0, cou
 
 @avg_pool2d.shape
 def _(x, *, kernel_size, stride, padding, count_include_pad):
-    return (*x[:2], *_windows(x[2:], kernel_size, stride, padding)[2])
+    return (*x[:2], *windows(x[2:], kernel_size, stride, padding)[2])
 
 
 @avg_pool2d.vjp("x")
@@ -152,7 +152,7 @@ def avg_pool2d_input_grad(gy, *, input_size: Pair, kernel_size: Any, stride: Any
     gy           (n, c, p, q), as avg_pool2d returns for a picture of `input_size`
     input_size   (h, w)
     """
-    kernel, step, grid = _windows(input_size, kernel_size, stride, padding)
+    kernel, step, grid = windows(input_size, kernel_size, stride, padding)
     spread = (gy * _share(input_size, kernel, step, padding, grid, count_include_pad)).astype(np.result_type(gy, 1.0))
     rim = [size + sum(around) for size, around in zip(input_size, sides(padding), strict=True)]
     gx = np.zeros((*gy.shape[:2], *rim), spread.dtype)
@@ -163,7 +163,7 @@ def avg_pool2d_input_grad(gy, *, input_size: Pair, kernel_size: Any, stride: Any
 
 @avg_pool2d_input_grad.shape
 def _(gy, *, input_size, kernel_size, stride, padding, count_include_pad):
-    grid = _windows(input_size, kernel_size, stride, padding)[2]
+    grid = windows(input_size, kernel_size, stride, padding)[2]
     if tuple(gy[2:]) != grid:
         raise ShapeError(f"gy has {gy[2]} by {gy[3]} windows, avg_pool2d has {grid[0]} by {grid[1]} on such an input")
     return (*gy[:2], *input_size)
@@ -175,7 +175,7 @@ def _(g, *, kernel_size, stride, padding, count_include_pad):
     return avg_pool2d(g, kernel_size=kernel_size, stride=stride, padding=padding, count_include_pad=count_include_pad)
 
 
-def _windows(size: Any, kernel_size: Any, stride: Any, padding: Any) -> tuple[Pair, Pair, Pair]:
+def windows(size: Any, kernel_size: Any, stride: Any, padding: Any) -> tuple[Pair, Pair, Pair]:
     """Kernel, stride and number of windows. Raises ShapeError if a window would hold padding only."""
     kernel = pair(kernel_size, "kernel_size", 1)
     step = kernel if stride is None else pair(stride, "stride", 1)
@@ -222,7 +222,7 @@ def _(pick: Pick):
 @avg_pool2d_input_grad.sample
 def _(pick: Pick):
     x, window = _draw(pick)
-    gy = pick.array(*x.shape[:2], *_windows(x.shape[2:], **window)[2])
+    gy = pick.array(*x.shape[:2], *windows(x.shape[2:], **window)[2])
     return [gy], {"input_size": x.shape[2:], **window, "count_include_pad": pick.choice([True, False])}
 
 

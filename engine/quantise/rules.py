@@ -25,8 +25,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+Ints = Any  # int64 arrays: NumPy's types forget so much of a shift
+
 LEAST, MOST = 2.0**-32, 2.0**8  # XNNPACK's bounds: below, every sum becomes 0; above, no product of any rule needs more than 64 bits
 INT32 = np.iinfo(np.int32)
+BLOCK = 1 << 14  # sums at a time: four arrays of as many int64 are half a common second-level cache
 POWERS = 1 << np.arange(62, dtype=np.int64)
 
 
@@ -45,7 +48,7 @@ class Rule:
     source      whose arithmetic it is
     precision   the dtype in which M is computed from three scales
     stored      how M is kept
-    approach    from M, float64, to m and shift
+    approach    from M, float64, to m and shift, whole numbers of any dtype
     rescale     from sums, m and shift, int64 all, to the rounded products, int64; exact for every sum that int32 holds
     """
 
@@ -53,8 +56,8 @@ class Rule:
     source: str
     precision: type
     stored: str
-    approach: Callable[[np.ndarray], Multiplier]
-    rescale: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+    approach: Callable[[np.ndarray], tuple[Ints, Ints]]
+    rescale: Callable[[Ints, Ints, Ints], Ints]
 
     def ratio(self, x_scale: Any, w_scale: Any, y_scale: Any) -> np.ndarray:
         r"""$M = s_x s_w / s_y$, each step in the precision of the rule's source: another order has other bits."""
@@ -70,7 +73,7 @@ class Rule:
         if not np.all((m >= LEAST) & (m < MOST)):
             wrong = m[~((m >= LEAST) & (m < MOST))].flat[0]
             raise ValueError(f"a multiplier is {wrong:g}, {self.name} takes from 2^-32 up to 2^8; it is x_scale * w_scale / y_scale")
-        return self.approach(m)
+        return Multiplier(*(np.asarray(part, np.int64) for part in self.approach(m)))
 
 
 def requantise(
@@ -92,9 +95,14 @@ def requantise(
     if not about.min <= low <= zero_point <= high <= about.max:
         raise ValueError(f"codes from {low} to {high} with {zero_point} for 0: {np.dtype(dtype)} holds {about.min} to {about.max}")
     mantissa, shift = (across(part, sums.ndim) for part in multiplier)
-    y = named(rule).rescale(sums.astype(np.int64), mantissa, shift)
-    y += zero_point
-    return np.clip(y, low, high, out=y).astype(dtype)
+    rescale, y = named(rule).rescale, np.empty_like(sums, dtype)
+    step = max(1, BLOCK * len(sums) // max(sums.size, 1))
+    for i in range(0, len(sums), step):
+        codes = rescale(sums[i : i + step].astype(np.int64), mantissa, shift)
+        codes += zero_point
+        np.maximum(codes, low, out=codes)
+        y[i : i + step] = np.minimum(codes, high, out=codes)
+    return y
 
 
 def named(rule: str) -> Rule:
@@ -109,70 +117,91 @@ def across(x: np.ndarray, ndim: int) -> np.ndarray:
     return x.reshape(-1, *[1] * (ndim - 2)) if x.size > 1 else x.reshape(())
 
 
-def half_even(v: np.ndarray, n: Any) -> np.ndarray:
+def half_even(v: Ints, n: Ints) -> Ints:
     """v / n to the nearest whole number, ties to even; n positive."""
     floor = v // n
     rest = v - floor * n
-    return np.asarray(floor + (2 * rest + (floor & 1) > n))
+    return floor + (2 * rest + (floor & 1) > n)
 
 
-def _half_up(v: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """v 2^-shift to the nearest whole number, ties up."""
-    return np.asarray((v + ((1 << shift) >> 1)) >> shift)
+def _half_up(v: Ints, shift: Ints) -> Ints:
+    """v 2^-shift to the nearest whole number, ties up; in v, if it is an array."""
+    v += (1 << shift) >> 1
+    v >>= shift
+    return v
 
 
-def _shifted_half_even(v: np.ndarray, shift: np.ndarray) -> np.ndarray:
+def _shifted_half_even(v: Ints, shift: Ints) -> Ints:
     """`half_even` by 2^shift, without a division."""
     floor = v >> shift
     rest = v - (floor << shift)
-    return np.asarray(floor + (2 * rest + (floor & 1) > 1 << shift))
+    return floor + (2 * rest + (floor & 1) > 1 << shift)
 
 
-def _as_float32(v: np.ndarray) -> np.ndarray:
+def _bits(v: Ints) -> Ints:
+    """How many bits the whole numbers v have, from 0 to 2^62."""
+    return np.searchsorted(POWERS, v, side="right")
+
+
+def _as_float32(v: Ints) -> Ints:
     """Whole numbers from 0 to 2^56, each rounded to the 24 bits that a float32 has."""
-    spare = np.maximum(np.searchsorted(POWERS, v, side="right") - 24, 0)
-    return np.asarray(_shifted_half_even(v, spare) << spare)
+    spare = np.maximum(_bits(v) - 24, 0)
+    return _shifted_half_even(v, spare) << spare
 
 
-def _fp32(a: np.ndarray, m: np.ndarray, shift: np.ndarray) -> np.ndarray:
+def _fp32(a: Ints, m: Ints, shift: Ints) -> Ints:
+    """Rounding twice is rounding once, but near a tie: what the first rounding moves onto a tie. Only that is done in full."""
+    product = a * m
+    reach = (1 << max(int(_bits(np.abs(product).max(initial=0))) - 24, 0)) >> 1  # no product is moved farther
+    half = (1 << shift) >> 1
+    if np.abs(a).max(initial=0) > 1 << 24 or reach >= np.min(half):
+        return _fp32_in_full(a, m, shift)
+    product += half
+    near = (product + reach) & ((1 << shift) - 1) <= 2 * reach
+    y = product >> shift
+    if near.any():
+        y[near] = _fp32_in_full(a[near], np.broadcast_to(m, a.shape)[near], np.broadcast_to(shift, a.shape)[near])
+    return y
+
+
+def _fp32_in_full(a: Ints, m: Ints, shift: Ints) -> Ints:
     product = _as_float32(_as_float32(np.abs(a)) * m)
-    return np.asarray(np.sign(a) * _shifted_half_even(product, shift))
+    return np.sign(a) * _shifted_half_even(product, shift)
 
 
-def _q31_double(a: np.ndarray, m: np.ndarray, shift: np.ndarray) -> np.ndarray:
+def _q31_double(a: Ints, m: Ints, shift: Ints) -> Ints:
     left, right = np.maximum(31 - shift, 0), np.maximum(shift - 31, 0)
     widened = np.clip(a << left, INT32.min, INT32.max)  # C has it undefined; far outside of any code
     high = (widened * m + (1 << 30)) >> 31  # gemmlowp's nudge and truncation are this: ties up for either sign
     mask = (1 << right) - 1
-    return np.asarray((high >> right) + ((high & mask) > (mask >> 1) + (high < 0)))
+    return (high >> right) + ((high & mask) > (mask >> 1) + (high < 0))
 
 
-def _rounded_once(a: np.ndarray, m: np.ndarray, shift: np.ndarray) -> np.ndarray:
+def _rounded_once(a: Ints, m: Ints, shift: Ints) -> Ints:
     return _half_up(a * m, shift)
 
 
-def _pow2(a: np.ndarray, m: np.ndarray, shift: np.ndarray) -> np.ndarray:
+def _pow2(a: Ints, m: Ints, shift: Ints) -> Ints:
     return _half_up(a << np.maximum(-shift, 0), np.maximum(shift, 0))
 
 
-def _to_31_bits(m: np.ndarray) -> Multiplier:
+def _to_31_bits(m: np.ndarray) -> tuple[Ints, Ints]:
     """m in [2^30, 2^31), ties away from zero as std::round has them."""
     fraction, exponent = np.frexp(m)
     mantissa = np.floor(fraction * 2.0**31 + 0.5).astype(np.int64)
     full = mantissa == 1 << 31  # rounded up to the next power of two
-    return Multiplier(np.where(full, mantissa >> 1, mantissa), 31 - exponent.astype(np.int64) - full)
+    return np.where(full, mantissa >> 1, mantissa), 31 - exponent - full
 
 
-def _to_24_bits(m: np.ndarray) -> Multiplier:
+def _to_24_bits(m: np.ndarray) -> tuple[Ints, Ints]:
     """m in [2^23, 2^24), exactly the float32."""
     fraction, exponent = np.frexp(m)
-    return Multiplier(np.asarray(fraction * 2.0**24).astype(np.int64), np.asarray(24 - exponent, np.int64))
+    return fraction * 2.0**24, 24 - exponent
 
 
-def _to_a_power(m: np.ndarray) -> Multiplier:
+def _to_a_power(m: np.ndarray) -> tuple[Ints, Ints]:
     """m = 1: the power of two that is nearest to M as a ratio."""
-    shift = -np.rint(np.log2(m)).astype(np.int64)
-    return Multiplier(np.ones_like(shift), shift)
+    return np.ones_like(m), -np.rint(np.log2(m))
 
 
 RULES = {
