@@ -2,4 +2,5 @@
 
 numbers       schemes and grids; choose, quantise, dequantise; ternary and binary; packed codes
 powers        powers of two, and products by shifts
+observers     which range of numbers is worth its codes
 """
