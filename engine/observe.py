@@ -1,10 +1,11 @@
-"""Run a function and watch it: Count adds up what it costs, Observe keeps the range of every value."""
+"""Run a function and watch it: Count adds up what it costs, Observe keeps something of every value, its range or anything else."""
 
 from __future__ import annotations
 
 import weakref
+from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from engine.interpret import Interpreter, interpreting, running
 from engine.op import Op, as_array
 from engine.shapes import ANY
 from engine.traced import Traced
-from engine.tree import flatten
+from engine.tree import flatten, tree_map
 
 
 @dataclass
@@ -92,47 +93,75 @@ def count(f: Callable[..., Any]) -> Callable[..., Costs]:
     return run
 
 
+class Placed(Interpreter):
+    """Meet every value of a run by its place: "0 input", "3 matmul w1", which is the third call, and of the parameter w1.
+
+    A place is named after the first parameter among the arguments; what is made of parameters alone, as a transpose is, has its name too.
+    """
+
+    def __init__(self, below: Interpreter):
+        self.below = below
+        self.place = 0
+
+    @abstractmethod
+    def meet(self, y: Any, place: str) -> Any:
+        """What goes on to the next op."""
+
+    def apply(self, op: Op, args: Sequence[Any], params: dict[str, Any]) -> Any:
+        mine = [a for a in args if type(a) is Traced and a.owner is self]
+        y = self.below.apply(op, [a.value if type(a) is Traced and a.owner is self else a for a in args], params)
+        name = next((a.slot for a in mine if a.slot is not None), None)
+        of_parameters = name if all(a.slot is not None for a in mine) else None
+        self.place += 1
+        place = f"{self.place} {op.name}" + (f" {name}" if name is not None else "")
+        if type(y) is tuple:
+            return tuple(Traced(self, self.meet(part, f"{place}[{i}]"), of_parameters) for i, part in enumerate(y))
+        return Traced(self, self.meet(y, place), of_parameters)
+
+    def run(self, f: Callable[..., Any], *args: Any, params: Mapping[str, Any] | None = None) -> Any:
+        """f(*args), or f(params, *args) with parameters by name, once more from place 0."""
+        self.place = 0
+        leaves, rebuild = flatten(args)
+        places = ["0 input"] if len(leaves) == 1 else [f"0 input[{i}]" for i in range(len(leaves))]
+        inputs = rebuild([Traced(self, self.meet(as_array(x), place)) for x, place in zip(leaves, places, strict=True)])
+        named = () if params is None else ({name: Traced(self, as_array(p), name) for name, p in params.items()},)
+        with interpreting(self):
+            y = f(*named, *inputs)
+        return tree_map(lambda part: part.value if type(part) is Traced and part.owner is self else part, y)
+
+
 @dataclass
 class Range:
-    """The smallest and the largest value seen."""
+    """The smallest and the largest value seen, and how many were."""
 
-    low: float
-    high: float
-    seen: int
+    low: float = np.inf
+    high: float = -np.inf
+    seen: int = 0
 
-    def include(self, y: Any) -> None:
+    def update(self, y: Any) -> None:
         """Widen to hold `y`."""
         self.low, self.high = min(self.low, float(np.min(y))), max(self.high, float(np.max(y)))
         self.seen += y.size
 
 
-class Observe(Interpreter):
-    """Keep the range of every value, by its place in the run ("3 matmul"). Calibration is a run over some batches."""
+class Observe(Placed):
+    """Keep something of every value: each is shown to the `update` of what its place keeps, for which `keep` is called at the first one."""
 
-    def __init__(self, below: Interpreter):
-        self.below = below
-        self.ranges: dict[str, Range] = {}
-        self.place = 0
+    def __init__(self, below: Interpreter, keep: Callable[[], Any] = Range):
+        super().__init__(below)
+        self.keep = keep
+        self.kept: dict[str, Any] = {}
 
-    def apply(self, op: Op, args: Sequence[Any], params: dict[str, Any]) -> Any:
-        values = [a.value if type(a) is Traced and a.owner is self else a for a in args]
-        y = self.below.apply(op, values, params)
-        self.place += 1
-        if type(y) is tuple:
-            return tuple(self._note(part, f"{self.place} {op.name}[{i}]") for i, part in enumerate(y))
-        return self._note(y, f"{self.place} {op.name}")
-
-    def _note(self, y: Any, name: str) -> Traced:
+    def meet(self, y: Any, place: str) -> Any:
+        """Errors name the place."""
         if y.size:
-            self.ranges.setdefault(name, Range(np.inf, -np.inf, 0)).include(y)
-        return Traced(self, y)
-
-    def run(self, f: Callable[..., Any], *args: Any) -> None:
-        """Run `f` once more, from place 1: each call widens the ranges."""
-        self.place = 0
-        leaves, rebuild = flatten(args)
-        with interpreting(self):
-            f(*rebuild([Traced(self, as_array(x)) for x in leaves]))
+            if place not in self.kept:
+                self.kept[place] = self.keep()
+            try:
+                self.kept[place].update(y)
+            except (TypeError, ValueError) as e:
+                raise type(e)(f"{place}: {e}") from None
+        return y
 
 
 def observe(f: Callable[..., Any], batches: Sequence[tuple[Any, ...]]) -> dict[str, Range]:
@@ -140,4 +169,4 @@ def observe(f: Callable[..., Any], batches: Sequence[tuple[Any, ...]]) -> dict[s
     observer = Observe(running())
     for batch in batches:
         observer.run(f, *batch)
-    return observer.ranges
+    return observer.kept

@@ -297,7 +297,8 @@ def test_count_sees_both_passes():
 
 def test_observe_widens_over_batches():
     seen = observe(lambda x: ops.exp(x) * 2.0, [(np.array([0.0, 1.0]),), (np.array([-1.0]),)])
-    assert list(seen) == ["1 exp", "2 multiply"]
+    assert list(seen) == ["0 input", "1 exp", "2 multiply"]
+    assert (seen["0 input"].low, seen["0 input"].high) == (-1, 1)
     assert np.isclose(seen["1 exp"].low, np.exp(-1))
     assert np.isclose(seen["2 multiply"].high, 2 * np.e)
     assert seen["1 exp"].seen == 3

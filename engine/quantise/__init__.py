@@ -3,4 +3,6 @@
 
 numbers       schemes and grids; choose, quantise, dequantise; ternary and binary; packed codes
 powers        powers of two, and products by shifts
+observers     which range of numbers is worth its codes
+calibrate     the ranges of all values of a model, and what rounding them costs
 """

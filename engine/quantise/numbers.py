@@ -27,6 +27,10 @@ from engine.shapes import Shape
 from engine.traced import Traced, primal
 
 
+class NotFinite(ValueError):
+    """A number that is nan or infinite, where only others have a meaning."""
+
+
 @dataclass(frozen=True)
 class Scheme:
     """Which integers are the codes, and what has a scale of its own.
@@ -198,7 +202,7 @@ def grid_of(x: Any, scheme: Scheme = Scheme()) -> Grid:
 
 
 def check_numbers(x: np.ndarray) -> None:
-    """Raises TypeError if x is not floats, ValueError, with the place, if there are none in it or not all are finite."""
+    """Raises TypeError if x is not floats, ValueError if there are none in it, NotFinite, with the place, if not all are finite."""
     if x.dtype.kind != "f":
         raise TypeError(f"floats are wanted, these numbers are {x.dtype}")
     if not x.size:
@@ -206,7 +210,7 @@ def check_numbers(x: np.ndarray) -> None:
     finite = np.isfinite(x)
     if not finite.all():
         where = tuple(map(int, np.unravel_index(int(np.argmin(finite)), x.shape)))
-        raise ValueError(f"{np.count_nonzero(~finite)} of {x.size} numbers are not finite, the first is {x[where]} at {where}")
+        raise NotFinite(f"{np.count_nonzero(~finite)} of {x.size} numbers are not finite, the first is {x[where]} at {where}")
 
 
 # Grids that are fitted.
