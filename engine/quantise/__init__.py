@@ -1,8 +1,11 @@
-"""Small whole numbers instead of floats: how they are chosen, and networks that compute on nothing else."""
-"""Numbers in few bits: how they are rounded, and which ranges they have in a model.
+"""Numbers in few bits: how they are rounded, which ranges they have in a model, and networks that compute on nothing else.
 
 numbers       schemes and grids; choose, quantise, dequantise; ternary and binary; packed codes
 powers        powers of two, and products by shifts
 observers     which range of numbers is worth its codes
 calibrate     the ranges of all values of a model, and what rounding them costs
+rules         from a sum of products of codes back to a code, by one of five named rules
+integer       layers and networks of integers
+folded        a model as a list of layers with nothing between them
+convert       from those to integers
 """

@@ -14,14 +14,16 @@ Source: Nagel et al. (2021), A white paper on neural network quantization, sec. 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from engine.quantise import integer
-from engine.quantise.folded import INPUT, Folded, Layer, NoIntegerForm
+from engine.quantise.folded import INPUT, Folded, Layer
 from engine.quantise.integer import Codes, Network, Requantise, whole_bias
 from engine.quantise.numbers import Grid, Scheme, choose_grid, dequantise, grid_of, quantise
+from engine.quantise.observers import MinMax, Observer
 
 Ranges = dict[str, tuple[float, float]]
 Grids = dict[str, Grid]
@@ -30,7 +32,7 @@ FLOWING = Scheme(bits=8, signed=False, symmetric=False)
 WEIGHTS = Scheme(bits=8, signed=True, symmetric=True)
 
 
-def calibrated(net: Folded, batches: Iterable[Any], *, observer: Callable[[], Any]) -> Ranges:
+def calibrated(net: Folded, batches: Iterable[Any], *, observer: Callable[[], Observer] = MinMax) -> Ranges:
     """The range of the input and of what each layer gives, but for those that keep codes as they are, over `batches` of inputs.
 
     observer   makes what looks on: `update(x)` for each batch, `range()` at last. See `engine.quantise.observers`
@@ -129,9 +131,5 @@ def _integer(layer: Layer, before: list[Codes], after: Codes, grids: Grids, rule
 
 
 def _with(layer: Layer, w: Any) -> Layer:
-    from dataclasses import replace
-
-    return replace(layer, w=np.asarray(w, layer.w.dtype if layer.w is not None else None))
-
-
-__all__ = ["Grids", "NoIntegerForm", "Ranges", "calibrated", "integers", "rounded", "weight_grids"]
+    assert layer.w is not None
+    return replace(layer, w=np.asarray(w, layer.w.dtype))

@@ -91,8 +91,8 @@ class Folded:
     def __call__(self, x: Any, *, watch: Callable[[str, Any], None] | None = None) -> Any:
         """The answer for a batch x. `watch(name, numbers)` is called with the input and with what each layer gives."""
         known = {INPUT: x}
-        for name, value in [(INPUT, x)] if watch else []:
-            watch(name, value)
+        if watch:
+            watch(INPUT, x)
         for layer in self.layers:
             known[layer.name] = layer(*[known[name] for name in layer.reads])
             if watch:
@@ -250,7 +250,9 @@ class _Folding:
         """The layer with weights that makes `value`, if nothing stands between."""
         layer = self.layers[self._behind(call, value, falls=falls)]
         if layer.w is None or layer.relu:
-            raise _none(call, f"it follows {layer.name}, {'after relu' if layer.relu else 'which has no weights'}: it cannot become a part of it")
+            raise _none(
+                call, f"it follows {layer.name}, {'after relu' if layer.relu else 'which has no weights'}: it cannot become a part of it"
+            )
         return layer
 
     def _behind(self, call: Call, value: Value, *, falls: bool) -> str:
@@ -292,7 +294,7 @@ def _pool(folding: _Folding, call: Call, args: list[Any]) -> None:
 
 def _reshape(folding: _Folding, call: Call, args: list[Any]) -> None:
     before, after = call.args[0].shape, call.outputs[0].shape
-    if len(after) != 2 or after[0] is not before[0] and after[0] != before[0]:
+    if len(after) != 2 or (after[0] is not before[0] and after[0] != before[0]):
         raise _none(call, "of the reshapes only that to (examples, numbers) has a form in integers")
     folding.new(call, "flatten", None, call.args[0])
 
