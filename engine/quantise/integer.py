@@ -157,13 +157,17 @@ class Conv(Layer):
         _check(self, 0)
 
     def __call__(self, *codes: np.ndarray) -> np.ndarray:
-        return self.to(self.sums(*codes))
+        return self.finish(self.products(*codes))
 
-    def sums(self, x: np.ndarray) -> np.ndarray:
-        """What `to` brings back to codes."""
+    def finish(self, sums: np.ndarray) -> np.ndarray:
+        """The codes of sums of products, which are overwritten."""
+        sums += self.bias[:, None, None]
+        return self.to(sums)
+
+    def products(self, x: np.ndarray) -> np.ndarray:
+        """The sums, still without the bias."""
         geometry = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
         sums: np.ndarray = ops.conv2d_int8(x, self.w, zero_point=self.zero_point, **geometry)
-        sums += self.bias[:, None, None]
         if self.w_zero_point is not None:
             ones = np.ones((self.groups, *self.w.shape[1:]), np.int8)
             of_x = ops.conv2d_int8(x, ones, zero_point=self.zero_point, **geometry)
@@ -351,14 +355,14 @@ class Network:
         kept = {"input": codes}
         for layer, pool in self._steps:
             read = [kept[name] for name in layer.reads] or [codes]
-            codes = layer(*read) if pool is None else layer.to(pool(layer.sums(*read)))
+            codes = layer(*read) if pool is None else layer.finish(pool(layer.products(*read)))
             kept[(pool or layer).name] = codes
         return codes
 
     @cached_property
     def _steps(self) -> list[tuple[Any, MaxPool | None]]:
         """Each layer, and with a convolution the pooling that alone reads it. Codes rise with the sums, so the largest sum has the largest
-        code: pooled first, there is a quarter to requantise."""
+        code: pooled first, there is a quarter left to add a bias to and to requantise."""
         named_by_others = {name for layer in self.layers for name in layer.reads}
         steps: list[tuple[Any, MaxPool | None]] = []
         for layer in self.layers:
@@ -428,9 +432,9 @@ def _over_windows(combine: np.ufunc, x: np.ndarray, pool: MaxPool | AvgPool, aro
     places = _places(x.shape[2:], pool.kernel_size, pool.stride, pool.padding)
     x = padded(x, pool.padding, fill=around)
     for first, *others in places:
-        y = x[first].copy()
-        for seen in others:
-            combine(y, x[seen], out=y)
+        y = x[first]
+        for i, seen in enumerate(others):
+            y = combine(y, x[seen], out=y if i else None)
         x = y
     return x
 
