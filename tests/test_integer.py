@@ -160,6 +160,8 @@ def test_arrays_that_do_not_fit_a_layer_are_named():
     with pytest.raises(ValueError, match=r"fc: .*3 outputs"):
         three_to_two = Requantise.between(Codes(1.0), [1.0, 1.0], Codes(2.0), rule="fp32")
         Dense("fc", np.ones((2, 3), np.int8), np.zeros(3, np.int32), three_to_two)
+    with pytest.raises(ValueError, match=r"fc: no code of x is 256"):
+        Dense("fc", np.ones((2, 3), np.int8), np.zeros(3, np.int32), to, 256)
 
 
 # ONNX Runtime.
@@ -592,6 +594,22 @@ def test_a_mean_is_next_to_that_of_onnx_runtime(scale):
 # Wiring, files.
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("window", [{"kernel_size": 2}, {"kernel_size": 3, "stride": 2, "padding": 1}])
+def test_pooling_before_the_codes_is_pooling_after(rule, window):
+    conv, x, _, y, codes = drawn_conv(3, {"padding": 1}, "int8", per_channel=True, rule=rule, relu=True)
+    pool = MaxPool("pool", **window)
+    assert np.array_equal(Network(x, y, (conv, pool)).run(codes), pool(conv(codes)))
+    again = MaxPool("again", 1)
+    assert np.array_equal(Network(x, y, (conv, pool, again)).run(codes), pool(conv(codes)))
+
+
+def test_a_convolution_that_others_read_is_not_pooled_first():
+    conv, x, _, y, codes = drawn_conv(3, {"padding": 1}, "uint8", per_channel=True)
+    network = Network(x, y, (conv, MaxPool("pool", 1), Add.between("sum", y, y, y, reads=("conv", "pool"))))
+    assert np.array_equal(network.run(codes), network.layers[2](conv(codes), conv(codes)))
+
+
 @pytest.mark.parametrize("make", [lenet, residual])
 @pytest.mark.parametrize("rule", RULES)
 def test_what_is_saved_runs_to_the_same_bits(make, rule, tmp_path):
@@ -645,6 +663,10 @@ def test_layers_that_cannot_be_joined_are_named():
         Network(x, x, (pool, Add.between("sum", x, x, x, reads=("pool",))))
     with pytest.raises(ValueError, match="two layers are called pool"):
         Network(x, x, (pool, pool))
+    with pytest.raises(ValueError, match=r"mean takes codes with the zero point 7, pool gives them with 0"):
+        Network(x, x, (pool, AvgPool("mean", 2, zero_point=7)))
+    with pytest.raises(ValueError, match=r"codes of pool have the zero point 0, the network's output has 5"):
+        Network(x, Codes(1.0, 5), (pool,))
     with pytest.raises(ValueError, match="one layer or more"):
         Network(x, x, ())
     with pytest.raises(TypeError, match="reads codes of uint8, these are float64"):

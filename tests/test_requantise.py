@@ -114,6 +114,15 @@ def test_a_rule_equals_its_oracle(name, a, m, z):
 
 
 @pytest.mark.parametrize("name", RULES)
+@given(a=sums | edges, more=st.integers(0, 2**33) | st.integers(0, 9), m=multipliers)
+def test_a_larger_sum_has_no_smaller_code(name, a, more, m):
+    """What lets a network pool first."""
+    rule = RULES[name]
+    small, large = rule.rescale(np.array([a, min(a + more, INT32.max)]), *rule.store(m))
+    assert small <= large
+
+
+@pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("m", [2.0**-32, 2.0**-31 * 1.3, 3.7, 2.0**8 - 2**-13])
 def test_a_rule_is_exact_up_to_the_ends_of_what_it_takes(name, m):
     for a in (INT32.min, INT32.min + 1, -(2**24) - 1, -1, 0, 1, 3, 2**29 + 7, INT32.max - 1, INT32.max):

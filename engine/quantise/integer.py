@@ -26,7 +26,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -121,7 +121,11 @@ class Layer(ABC):
 
     name: str
     reads: tuple[str, ...]
-    takes: ClassVar[int] = 1
+
+    @property
+    def zeros(self) -> tuple[tuple[int | None, ...], int | None]:
+        """The zero points of all codes that it takes and of those that it gives; None: whatever it is, it stays."""
+        return (None,), None
 
     @abstractmethod
     def __call__(self, *codes: np.ndarray) -> np.ndarray:
@@ -138,7 +142,7 @@ class Conv(Layer):
     zero_point    z, of x
     w_zero_point  v (o), int32; None for symmetric weights, which cost no sums of x
     stride, padding, dilation, groups   as `conv2d`
-    Raises OverflowError, with the name, if sums could leave int32, TypeError for other dtypes, ValueError for a bias of another length.
+    Raises, with the name, OverflowError if sums could leave int32, TypeError for other dtypes, ValueError for arrays that do not fit.
     """
 
     name: str
@@ -156,14 +160,22 @@ class Conv(Layer):
     def __post_init__(self) -> None:
         _check(self, 0)
 
-    def __call__(self, *codes: np.ndarray) -> np.ndarray:
-        return self.to(self.sums(*codes))
+    @property
+    def zeros(self) -> tuple[tuple[int | None, ...], int | None]:
+        return (self.zero_point,), self.to.zero_point
 
-    def sums(self, x: np.ndarray) -> np.ndarray:
-        """What `to` brings back to codes."""
+    def __call__(self, *codes: np.ndarray) -> np.ndarray:
+        return self.finish(self.products(*codes))
+
+    def finish(self, sums: np.ndarray) -> np.ndarray:
+        """The codes of sums of products, which are overwritten."""
+        sums += self.bias[:, None, None]
+        return self.to(sums)
+
+    def products(self, x: np.ndarray) -> np.ndarray:
+        """The sums, still without the bias."""
         geometry = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
         sums: np.ndarray = ops.conv2d_int8(x, self.w, zero_point=self.zero_point, **geometry)
-        sums += self.bias[:, None, None]
         if self.w_zero_point is not None:
             ones = np.ones((self.groups, *self.w.shape[1:]), np.int8)
             of_x = ops.conv2d_int8(x, ones, zero_point=self.zero_point, **geometry)
@@ -193,6 +205,10 @@ class Dense(Layer):
 
     def __post_init__(self) -> None:
         _check(self, 1)
+
+    @property
+    def zeros(self) -> tuple[tuple[int | None, ...], int | None]:
+        return (self.zero_point,), self.to.zero_point
 
     def __call__(self, *codes: np.ndarray) -> np.ndarray:
         (x,) = codes
@@ -243,6 +259,10 @@ class AvgPool(Layer):
     count_include_pad: bool = True
     reads: tuple[str, ...] = ()
 
+    @property
+    def zeros(self) -> tuple[tuple[int | None, ...], int | None]:
+        return (self.zero_point,), None
+
     def __call__(self, *codes: np.ndarray) -> np.ndarray:
         (x,) = codes
         sums = _over_windows(np.add, x.astype(np.int32), self, self.zero_point if self.count_include_pad else 0)
@@ -267,7 +287,6 @@ class Add(Layer):
     Source: XNNPACK, qs8-vadd. ONNX Runtime's QLinearAdd adds up floats, fused where the processor can: one code in 1000 is next to these.
     """
 
-    takes: ClassVar[int] = 2
     name: str
     mantissa: np.ndarray
     shift: int
@@ -277,6 +296,10 @@ class Add(Layer):
     high: int
     dtype: str
     reads: tuple[str, ...]
+
+    @property
+    def zeros(self) -> tuple[tuple[int | None, ...], int | None]:
+        return self.zero_points, self.zero_point
 
     @classmethod
     def between(cls, name: str, a: Codes, b: Codes, y: Codes, *, reads: tuple[str, str], relu: bool = False) -> Add:
@@ -318,7 +341,8 @@ class Network:
     input, output   what the codes stand for
     layers          each reads the one before it, or those that it names
     scales          what the codes of layers and weights stand for, by name: for reports and for export, nothing is computed with them
-    Raises ValueError for no layers, for a name that occurs twice, and for a layer that reads what does not come before it.
+    Raises ValueError for no layers, for a name that occurs twice, for a layer that reads what does not come before it, and for codes that
+    are given with another zero point than they are taken with.
     """
 
     input: Codes
@@ -327,18 +351,26 @@ class Network:
     scales: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        before = ["input"]
+        zeros, before = {"input": self.input.zero_point}, "input"
         if not self.layers:
             raise ValueError("a network has one layer or more")
         for layer in self.layers:
-            unknown = sorted(set(layer.reads) - set(before))
+            reads, (wanted, given) = layer.reads or (before,), layer.zeros
+            unknown = sorted(set(reads) - zeros.keys())
             if unknown:
-                raise ValueError(f"{layer.name} reads {', '.join(unknown)}; before it there are {', '.join(before)}")
-            if len(layer.reads or before[-1:]) != layer.takes:
-                raise ValueError(f"{layer.name} takes {layer.takes}, but reads {', '.join(layer.reads) or before[-1]}")
-            if layer.name in before:
+                raise ValueError(f"{layer.name} reads {', '.join(unknown)}; before it there are {', '.join(zeros)}")
+            if len(reads) != len(wanted):
+                raise ValueError(f"{layer.name} takes {len(wanted)}, but reads {', '.join(reads)}")
+            if layer.name in zeros:
                 raise ValueError(f"two layers are called {layer.name}")
-            before.append(layer.name)
+            for name, zero in zip(reads, wanted, strict=True):
+                if zero not in (None, zeros[name]):
+                    raise ValueError(f"{layer.name} takes codes with the zero point {zero}, {name} gives them with {zeros[name]}")
+            zeros[layer.name], before = zeros[reads[0]] if given is None else given, layer.name
+        if zeros[before] != self.output.zero_point:
+            raise ValueError(
+                f"the codes of {before} have the zero point {zeros[before]}, the network's output has {self.output.zero_point}"
+            )
 
     def __call__(self, x: Any) -> np.ndarray:
         """From floats to floats: float32 logits."""
@@ -351,25 +383,26 @@ class Network:
         kept = {"input": codes}
         for layer, pool in self._steps:
             read = [kept[name] for name in layer.reads] or [codes]
-            codes = layer(*read) if pool is None else layer.to(pool(layer.sums(*read)))
-            kept[(pool or layer).name] = codes
+            codes = layer(*read) if pool is None else layer.finish(pool(layer.products(*read)))
+            name = (pool or layer).name
+            if name in self._named:
+                kept[name] = codes
         return codes
+
+    @cached_property
+    def _named(self) -> set[str]:
+        """The layers that others read by name."""
+        return {name for layer in self.layers for name in layer.reads}
 
     @cached_property
     def _steps(self) -> list[tuple[Any, MaxPool | None]]:
         """Each layer, and with a convolution the pooling that alone reads it. Codes rise with the sums, so the largest sum has the largest
-        code: pooled first, there is a quarter to requantise."""
-        named_by_others = {name for layer in self.layers for name in layer.reads}
+        code: pooled first, there is a quarter left to add a bias to and to requantise."""
         steps: list[tuple[Any, MaxPool | None]] = []
         for layer in self.layers:
             before, taken = steps[-1] if steps else (None, None)
-            if (
-                isinstance(layer, MaxPool)
-                and not layer.reads
-                and isinstance(before, Conv)
-                and not taken
-                and before.name not in named_by_others
-            ):
+            free = isinstance(before, Conv) and taken is None and before.name not in self._named
+            if free and isinstance(layer, MaxPool) and not layer.reads:
                 steps[-1] = before, layer
             else:
                 steps.append((layer, None))
@@ -428,9 +461,9 @@ def _over_windows(combine: np.ufunc, x: np.ndarray, pool: MaxPool | AvgPool, aro
     places = _places(x.shape[2:], pool.kernel_size, pool.stride, pool.padding)
     x = padded(x, pool.padding, fill=around)
     for first, *others in places:
-        y = x[first].copy()
-        for seen in others:
-            combine(y, x[seen], out=y)
+        y = x[first]
+        for i, seen in enumerate(others):
+            y = combine(y, x[seen], out=y if i else None)
         x = y
     return x
 
@@ -452,6 +485,8 @@ def _check(layer: Conv | Dense, outputs: int) -> None:
     count = w.shape[outputs]
     if bias.shape != (count,) or (v is not None and v.shape != (count,)) or layer.to.mantissa.size not in (1, count):
         raise ValueError(f"{name}: bias, zero points and multipliers are one for each of {count} outputs")
+    if not -128 <= layer.zero_point <= 255:
+        raise ValueError(f"{name}: no code of x is {layer.zero_point}, its zero point")
     products = w.size // max(count, 1)
     if products > MOST_PRODUCTS:
         raise OverflowError(f"{name}: a sum of {products:,} products may leave int32; {MOST_PRODUCTS:,} never do: keep the layer in float")

@@ -138,23 +138,20 @@ def _shifted_half_even(v: Ints, shift: Ints) -> Ints:
     return floor + (2 * rest + (floor & 1) > 1 << shift)
 
 
-def _bits(v: Ints) -> Ints:
-    """How many bits the whole numbers v have, from 0 to 2^62."""
-    return np.searchsorted(POWERS, v, side="right")
-
-
 def _as_float32(v: Ints) -> Ints:
     """Whole numbers from 0 to 2^56, each rounded to the 24 bits that a float32 has."""
-    spare = np.maximum(_bits(v) - 24, 0)
+    bits = np.searchsorted(POWERS, v, side="right")
+    spare = np.maximum(bits - 24, 0)
     return _shifted_half_even(v, spare) << spare
 
 
 def _fp32(a: Ints, m: Ints, shift: Ints) -> Ints:
     """Rounding twice is rounding once, but near a tie: what the first rounding moves onto a tie. Only that is done in full."""
     product = a * m
-    reach = (1 << max(int(_bits(np.abs(product).max(initial=0))) - 24, 0)) >> 1  # no product is moved farther
+    bits = max(int(product.max(initial=0)), -int(product.min(initial=0))).bit_length()
+    reach = (1 << max(bits - 24, 0)) >> 1  # no product is moved farther
     half = (1 << shift) >> 1
-    if np.abs(a).max(initial=0) > 1 << 24 or reach >= np.min(half):
+    if bits > 47 or reach >= np.min(half):  # up to 47, for m has 24, a has 24 and is a float32
         return _fp32_in_full(a, m, shift)
     product += half
     near = (product + reach) & ((1 << shift) - 1) <= 2 * reach
