@@ -137,7 +137,7 @@ class FromTheFirst(MovingAverage):
 
     def _see(self, x):
         super()._see(x)
-        if self.seen == x.size:
+        if not self.seen:
             self.low, self.high, self.weight = float(x.min()), float(x.max()), 1.0
 
 
