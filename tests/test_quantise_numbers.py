@@ -411,6 +411,7 @@ def test_packed_int4_is_onnx_s():
         (lambda: Scheme(axis=0, group=0), ValueError, "group=0"),
         (lambda: choose_grid(np.nan, 1), ValueError, "not from nan to 1.0"),
         (lambda: choose_grid(0, np.inf), ValueError, "not from 0.0 to inf"),
+        (lambda: choose_grid(0, 1e300), ValueError, r"a range from 0.0 to 1e\+300 is too wide for a scale of float32"),
         (lambda: choose_grid([0, 2], [1, 1], Scheme(axis=0)), ValueError, "not from 2.0 to 1.0"),
         (lambda: quantise(np.array([1, np.nan, 2]), choose_grid(-1, 1)), ValueError, "1 of 3 numbers are nan, for which there is no code"),
         (lambda: quantise(np.array([1, 2]), choose_grid(-1, 1)), TypeError, "numbers to quantise are floats, these are int64"),
