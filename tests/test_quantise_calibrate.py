@@ -95,6 +95,14 @@ def test_the_table_has_a_line_for_each_place():
     assert lines[0].split()[2:] == ["54", *(f"{v:.4g}" for v in (found.seen["0 input"].low, found.seen["0 input"].high, low, high))]
 
 
+def test_batches_go_under_a_bar(monkeypatch):
+    shown = []
+    monkeypatch.setattr("engine.quantise.calibrate.tracked", lambda items, what, bar: shown.append((len(items), what, bar)) or iter(items))
+    for progress in (True, False):
+        calibrate(mlp.predict, mlp.init(1, (6, 4)), batches(RNG.normal(size=(9, 6)), 3), progress=progress)
+    assert shown == [(3, "calibrating", True), (3, "calibrating", False)]
+
+
 def test_anything_can_be_kept_of_a_value():
     class Shapes:
         def __init__(self):

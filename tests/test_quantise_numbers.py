@@ -149,6 +149,34 @@ def test_bit_for_bit_as_onnx_runtime(signed, symmetric, axis, group):
             np.testing.assert_array_equal(y.view(np.int32), back(q, grid).view(np.int32))
 
 
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("axis, group", [(None, None), (0, None), (1, 3)])
+def test_four_bits_there_and_back_as_onnx_runtime(signed, axis, group):
+    onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    scheme = Scheme(4, signed=signed, symmetric=False, axis=axis, group=group)
+    x = np.random.default_rng(3).normal(0.3, 1, (5, 9)).astype(np.float32)
+    grid = grid_of(0.8 * x, scheme)
+    kind = onnx.TensorProto.INT4 if signed else onnx.TensorProto.UINT4
+    options = {} if axis is None else {"axis": axis, **({"block_size": group} if group else {})}
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], **options),
+            onnx.helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"], **options),
+        ],
+        "g",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, x.shape)],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, x.shape)],
+        [
+            onnx.numpy_helper.from_array(grid.scale, "s"),
+            onnx.helper.make_tensor("z", kind, grid.zero_point.shape, pack(grid.zero_point, 4).tobytes(), raw=True),
+        ],
+    )
+    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    session = runtime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    for v in (x, np.float32(0.01) * x, np.float32(40.0) * x):
+        np.testing.assert_array_equal(session.run(None, {"x": v})[0], fake_quant(v, grid))
+
+
 @given(seeds, schemes)
 @settings(max_examples=30)
 def test_float64_is_divided_in_float64(seed, scheme):
@@ -383,6 +411,7 @@ def test_packed_int4_is_onnx_s():
         (lambda: Scheme(axis=0, group=0), ValueError, "group=0"),
         (lambda: choose_grid(np.nan, 1), ValueError, "not from nan to 1.0"),
         (lambda: choose_grid(0, np.inf), ValueError, "not from 0.0 to inf"),
+        (lambda: choose_grid(0, 1e300), ValueError, r"a range from 0.0 to 1e\+300 is too wide for a scale of float32"),
         (lambda: choose_grid([0, 2], [1, 1], Scheme(axis=0)), ValueError, "not from 2.0 to 1.0"),
         (lambda: quantise(np.array([1, np.nan, 2]), choose_grid(-1, 1)), ValueError, "1 of 3 numbers are nan, for which there is no code"),
         (lambda: quantise(np.array([1, 2]), choose_grid(-1, 1)), TypeError, "numbers to quantise are floats, these are int64"),

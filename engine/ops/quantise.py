@@ -30,6 +30,7 @@ def quantise(x, scale, zero_point, *, low: int = -128, high: int = 127):
     x            floats of any shape; infinities get the outermost codes, of nan nothing is promised
     scale        s > 0, float, broadcasts with x
     zero_point   z, an integer from low to high, broadcasts with x
+    low, high    the outermost codes: from -128 to 127, or from 0 to 255
     returns      int8, or uint8 if low is 0 or more
     """
     return _coded(x, scale, zero_point, low, high).astype(np.int8 if low < 0 else np.uint8)

@@ -4,7 +4,7 @@ r"""Calibration: which range each value of a model has, over some batches.
     print(calibration)                                       # a table of all places
     grids = calibration.grids(Scheme(signed=False, symmetric=False))
 
-A place is a call of an op in the order of the run, with the parameter that it takes: "0 input", "1 conv2d conv1/w", "2 max_pool2d_gather".
+A place is a call of an op in the order of the run, with the parameter that it takes: "0 input", "1 conv2d conv1/w", "4 dense dense1/w".
 It is the running of the model under `engine.observe.Observe`, with an observer for each place.
 
 How much the codes lose is said by the ratio of signal to noise, of an array (`sqnr`) or of each value of a model (`sqnr_by_place`).

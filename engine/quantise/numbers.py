@@ -137,7 +137,7 @@ def choose_grid(low: Any, high: Any, scheme: Scheme = Scheme(), *, dtype: Any = 
 
     A range of nothing but 0, or so narrow that s would be no normal number, has s = 1. No number of a range is farther than s / 2 from
     the grid.
-    Raises ValueError if an end is not finite, or low is above high.
+    Raises ValueError if an end is not finite, low is above high, or the dtype does not hold s.
     """
     low, high = np.broadcast_arrays(np.asarray(low, np.float64), np.asarray(high, np.float64))
     right = np.isfinite(low) & np.isfinite(high) & (low <= high)
@@ -146,7 +146,10 @@ def choose_grid(low: Any, high: Any, scheme: Scheme = Scheme(), *, dtype: Any = 
         raise ValueError(f"a range reaches from a finite number to one that is not smaller, not from {low[where]} to {high[where]}")
     a, b = np.minimum(low, 0.0), np.maximum(high, 0.0)
     steps = scheme.highest - (scheme.middle if scheme.symmetric else scheme.lowest)
-    s = np.asarray((np.maximum(-a, b) if scheme.symmetric else b - a) / steps).astype(dtype)
+    with np.errstate(over="ignore"):
+        s = np.asarray((np.maximum(-a, b) if scheme.symmetric else b - a) / steps).astype(dtype)
+    if not np.isfinite(s).all():
+        raise ValueError(f"a range from {a.min()} to {b.max()} is too wide for a scale of {s.dtype}")
     s = np.where(s < np.finfo(s.dtype).tiny, np.ones_like(s), s)
     z = np.full(s.shape, scheme.middle) if scheme.symmetric else np.clip(np.rint(scheme.lowest - a / s), scheme.lowest, scheme.highest)
     return Grid(scheme, s, np.asarray(z, scheme.dtype))

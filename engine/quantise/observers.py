@@ -10,7 +10,8 @@ A wide range has wide steps, a narrow one clips. MinMax clips nothing. MovingAve
 a histogram: Percentile clips a share of the numbers, MSE as many as make the squared error smallest, Entropy as many as leave the
 distribution most like itself. All but MovingAverage have the same range for the same numbers, whatever the batches and their order.
 
-Each raises ValueError, with the place, for a number that is not finite, and for the range of no numbers; TypeError for what is not floats.
+Each raises NotFinite, with the place, for a number that is not, ValueError for the range of no numbers, TypeError for what is not floats.
+What is refused leaves no trace.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class Observer(ABC):
         x = np.asarray(x)
         if x.size:
             check_numbers(x)
-            self.seen += x.size
             self._see(x)
+            self.seen += x.size
 
     def range(self) -> Ends:
         """The lowest and the highest number to be kept."""
