@@ -9,7 +9,7 @@ from engine import nets, ops
 from engine.masks import masked
 from engine.models import cnn, mlp
 from engine.prune import magnitude, select
-from engine.quantise import convert, correct, rounding
+from engine.quantise import choose, convert, correct, rounding
 from engine.quantise.folded import Folded, Layer, NoIntegerForm, fold
 from engine.quantise.integer import Codes
 from engine.quantise.numbers import Scheme, dequantise, grid_of, quantise
@@ -238,3 +238,54 @@ def test_an_input_that_is_always_0_does_not_disturb():
     assert np.isfinite(found.w).all() and np.all(found.w[2] == 0)
     with pytest.raises(ValueError, match="no inputs of a"):
         rounding.gram(layer, [])
+
+
+# What to do for layers that rounding hurts.
+
+
+def answers(net, x):
+    return net(x).argmax(axis=1)
+
+
+def test_noise_is_told_layer_by_layer_and_a_bit_is_6_decibels():
+    net, x = trained_like()
+    ranges = convert.calibrated(net, [x])
+    eight = choose.noise(net, convert.integers(net, ranges), x)
+    four = choose.noise(net, convert.integers(net, ranges, grids=convert.weight_grids(net, Scheme(bits=4))), x)
+    assert list(eight) == ["w1", "w2", "w3"] and min(eight.values()) > 25
+    assert all(eight[name] > four[name] + 6 for name in eight)
+    lines = choose.table(four).splitlines()
+    assert len(lines) == 3 and lines[-1].startswith(min(four, key=four.get))
+
+
+def test_the_worst_layer_stays_in_floats():
+    net, x = trained_like()
+    spoiled = net["w2"].w.copy()
+    spoiled[0] *= 3000  # each channel has one weight that takes all the grid: the others are rounded to 0
+    net = net.put(replace(net["w2"], w=spoiled), replace(net["w1"], w=np.where(np.arange(16) == 0, 0, net["w1"].w).astype(np.float32)))
+    ranges, right = convert.calibrated(net, [x]), answers(net, x)
+    alone = choose.own_noise(net, ranges, x)
+    assert min(alone, key=alone.get) == "w2" and alone["w2"] < alone["w1"] - 10
+
+    def measure(small):
+        return np.mean(answers(small, x) == right)
+
+    small, floats = choose.with_fallback(net, ranges, x, measure=measure, least=0.95)
+    assert floats == ["w2"] and measure(small) >= 0.95 > measure(convert.integers(net, ranges))
+    assert choose.with_fallback(net, ranges, x, measure=measure, least=0.0)[1] == []
+    with pytest.raises(ValueError, match="no layer w9"):
+        convert.integers(net, ranges, in_floats=["w9"])
+
+
+def test_bits_go_where_they_cost_least():
+    net, x = trained_like()
+    grams = {layer.name: rounding.gram(layer, correct.inputs_of(net, layer.name, [x])) for layer in net.weighted}
+    sizes = {layer.name: layer.w.size for layer in net.weighted}
+    for mean in (8, 6, 5, 4):
+        bits = choose.mixed_bits(net, grams, mean_bits=mean)
+        used = sum(bits[name] * n for name, n in sizes.items()) / sum(sizes.values())
+        assert used <= mean or (mean == 4 and used == 4)
+    assert set(choose.mixed_bits(net, grams, mean_bits=8).values()) == {8}
+    assert set(choose.mixed_bits(net, grams, mean_bits=4).values()) == {4}
+    with pytest.raises(ValueError, match="a mean of 9 bits"):
+        choose.mixed_bits(net, grams, mean_bits=9)

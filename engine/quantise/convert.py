@@ -13,8 +13,8 @@ Source: Nagel et al. (2021), A white paper on neural network quantization, sec. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -78,12 +78,13 @@ def rounded(net: Folded, grids: Grids) -> Folded:
     return net.put(*(_with(layer, dequantise(quantise(layer.w, grids[layer.name]), grids[layer.name])) for layer in net.weighted))
 
 
-def integers(net: Folded, ranges: Ranges, *, grids: Grids | None = None, rule: str = "fp32") -> Network:
+def integers(net: Folded, ranges: Ranges, *, grids: Grids | None = None, rule: str = "fp32", in_floats: Collection[str] = ()) -> Network:
     """The network in integers.
 
-    ranges   of the input and of each layer that gives new codes: `calibrated`
-    grids    of the weights: `weight_grids`. Weights that lie on them already stay where they are
-    rule     of requantisation, one of `engine.quantise.rules`
+    ranges      of the input and of each layer that gives new codes: `calibrated`
+    grids       of the weights: `weight_grids`. Weights that lie on them already stay where they are
+    rule        of requantisation, one of `engine.quantise.rules`
+    in_floats   layers by name that read codes, compute in floats and give codes: for what rounding hurts most
 
     Raises ValueError for a range that is missing, OverflowError, naming the layer, where sums could leave int32.
     """
@@ -91,15 +92,45 @@ def integers(net: Folded, ranges: Ranges, *, grids: Grids | None = None, rule: s
     missing = [name for name in [INPUT, *(layer.name for layer in net.layers if makes_codes(layer))] if name not in ranges]
     if missing:
         raise ValueError(f"there is no range of {', '.join(missing)}: calibrate the network that is converted")
+    unknown = [name for name in in_floats if name not in ranges or name == INPUT]
+    if unknown:
+        raise ValueError(f"there is no layer {', '.join(unknown)} that gives new codes; there are {', '.join(ranges)}")
     codes: dict[str, Codes] = {INPUT: flowing(ranges[INPUT])}
-    layers, scales = [], {}
+    layers: list[integer.Layer] = []
+    scales, last = {}, INPUT
     for layer in net.layers:
+        reads = () if layer.reads == (last,) else layer.reads
+        last = layer.name
         before = [codes[name] for name in layer.reads]
         codes[layer.name] = flowing(ranges[layer.name], relu=layer.relu) if makes_codes(layer) else before[0]
-        layers.append(_integer(layer, before, codes[layer.name], grids, rule))
+        if makes_codes(layer):
+            scales[layer.name] = np.float32(codes[layer.name].scale)
+        if layer.name in in_floats:
+            layers.append(InFloats(layer.name, layer, tuple(before), codes[layer.name], reads))
+            continue
+        layers.append(_integer(layer, reads, before, codes[layer.name], grids, rule))
         if layer.w is not None:
-            scales[layer.name] = np.asarray(grids[layer.name].scale)
+            scales[f"{layer.name}/w"] = np.asarray(grids[layer.name].scale)
     return Network(codes[INPUT], codes[net.layers[-1].name], tuple(layers), scales)
+
+
+@dataclass(frozen=True, eq=False)
+class InFloats(integer.Layer):
+    """A layer that stays in floats among layers of integers: its codes are what its floats round to."""
+
+    name: str
+    layer: Layer
+    before: tuple[Codes, ...]
+    after: Codes
+    reads: tuple[str, ...]
+
+    @property
+    def zeros(self) -> tuple[tuple[int | None, ...], int | None]:
+        return tuple(codes.zero_point for codes in self.before), self.after.zero_point
+
+    def __call__(self, *codes: np.ndarray) -> np.ndarray:
+        x = [like.dequantise(q) for like, q in zip(self.before, codes, strict=True)]
+        return self.after.quantise(self.layer(*x))
 
 
 def flowing(between: tuple[float, float], *, relu: bool = False) -> Codes:
@@ -109,25 +140,23 @@ def flowing(between: tuple[float, float], *, relu: bool = False) -> Codes:
     return Codes(float(grid.scale), int(grid.zero_point))
 
 
-def _integer(layer: Layer, before: list[Codes], after: Codes, grids: Grids, rule: str) -> integer.Layer:
-    options = layer.options
+def _integer(layer: Layer, reads: tuple[str, ...], before: list[Codes], after: Codes, grids: Grids, rule: str) -> integer.Layer:
     if layer.kind == "flatten":
-        return integer.Flatten(layer.name, reads=layer.reads)
+        return integer.Flatten(layer.name, reads=reads)
     if layer.kind == "max_pool":
-        return integer.MaxPool(layer.name, reads=layer.reads, **options)
+        return integer.MaxPool(layer.name, reads=reads, **layer.options)
     if layer.kind == "avg_pool":
-        return integer.AvgPool(layer.name, reads=layer.reads, zero_point=before[0].zero_point, **options)
+        return integer.AvgPool(layer.name, reads=reads, zero_point=before[0].zero_point, **layer.options)
     if layer.kind == "add":
         return integer.Add.between(layer.name, *before, after, reads=layer.reads, relu=layer.relu)  # type: ignore[misc, arg-type]
     grid, x = grids[layer.name], before[0]
-    w = quantise(layer.w, grid)
     try:
         bias = whole_bias(layer.b, x.scale, grid.scale)
         to = Requantise.between(x, grid.scale, after, rule=rule, relu=layer.relu)
     except (ValueError, OverflowError) as e:
         raise type(e)(f"{layer.name}: {e}") from e
     kind = integer.Conv if layer.kind == "conv" else integer.Dense
-    return kind(layer.name, w, bias, to, x.zero_point, reads=layer.reads, **options)
+    return kind(layer.name, quantise(layer.w, grid), bias, to, x.zero_point, reads=reads, **layer.options)
 
 
 def _with(layer: Layer, w: Any) -> Layer:

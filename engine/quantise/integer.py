@@ -33,6 +33,7 @@ import numpy as np
 from engine import checkpoints, ops
 from engine.ops.pool import windows
 from engine.ops.windows import Pair, padded, pair, positions, sides
+from engine.quantise.numbers import Grid, Scheme, dequantise, quantise
 from engine.quantise.rules import INT32, Multiplier, half_even, named, requantise
 
 WIDEST = 255 * 127  # the largest product of a code less its zero point, int8 or uint8, and a symmetric weight
@@ -67,16 +68,19 @@ class Codes:
     def high(self) -> int:
         return int(np.iinfo(self.dtype).max)
 
+    @property
+    def grid(self) -> Grid:
+        """The numbers that the codes stand for."""
+        scheme = Scheme(bits=8, signed=self.dtype == "int8", symmetric=False)
+        return Grid(scheme, np.float32(self.scale), np.asarray(self.zero_point, self.dtype))
+
     def quantise(self, x: Any) -> np.ndarray:
-        r"""$q = \mathrm{clip}(\mathrm{round}(x / s) + z)$ in float32, ties to even, as ONNX's QuantizeLinear. Raises ValueError for nan."""
-        ratio = np.asarray(x, np.float32) / np.float32(self.scale)
-        if np.isnan(ratio).any():
-            raise ValueError("nan has no code")
-        return np.asarray(np.clip(np.rint(ratio) + self.zero_point, self.low, self.high).astype(self.dtype))
+        """The codes of x, as `numbers.quantise`, in float32. Raises ValueError for nan."""
+        return np.asarray(quantise(np.asarray(x, np.float32), self.grid))
 
     def dequantise(self, q: np.ndarray) -> np.ndarray:
         """x in float32."""
-        return np.asarray((q.astype(np.int32) - np.int32(self.zero_point)).astype(np.float32) * np.float32(self.scale))
+        return np.asarray(dequantise(q, self.grid))
 
 
 @dataclass(frozen=True, eq=False)

@@ -63,6 +63,12 @@ def loss(layer: Layer, other: Layer, g: np.ndarray) -> float:
     return float(np.einsum("gok,gkl,gol->", d, g, d))
 
 
+def power(layer: Layer, g: np.ndarray) -> float:
+    r"""$\operatorname{tr} W G W^\top$: the mean square of the sums themselves."""
+    w = _rows(layer, layer.w, len(g)).astype(np.float64)
+    return float(np.einsum("gok,gkl,gol->", w, g, w))
+
+
 def nearest(layer: Layer, grid: Grid) -> Layer:
     """Each weight rounded to the nearest: what the others are measured against."""
     return replace(layer, w=np.asarray(dequantise(quantise(layer.w, grid), grid)))
