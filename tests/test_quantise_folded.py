@@ -230,6 +230,15 @@ def test_rounding_all_together_is_on_the_grid_and_better(kind, options):
     assert better["gptq"] >= 3 and better["adaround"] >= 3
 
 
+def test_weights_that_are_0_stay_0_however_they_are_rounded():
+    layer, x = a_layer("conv")
+    mask = RNG.random(layer.w.shape) < 0.5
+    layer = replace(layer, w=np.where(mask, layer.w, 0))
+    grid, g = grid_of(layer.w, Scheme(bits=3, axis=0)), rounding.gram(layer, [x])
+    for found in (rounding.gptq(layer, grid, g), rounding.adaround(layer, grid, g, steps=100)):
+        assert np.all(found.w[~mask] == 0) and rounding.loss(layer, found, g) < rounding.loss(layer, rounding.nearest(layer, grid), g)
+
+
 def test_an_input_that_is_always_0_does_not_disturb():
     layer, x = a_layer()
     x[:, 2] = 0

@@ -78,12 +78,12 @@ def gptq(layer: Layer, grid: Grid, g: np.ndarray, *, damping: float = 0.01) -> L
     r"""One input after the other is rounded, $e = (w_j - q_j) / U_{jj}$, and those to come make up for it: $w_{l} \mathrel{-}= e\, U_{jl}$
 
     U is the upper Cholesky factor of the inverse of $2 G + \lambda I$; lambda is `damping` times its mean diagonal. An input that is
-    always 0 gets the weight 0.
+    always 0 gets the weight 0, and a weight that is 0, as of a pruned model, stays 0.
     Source: Frantar, Ashkboos, Hoefler & Alistarh (2023), GPTQ: accurate post-training quantization for generative pre-trained
     transformers, Algorithm 1.
     """
     w = _rows(layer, layer.w, len(g)).astype(np.float64)
-    done = np.empty_like(w)
+    there, done = w != 0, np.empty_like(w)
     for group, h in enumerate(2 * g):
         dead = np.diag(h) == 0
         h = h + np.diag(np.where(dead, 1.0, 0.0) + damping * max(np.diag(h).mean(), 1e-30))
@@ -92,7 +92,7 @@ def gptq(layer: Layer, grid: Grid, g: np.ndarray, *, damping: float = 0.01) -> L
         for j in range(w.shape[2]):
             done[group][:, j] = _on_grid(layer, grid, w, group, j)
             e = (w[group][:, j] - done[group][:, j]) / u[j, j]
-            w[group][:, j + 1 :] -= np.outer(e, u[j, j + 1 :])
+            w[group][:, j + 1 :] -= np.outer(e, u[j, j + 1 :]) * there[group][:, j + 1 :]
     return replace(layer, w=_back(layer, done))
 
 
@@ -100,20 +100,20 @@ def adaround(layer: Layer, grid: Grid, g: np.ndarray, *, steps: int = 1000, lr: 
     r"""$\min_V \operatorname{tr} D G D^\top + \lambda \sum (1 - |2 h - 1|^\beta), \quad D = W - s (\lfloor W / s \rfloor + h)$
 
     with $h = \mathrm{clip}(1.2\, \sigma(V) - 0.1, 0, 1)$.
-    Whether each weight goes up or down is learned, from the fraction that it has, while beta falls from 20 to 2 and drives h to 0 or 1.
-    At last h is rounded; the result is taken if it is better than rounding to the nearest.
+    Whether each weight goes up or down is learned (one that is 0 stays 0), from the fraction that it has, while beta falls from 20 to 2
+    and drives h to 0 or 1. At last h is rounded; the result is taken if it is better than rounding to the nearest.
     Source: Nagel, Amjad, van Baalen, Louizos & Blankevoort (2020), Up or down? Adaptive rounding for post-training quantization,
     eq. 21 to 25.
     """
     w = _rows(layer, layer.w, len(g)).astype(np.float64)
     s = _rows(layer, np.broadcast_to(grid.over(layer.w.shape)[0], layer.w.shape), len(g)).astype(np.float64)  # type: ignore[union-attr]
-    down = np.floor(w / s)
+    down, there = np.floor(w / s), w != 0
     part = np.clip((w / s - down - LOWER) / WIDER, 1e-6, 1 - 1e-6)
     size = float(np.einsum("gok,gkl,gol->", s, g, s)) / w.size  # of a change by one step: so that lambda does not depend on units
 
     def objective(p: Any, beta: float) -> Any:
         h = ops.clip(ops.sigmoid(p["v"]) * WIDER + LOWER, min=0.0, max=1.0)
-        d = (w / s - down - h) * s
+        d = (w / s - down - h) * s * there
         return ops.sum(ops.matmul(d, g) * d) / size + strength * ops.sum(1 - ops.abs(2 * h - 1) ** beta)
 
     params, adam = {"v": np.log(part / (1 - part))}, Adam(lr=lr)
@@ -121,7 +121,7 @@ def adaround(layer: Layer, grid: Grid, g: np.ndarray, *, steps: int = 1000, lr: 
     for t in range(steps):
         beta = 20 + (2 - 20) * min(1.0, t / (0.8 * steps))
         params, moments = adam.step(params, grad(lambda p, beta=beta: objective(p, beta))(params), moments)
-    up = params["v"] > 0
+    up = there & (params["v"] > 0)
     learned = replace(layer, w=np.asarray(dequantise(quantise(_back(layer, (down + up) * s), grid), grid)))
     return min(nearest(layer, grid), learned, key=lambda found: loss(layer, found, g))
 
