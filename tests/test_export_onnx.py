@@ -10,9 +10,10 @@ import pytest
 import tally
 from strategies import arguments
 
-from engine import nets, ops
+from engine import forms, nets, ops
 from engine.domain import Pick
 from engine.graph import GraphError, trace
+from engine.lowrank import factorise
 from engine.models import MODELS, cnn, mlp
 from engine.traced import OPS
 
@@ -218,6 +219,15 @@ def test_float64_where_the_runtime_has_it(tmp_path):
     with pytest.raises(ExportError, match="export parameters and example in float32"):
         export(tmp_path / "c.onnx", cnn.predict_classic, cnn.init_classic(0, dtype=np.float64), rows(2, 1, 28, 28, dtype=np.float64))
     assert not (tmp_path / "c.onnx").exists()
+
+
+def test_factors_of_weights_are_two_products(tmp_path):
+    params = mlp.init(0, (20, 16, 12, 4))
+    formed = factorise(params, {"w1": 3, "w2": 2})
+    report = export(tmp_path / "m.onnx", forms.running(mlp.predict, like=formed), forms.flat(formed), rows(3, 20))
+    assert kinds(tmp_path / "m.onnx") == [*["MatMul", "Gemm", "Relu"] * 2, "Gemm"] and report.bytes < 4 * sum(
+        p.size for p in params.values()
+    )
 
 
 # What is refused, and what is left then.
