@@ -21,7 +21,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NoReturn
 
 import numpy as np
@@ -142,7 +142,7 @@ class Graph:
                 raise GraphError(f"{v.name} has shape {np.shape(x)}, this graph was traced with {_told(v.shape)}")
         return first, known
 
-    @property
+    @cached_property
     def constants(self) -> list[Value]:
         """What is neither an input nor a parameter nor computed, in the order of its first use."""
         used = [v for call in self.calls for v in call.args] + list(self.outputs)
@@ -223,11 +223,17 @@ class Recorder(Interpreter):
         self.calls.append((op, places, params, tuple(t.slot for t in traced)))
         return traced if type(y) is tuple else traced[0]
 
+    def refusal(self, what: str) -> Exception:
+        return GraphError(
+            f"{what} looks at the numbers, and a graph is to hold for others, too.\n"
+            "  a choice between arrays is np.where(x > 0, a, b); one that is the same for all inputs is made from shapes, or outside"
+        )
+
     def place(self, x: Any) -> int:
         """Where x is among the values; what is not ours is a constant."""
         if type(x) is Traced and x.owner is self:
             return int(x.slot)
-        if type(x) is Symbol:
+        if type(x) is Symbol and x.recorder is self:
             return x.place
         if id(x) in self.constants:
             return self.constants[id(x)]
@@ -280,10 +286,7 @@ class Symbol(NDArrayOperatorsMixin):
         return y.value if y.dtype == bool else y
 
     def _refuse(self, what: str) -> NoReturn:
-        raise GraphError(
-            f"{what} looks at the numbers, and a graph is to hold for others, too.\n"
-            "  a choice between arrays is np.where(x > 0, a, b); one that is the same for all inputs is made from shapes, or outside"
-        )
+        raise self.recorder.refusal(what)
 
     def __bool__(self) -> bool:
         self._refuse("a choice (if, while, and, or, not)")

@@ -73,6 +73,7 @@ FORMS: dict[str, Form] = {
     "rad2deg": lambda to, x: to("Mul", to.cast(x), to.number(180 / math.pi)),
     "reciprocal": node("Reciprocal"),
     "relu": node("Relu"),
+    "remainder": lambda to, x1, x2: _remainder(to, to.cast(x1), to.cast(x2)),
     "sigmoid": node("Sigmoid"),
     "sign": node("Sign"),
     "silu": lambda to, x: to("Mul", to.cast(x), to("Sigmoid", to.cast(x))),
@@ -123,6 +124,7 @@ FORMS: dict[str, Form] = {
         group=groups,
     ),
     "dense": lambda to, x, w, b, *, activation: _activated(to, _dense(to, to.cast(x), to.cast(w), to.cast(b)), activation),
+    "det": node("Det"),
     "einsum": lambda to, *xs, subscripts: to("Einsum", *to.alike(*xs), equation=subscripts),
     "log_softmax": lambda to, x, *, axis: _softmax(to, "LogSoftmax", to.cast(x), axis),
     "matmul": node("MatMul"),
@@ -264,6 +266,13 @@ def _reduce(to: Writer, kind: str, x: Tensor, axis: Any, keepdims: bool) -> Tens
         return to(kind, to("Unsqueeze", x, to.integers([-1])), to.integers([-1]), keepdims=0)
     axes = () if axis is None else (to.integers([*axis] if isinstance(axis, tuple) else [axis]),)
     return to(kind, x, *axes, keepdims=int(keepdims))
+
+
+def _remainder(to: Writer, x1: Tensor, x2: Tensor) -> Tensor:
+    """Mod has the sign of x1; NumPy's remainder that of x2."""
+    rest, zero = to("Mod", x1, x2, fmod=1), to.number(0)
+    other = to("And", to("Not", to("Equal", rest, zero)), to("Xor", to("Less", rest, zero), to("Less", x2, zero)))
+    return to("Where", other, to("Add", rest, x2), rest)
 
 
 def _roll(to: Writer, x: Tensor, shift: Any, axis: Any) -> Tensor:
