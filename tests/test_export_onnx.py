@@ -265,6 +265,9 @@ def test_names(tmp_path):
     refused(tmp_path, f, rows(4, 3), "two things are called 'y'", names={"x": "y"})
     refused(tmp_path, f, rows(4, 3), "two things are called 'w'", names={"y": "w"})
     refused(tmp_path, f, rows(4, 3), "there is no z among x, y", names={"z": "w"})
+    params = {"y": rows(3, 3), "y0": rows(3)}  # names that outputs would have, and those in a comparison at every call
+    report = export(tmp_path / "model.onnx", lambda p, y1: (y1 @ p["y"], ops.tanh(y1 + p["y0"])), params, rows(2, 3))
+    assert [name for name, _ in report.inputs + report.outputs] == ["y1", "y0_", "y1_"]
 
 
 def test_an_opset_that_is_not_there(tmp_path):

@@ -105,7 +105,8 @@ def written(
     if not OLDEST <= opset <= newest:
         raise ExportError(f"opset {opset}: there are {OLDEST} to {newest} here\n  pass opset={min(max(opset, OLDEST), newest)}")
     writer = Writer(graph, params, opset, FORMS)
-    ins, outs = [v.name for v in graph.inputs], _output_names(graph)
+    ins = [v.name for v in graph.inputs]
+    outs = _output_names(graph, {*ins, *writer.arrays})
     unknown = [name for name in names or {} if name not in ins + outs]
     if unknown:
         raise ExportError(f"names: there is no {', '.join(unknown)} among {', '.join(ins + outs)}")
@@ -133,6 +134,7 @@ def _declared(name: str, v: Value) -> Any:
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(v.dtype), [n if type(n) is int else str(n) for n in v.shape])
 
 
-def _output_names(graph: Graph) -> list[str]:
-    """y for one; several have the names and numbers by which what is returned is nested."""
-    return [path if path and not path[0].isdigit() else f"y{path}" for path in paths(graph.nest([0] * len(graph.outputs)))]
+def _output_names(graph: Graph, taken: set[str]) -> list[str]:
+    """y for one; several have the names and numbers by which what is returned is nested. None is taken by something else."""
+    said = [path if path and not path[0].isdigit() else f"y{path}" for path in paths(graph.nest([0] * len(graph.outputs)))]
+    return [f"{name}_" if name in taken else name for name in said]

@@ -224,7 +224,7 @@ class Writer:
     def _write(self) -> None:
         call, args = self.call, [self._argument(v) for v in self.call.args]
         if any(0 in v.shape for v in (*call.args, *call.outputs) if v in self.uses):
-            self.refuse("is on arrays without elements, by whose number ONNX Runtime divides")
+            self.refuse("is on arrays without elements, on which ONNX Runtime may end the process")
         if all(x.array is not None for x in args) and not follows(call.params):
             y: Any = call.op(*[x.array for x in args], **call.params)
             found: Sequence[Any] = [
