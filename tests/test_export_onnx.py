@@ -98,6 +98,32 @@ def test_each_op_of_the_table_gives_what_the_op_gives(name):
     tally.ran("onnxruntime", "an op of the table", ran)
 
 
+@pytest.mark.parametrize("name", sorted(name for name in FORMS.keys() & OPS.keys() if len(OPS[name].args) == 1 and not OPS[name].variadic))
+def test_an_op_for_any_batch(name):
+    """The first axis left open, where the drawn parameters allow it; then compared with other numbers of examples."""
+    ran = 0
+    for seed in range(SEEDS):
+        (x, *_), options = drawn(name, seed)
+
+        def f(_, x, options=options):
+            return OPS[name](x, **options)
+
+        try:
+            graph = trace(f, {}, x)
+        except (ValueError, IndexError):  # a shape, a key or a width that is of this batch
+            continue
+        try:
+            data, *_ = written(graph, {})
+        except ExportError as e:
+            assert re.search("is open|without elements|norm of order|more than one array", str(e)), e
+            continue
+        batches = [np.resize(x, (n, *x.shape[1:])) for n in (2, 5)]
+        verified(data, f, graph, {}, [[x] for x in batches], lambda graph: written(graph, {})[:2])
+        ran += 1
+    assert ran or name in ("broadcast_to", "sum_to")  # whose shape is drawn for one batch
+    tally.ran("onnxruntime", "an op for any batch", ran)
+
+
 @pytest.mark.parametrize("opset", [OLDEST, 17, 18, 20])
 def test_an_older_opset_is_right_or_refused(opset):
     refused = set()
