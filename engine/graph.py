@@ -21,7 +21,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NoReturn
 
 import numpy as np
@@ -113,14 +113,19 @@ class Graph:
 
     def __call__(self, params: Mapping[str, Any], *inputs: Any) -> Any:
         """Run the calls. Raises GraphError for parameters that are missing, and for other shapes than those traced."""
-        n, known = self.given(params, inputs)
-        for call in self.calls:
-            args = [known[a] if a in known else at(a.constant, n) for a in call.args]
-            y = call.op(*args, **at(call.params, n))
-            known.update(zip(call.outputs, y if type(y) is tuple else (y,), strict=True))
-        return self.nest([known[y] if y in known else at(y.constant, n) for y in self.outputs])
+        known = self.run(params, *inputs)
+        return self.nest([known[y] for y in self.outputs])
 
-    def given(self, params: Mapping[str, Any], inputs: Sequence[Any]) -> tuple[int, dict[Value, Any]]:
+    def run(self, params: Mapping[str, Any], *inputs: Any) -> dict[Value, Any]:
+        """Every value on the way, as `graph(params, *inputs)` finds it."""
+        n, known = self._given(params, inputs)
+        known.update((v, at(v.constant, n)) for v in self.constants)
+        for call in self.calls:
+            y = call.op(*[known[a] for a in call.args], **at(call.params, n))
+            known.update(zip(call.outputs, y if type(y) is tuple else (y,), strict=True))
+        return known
+
+    def _given(self, params: Mapping[str, Any], inputs: Sequence[Any]) -> tuple[int, dict[Value, Any]]:
         """The number of examples, and the arrays for parameters and inputs."""
         if len(inputs) != len(self.inputs):
             raise GraphError(
@@ -137,7 +142,7 @@ class Graph:
                 raise GraphError(f"{v.name} has shape {np.shape(x)}, this graph was traced with {_told(v.shape)}")
         return first, known
 
-    @property
+    @cached_property
     def constants(self) -> list[Value]:
         """What is neither an input nor a parameter nor computed, in the order of its first use."""
         used = [v for call in self.calls for v in call.args] + list(self.outputs)
@@ -161,6 +166,13 @@ def at(what: Any, n: int) -> Any:
     if type(what) is dict:
         return {key: at(part, n) for key, part in what.items()}
     return slice(at(what.start, n), at(what.stop, n), at(what.step, n)) if type(what) is slice else what
+
+
+def follows(what: Any) -> bool:
+    """Is there a Size in `what`?"""
+    if type(what) is slice:
+        return follows((what.start, what.stop, what.step))
+    return type(what) is Size or (type(what) in (tuple, list, dict) and any(map(follows, what.values() if type(what) is dict else what)))
 
 
 # How it is found.
@@ -211,11 +223,17 @@ class Recorder(Interpreter):
         self.calls.append((op, places, params, tuple(t.slot for t in traced)))
         return traced if type(y) is tuple else traced[0]
 
+    def refusal(self, what: str) -> Exception:
+        return GraphError(
+            f"{what} looks at the numbers, and a graph is to hold for others, too.\n"
+            "  a choice between arrays is np.where(x > 0, a, b); one that is the same for all inputs is made from shapes, or outside"
+        )
+
     def place(self, x: Any) -> int:
         """Where x is among the values; what is not ours is a constant."""
         if type(x) is Traced and x.owner is self:
             return int(x.slot)
-        if type(x) is Symbol:
+        if type(x) is Symbol and x.recorder is self:
             return x.place
         if id(x) in self.constants:
             return self.constants[id(x)]
@@ -268,10 +286,7 @@ class Symbol(NDArrayOperatorsMixin):
         return y.value if y.dtype == bool else y
 
     def _refuse(self, what: str) -> NoReturn:
-        raise GraphError(
-            f"{what} looks at the numbers, and a graph is to hold for others, too.\n"
-            "  a choice between arrays is np.where(x > 0, a, b); one that is the same for all inputs is made from shapes, or outside"
-        )
+        raise self.recorder.refusal(what)
 
     def __bool__(self) -> bool:
         self._refuse("a choice (if, while, and, or, not)")
@@ -411,7 +426,7 @@ class Builder:
     def _constant(self, arrays: list[Any], where: str) -> Value:
         name, dtype = self._next("c"), np.asarray(arrays[0]).dtype
         shape = self._common([np.shape(x) for x in arrays], where)
-        if not _follows_batch(shape):
+        if not follows(shape):
             return Value(name, shape, dtype, self._common(arrays, f"an argument of {where}"))
         numbers = np.concatenate([np.ravel(x) for x in arrays])
         if numbers.size == 0 or np.any(numbers != numbers[0]):
@@ -447,10 +462,6 @@ class Builder:
             told = ", ".join(f"{number} with {n} examples" for n, number in zip(self.sizes, numbers, strict=True))
             raise GraphError(f"{where}: a size is {told}, which is no multiple of their number and some\n  {FIXED}")
         return size
-
-
-def _follows_batch(what: Any) -> bool:
-    return type(what) is Size or (type(what) in (tuple, list) and any(map(_follows_batch, what)))
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -24,6 +24,13 @@ class Interpreter:
         """What calling `op` on `args` means here: `args` in order, `params` complete."""
         raise NotImplementedError
 
+    def refusal(self, what: str) -> Exception:
+        """The error for a number that is taken out of a value of this interpreter."""
+        return TypeError(
+            f"{what} would cut this value off from its derivative.\n"
+            "  use engine ops or numpy functions on it; to cut it on purpose, use stop_gradient(x) and read it after"
+        )
+
 
 class Eval(Interpreter):
     """Compute."""

@@ -144,29 +144,23 @@ class Traced:
 
     # A number taken out loses its derivative, so it is refused.
 
-    def _refuse(self, what: str) -> TypeError:
-        return TypeError(
-            f"{what} would cut this value off from its derivative.\n"
-            f"  use engine ops or numpy functions on it; to cut it on purpose, use stop_gradient(x) and read it after"
-        )
-
     def __float__(self) -> float:
-        raise self._refuse("float() (a function of `math`, an assignment to an element of a plain array)")
+        raise self.owner.refusal("float() (a function of `math`, an assignment to an element of a plain array)")
 
     def __int__(self) -> int:
-        raise self._refuse("int()")
+        raise self.owner.refusal("int()")
 
     def __complex__(self) -> complex:
-        raise self._refuse("complex()")
+        raise self.owner.refusal("complex()")
 
     def __index__(self) -> int:
-        raise self._refuse("use as a plain integer")
+        raise self.owner.refusal("use as a plain integer")
 
     def item(self, *_: int) -> Any:
-        raise self._refuse(".item()")
+        raise self.owner.refusal(".item()")
 
     def tolist(self) -> Any:
-        raise self._refuse(".tolist()")
+        raise self.owner.refusal(".tolist()")
 
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
         raise TypeError(

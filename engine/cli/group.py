@@ -7,7 +7,7 @@ from importlib import import_module
 
 import click
 
-COMMANDS = ("demo", "train", "evaluate", "prune", "quantize", "explain", "check", "bench", "info")
+COMMANDS = ("demo", "train", "evaluate", "prune", "quantize", "export", "explain", "check", "bench", "info")
 
 
 class Commands(click.Group):
@@ -38,7 +38,8 @@ def gnomon() -> None:
       gnomon train mlp --data digits --epochs 20       leaves a checkpoint after each epoch
       gnomon evaluate runs/mlp-digits --data digits    metrics and the confusion matrix
       gnomon prune mlp --data mnist5k --keep 0.05      a twentieth of the weights: accuracy, bytes, latency
-      gnomon quantize runs/mlp-mnist5k-pruned         the same in integers of 8 bits, from input to logits
+      gnomon quantize runs/mlp-mnist5k-pruned          the same in integers of 8 bits, from input to logits
+      gnomon export runs/mlp-digits --onnx mlp.onnx    for other programs, verified in ONNX Runtime
       gnomon explain "tanh(x * w + b)" x=1.5 w=2 b=-1  forward and backward, with the numbers
       gnomon check rules.py:f --vjp rules.py:f_vjp     is the gradient right?
       gnomon bench sgemm conv                          our kernels against other libraries
