@@ -9,7 +9,8 @@ A channel of a hidden layer is a row of the weight that makes it, its bias, its 
 that multiplies it later: a column of the next weight; after `flatten` as many columns as it has pixels. Where two layers are added up,
 or one weight serves twice, the channels of both are one. None of this is told: `Couple` runs the model and follows each place of each
 axis of each parameter through the notations of the ops. What they do not tell apart is *fixed*, and stays: the axes of inputs and of
-outputs, the axis of a softmax or a layer norm, channels in groups, and whatever passes through an op that no rule here knows.
+outputs, an axis of one place, the axis of a softmax or a layer norm, channels in groups, what is taken by its place as in h[:, :3], and
+whatever passes through an op that no rule here knows.
 
 Without its channels a network computes the same as with zeros in their place, whatever the activations, since what multiplies a channel
 later is zero as well.
@@ -17,6 +18,7 @@ later is zero as well.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,16 +45,12 @@ class ChannelError(ValueError):
 class Group:
     """Channels that have their parts in the same axes.
 
+    name       that of the array in which its channels stand first; with a number, "w2 (2)", if another group stands first there too
     members    (name, axis): for each channel the indices along that axis, (channels, indices of each)
-    name       that of the first member
     """
 
+    name: str
     members: dict[tuple[str, int], np.ndarray]
-
-    @property
-    def name(self) -> str:
-        """The array in which its channels stand first."""
-        return next(iter(self.members))[0]
 
     def __len__(self) -> int:
         return len(next(iter(self.members.values())))
@@ -171,7 +169,10 @@ class Note:
 
 
 class Couple(Interpreter):
-    """Run, and find out which places of which axes belong together: sets of numbers that are joined. What is with FIXED must stay."""
+    """Run, and find out which places of which axes belong together: sets of numbers that are joined. What is with FIXED must stay.
+
+    An axis of one place is FIXED: it goes along with axes of any size, and without it there would be nothing to go along.
+    """
 
     def __init__(self, below: Interpreter):
         self.below = below
@@ -221,6 +222,8 @@ class Couple(Interpreter):
             self.parent[high] = low
 
     def _new(self, n: int) -> np.ndarray:
+        if n == 1:
+            return np.full(1, FIXED)
         first = len(self.parent)
         self.parent.extend(range(first, first + n))
         return np.arange(first, first + n)
@@ -298,10 +301,11 @@ class Couple(Interpreter):
     def _moved(self, op: Op, notes: list[Note], params: dict[str, Any]) -> list[Places] | None:
         """Let the op move the numbers of the places themselves, those of one axis at a time, and see along which axis they come out."""
         for note in notes:
-            self.fix(*(p for p in note.places if len(p) == 1))  # one channel is all there is: it must stay, and has no direction to be seen
+            self.fix(*(note.places[axis] for axis in _cut(op, note.places, params)))
+        given = [tuple(np.array([self.root(int(place)) for place in axis], int) for axis in note.places) for note in notes]
         found: list[list[np.ndarray]] = []
-        for which in range(max(len(note.places) for note in notes)):
-            moved = op.definition(*[_spread(note.places, which) for note in notes], **params)
+        for which in range(max(map(len, given))):
+            moved = op.definition(*[_spread(places, which) for places in given], **params)
             parts = moved if isinstance(moved, (tuple, list)) else (moved,)
             found = found or [[np.full(n, FIXED) for n in part.shape] for part in parts]
             for axes, part in zip(found, parts, strict=True):
@@ -319,6 +323,20 @@ MOVES = frozenset({
     "broadcast_to", "concat", "expand_dims", "flip", "getitem", "matrix_transpose", "permute_dims", "reshape", "split", "squeeze", "stack",
 })  # fmt: skip
 """Ops that move numbers and do not change them."""
+
+
+def _cut(op: Op, places: Places, params: Mapping[str, Any]) -> list[int]:
+    """The axes of which an op takes a part by its place: with a channel fewer the same place would be another channel."""
+    if op.name == "split":
+        return [params["axis"]]
+    if op.name != "getitem":
+        return []
+    key = [k for k in (params["key"] if isinstance(params["key"], tuple) else (params["key"],)) if k is not None]
+    if not all(k is ... or type(k) in (slice, int) for k in key):
+        return list(range(len(places)))
+    dots = key.index(...) if ... in key else len(key)
+    key[dots : dots + 1] = [slice(None)] * (len(places) - len(key) + (... in key))
+    return [axis for axis, (k, p) in enumerate(zip(key, places, strict=True)) if not isinstance(k, slice) or len(p[k]) < len(p)]
 
 
 def _axes(axis: Any, ndim: int) -> tuple[int, ...]:
@@ -341,9 +359,9 @@ def _direction(part: np.ndarray) -> int | None:
 
 
 def _spread(places: Places, which: int) -> np.ndarray:
-    """The numbers of one axis, repeated over the others; FIXED where it is too short to show a direction."""
+    """The numbers of one axis, repeated over the others."""
     shape = [len(p) for p in places]
-    if which >= len(places) or shape[which] == 1:
+    if which >= len(places):
         return np.full(shape, FIXED)
     along = [1] * len(shape)
     along[which] = shape[which]
@@ -367,7 +385,14 @@ def _grouped(names: Sequence[str], places: Sequence[Places], couple: Couple) -> 
     for channel in together.values():
         if len(channel) > 1:  # what is in one array only meets nothing else: the model does not use it
             alike.setdefault(tuple((key, len(indices)) for key, indices in channel.items()), []).append(channel)
-    return [Group({key: np.array([channel[key] for channel in found]) for key, _ in members}) for members, found in alike.items()]
+    groups: list[Group] = []
+    first: Counter[str] = Counter()
+    for members, found in alike.items():
+        name = members[0][0][0]
+        first[name] += 1
+        called = name if first[name] == 1 else f"{name} ({first[name]})"
+        groups.append(Group(called, {key: np.array([channel[key] for channel in found]) for key, _ in members}))
+    return groups
 
 
 def _worth(group: Group, scores: Mapping[str, Any], *, mean: bool) -> np.ndarray:
