@@ -6,7 +6,18 @@ import pytest
 from engine import nets, ops
 from engine.masks import masked
 from engine.models import cnn, mlp
-from engine.prune import ChannelError, batch_norm_scale, channel_masks, channels, kept_by, magnitude, norm_scales, select_channels, shrink
+from engine.prune import (
+    ChannelError,
+    ScoreError,
+    batch_norm_scale,
+    channel_masks,
+    channels,
+    kept_by,
+    magnitude,
+    norm_scales,
+    select_channels,
+    shrink,
+)
 from engine.prune.channels import Couple
 
 ACTIVATIONS = [nets.relu, nets.tanh, nets.sigmoid, nets.softplus]
@@ -196,7 +207,11 @@ def test_arrays_of_another_net_are_told():
     kept = {"w1": np.array([True] * 5 + [False])}
     with pytest.raises(ChannelError, match=r"w1 has 4 places along axis 1"):
         shrink(mlp.init(0, (8, 4, 3)), groups, kept)
-    with pytest.raises(ValueError, match="nan"):
+    with pytest.raises(ChannelError, match=r"which of the 6 channels of 'w1' are kept; there are w2"):
+        shrink(mlp.init(0, (8, 6, 3)), groups, {"w2": kept["w1"]})
+    with pytest.raises(ChannelError, match="which of the 6 channels"):
+        channel_masks(groups, {"w1": kept["w1"][:4]}, mlp.init(0, (8, 6, 3)))
+    with pytest.raises(ScoreError, match="nan"):
         select_channels(groups, {"w1": np.full((8, 6), np.nan)}, 0.5)
 
 

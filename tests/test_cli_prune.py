@@ -12,7 +12,7 @@ import pytest
 from engine import packed
 from engine.cli.group import run
 from engine.experiment import Experiment
-from engine.prune.job import Pruning
+from engine.prune.job import CRITERIA, Pruning
 
 QUICK = ["--data", "glyphs", "--dense-epochs", "2", "--epochs", "1", "--kernels", "none"]
 
@@ -111,6 +111,8 @@ def same(a, b):
         (("mlp", "--grain", "2:4", "--stages", "2"), "2:4 is one stage"),
         (("mlp", "--criterion", "snip", "--stages", "2"), "snip prunes before the training, once"),
         (("mlp", "--criterion", "tailor"), "Did you mean taylor?"),
+        (("mlp", "--schedule", "oneshot", "--stages", "2"), "oneshot prunes once"),
+        (("mlp", "--resume", "--overwrite"), "which of the two?"),
         (("mlp", "--schedule", "square"), "there is no schedule called 'square'"),
         (("mpl",), "Did you mean mlp?"),
         (("mlp", "--data", "mnits5k"), "Did you mean"),
@@ -124,7 +126,40 @@ def test_what_cannot_be_is_told_and_nothing_is_written(arguments, said, tmp_path
     assert not (tmp_path / "none").exists()
 
 
-def test_a_folder_that_has_a_pruning(tmp_path, capsys):
+def test_a_model_without_channels(tmp_path, capsys):
+    code, _, err = prune(capsys, "logistic", *QUICK, "--grain", "channels", "--report", tmp_path / "none")
+    assert code == 1 and "logistic has no channels that can go" in err and not (tmp_path / "none").exists()
+
+
+def test_scores_that_are_not_numbers(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(CRITERIA, "random", lambda job, params, names: {"w": np.full((784, 10), np.nan)})
+    code, _, err = prune(capsys, "logistic", *QUICK, "--criterion", "random", "--report", tmp_path)
+    assert code == 1 and "7840 of 7840 scores of 'w' are not numbers (nan)" in err and "Traceback" not in err
+    assert {p.name for p in tmp_path.iterdir()} == {"pruning.json", "dense.safetensors"}
+
+
+@pytest.mark.parametrize("moment", [("engine.prune.stages", "select"), ("engine.share", "cluster"), ("engine.tradeoff", "measured")])
+def test_a_stop_between_trainings_says_how_to_go_on(moment, tmp_path, capsys, monkeypatch):
+    given = ("logistic", *QUICK, "--stages", "1", "--share", "4", "--report", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["gnomon", "prune", *map(str, given)])
+    with monkeypatch.context() as stopping:
+
+        def stop(*given, **options):
+            raise KeyboardInterrupt
+
+        stopping.setattr(".".join(moment), stop)
+        code, _, err = prune(capsys, *given)
+    assert code == 130 and err.splitlines()[-1] == f"  gnomon prune {' '.join(map(str, given))} --resume"
+    assert prune(capsys, *given, "--resume")[0] == 0
+
+
+def test_stages_of_one_share_have_times_of_their_own(tmp_path, capsys):
+    _, out, _ = prune(capsys, "logistic", *QUICK, "--keep", "1", "--stages", "2", "--report", tmp_path, "--json")
+    _, first, second = json.loads(out)
+    assert first["name"] == second["name"] == "keep 1" and first["latency"] != second["latency"]
+
+
+def test_a_folder_that_has_a_pruning(tmp_path, capsys, monkeypatch):
     given = ("logistic", *QUICK, "--stages", "1", "--report", tmp_path)
     assert prune(capsys, *given)[0] == 0
     code, _, err = prune(capsys, *given)
@@ -135,6 +170,13 @@ def test_a_folder_that_has_a_pruning(tmp_path, capsys):
     code, _, err = prune(capsys, "logistic", *QUICK, "--report", tmp_path / "new", "--resume")
     assert code == 1 and "no pruning" in err
     assert prune(capsys, *given, "--keep", "0.2", "--overwrite")[0] == 0
+    (tmp_path / "pruning.json").write_text("{")
+    code, _, err = prune(capsys, *given, "--resume")
+    assert code == 1 and "pruning.json is damaged" in err and "--overwrite begins anew" in err
+    monkeypatch.setattr(Pruning, "run", lambda job, folder, watch: [][0])
+    with pytest.raises(IndexError):
+        prune(capsys, *given, "--overwrite")
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["pruning.json"]  # no table of what is no longer there
 
 
 def test_a_job_there_and_back():

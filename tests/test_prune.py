@@ -92,6 +92,8 @@ def test_magnitude_and_the_control():
 def test_criteria_say_what_they_lack():
     with pytest.raises(ValueError, match="at least one batch"):
         prune.taylor(loss, PARAMS, [])
+    with pytest.raises(ValueError, match="probes=0"):
+        prune.hessian(loss, PARAMS, BATCHES, probes=0)
     with pytest.raises(ValueError, match="no such parameter: w7; there are w1, b1, w2"):
         prune.magnitude(PARAMS, names=("w7",))
 
@@ -179,7 +181,7 @@ def test_shares_that_are_none(keep):
 
 
 def test_what_else_cannot_be_chosen():
-    with pytest.raises(ValueError, match="1 of 4 scores of 'w' are not numbers"):
+    with pytest.raises(prune.ScoreError, match="1 of 4 scores of 'w' are not numbers"):
         prune.select({"w": np.array([1, np.nan, 2, 3])}, 0.5)
     with pytest.raises(ValueError, match="keep says nothing of w2"):
         prune.select({"w1": np.ones(2), "w2": np.ones(2)}, {"w1": 0.5})
@@ -256,6 +258,17 @@ def test_what_is_gone_stays_gone_under_a_criterion_that_changes_its_mind():
     assert all(np.all(found[0].masks[name] | ~found[2].masks[name]) for name in ("w1", "w2"))
 
 
+def test_what_is_gone_stays_gone_where_more_could_be_kept():
+    """A larger share than is left, another grain, and a mask of an array that is not scored."""
+    before = {"w1": np.arange(20).reshape(5, 4) % 3 == 0, "b1": np.array([True, False, True, True])}
+    for rule in (MAGNITUDE, prune.by_weights(prune.magnitude, grain=prune.NofM(3, 4)), prune.by_weights(prune.magnitude, scope="global")):
+        masks = rule(PARAMS, 0.9, before)
+        assert np.all(before["w1"] | ~masks["w1"]) and np.array_equal(masks["b1"], before["b1"]) and masks["w2"].sum() > 6
+    groups = prune.channels(lambda p, x: ops.matmul(ops.tanh(ops.matmul(x, p["w1"]) + p["b1"]), p["w2"]), PARAMS, X[:1])
+    masks = prune.by_channels(lambda p: prune.magnitude(p, names=list(p)), groups)(PARAMS, 0.5, {"w1": before["w1"]})
+    assert np.all(before["w1"] | ~masks["w1"]) and prune.kept_by(groups, {**masks, "w1": masks["w1"]})["w1"].sum() == 2
+
+
 def test_rewinding_begins_from_the_first_weights():
     begun = []
 
@@ -295,6 +308,9 @@ def test_stopped_stages_go_on(tmp_path):
         stages(folder=tmp_path / "parts", rewind=PARAMS)
     with pytest.raises(OtherRun, match=r"lr: then None, now 0\.1"):
         stages(folder=tmp_path / "parts", plan={"lr": 0.1})
+    train(PARAMS, None, 1, None).save(tmp_path / "parts" / "stage-01.safetensors", {})
+    with pytest.raises(OtherRun, match="keep: then None"):  # a checkpoint, but of no stage
+        stages(folder=tmp_path / "parts")
 
 
 @pytest.mark.parametrize("keeps", [[0.5, 0.6], [0.0], [1.2], [0.5, -0.1]])

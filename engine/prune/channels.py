@@ -28,7 +28,7 @@ import numpy as np
 from engine.interpret import Interpreter, interpreting, running
 from engine.masks import Arrays, Masks
 from engine.op import Op, as_array
-from engine.prune.select import Scope, share_of_all, share_of_each
+from engine.prune.select import Scope, ScoreError, share_of_all, share_of_each
 from engine.shapes import ANY
 from engine.traced import Traced
 from engine.tree import flatten
@@ -88,7 +88,7 @@ def select_channels(groups: Sequence[Group], scores: Mapping[str, Any], keep: An
     keep    as in `engine.prune.select.select`; by name, it is by the names of groups
 
     With |w| as scores it is the L1 norm of Li, Kadav, Durdanovic, Samet & Graf (2017), Pruning filters for efficient ConvNets, sec. 3.1.
-    Raises ChannelError if nothing is known of a group.
+    Raises ChannelError for a group without a score, ScoreError for a score that is not a number.
     """
     units = {group.name: _worth(group, scores, mean=scope == "global") for group in groups}
     kept = share_of_each(units, keep) if scope == "layer" else share_of_all(units, keep)
@@ -99,13 +99,16 @@ def select_channels(groups: Sequence[Group], scores: Mapping[str, Any], keep: An
 
 
 def channel_masks(groups: Sequence[Group], kept: Kept, params: Mapping[str, Any]) -> Masks:
-    """Masks of all parts of the channels that are not kept: of their biases, and of what multiplies them later."""
+    """Masks of all parts of the channels that are not kept: of their biases, and of what multiplies them later.
+
+    Raises ChannelError if `kept` is not of these groups.
+    """
     masks: Masks = {}
     for group in groups:
         for (name, axis), indices in group.members.items():
             if name in params:
                 mask = masks.setdefault(name, np.ones(np.shape(params[name]), bool))
-                np.moveaxis(mask, axis, 0)[indices[~kept[group.name]].reshape(-1)] = False
+                np.moveaxis(mask, axis, 0)[indices[_going(group, kept)].reshape(-1)] = False
     return masks
 
 
@@ -113,7 +116,7 @@ def shrink(arrays: Mapping[str, Any], groups: Sequence[Group], kept: Kept) -> Ar
     """The arrays without the channels that are not kept. Names stay, so the model's own functions run on them.
 
     arrays    parameters, state, or anything else under their names: moments, masks
-    Raises ChannelError if an array is not of the shape that the groups were found with.
+    Raises ChannelError if an array has fewer places than a group, and if `kept` is not of these groups.
     """
     small = dict(arrays)
     for group in groups:
@@ -406,7 +409,7 @@ def _worth(group: Group, scores: Mapping[str, Any], *, mean: bool) -> np.ndarray
     if not count:
         raise ChannelError(f"there is no score for {group}: the scores are of {', '.join(scores) or 'nothing'}")
     if np.isnan(total).any():
-        raise ValueError(f"the scores of {group.name} are not numbers (nan): look at the data and the weights")
+        raise ScoreError(f"the scores of {group.name} are not numbers (nan): look at the data and the weights")
     return total / count if mean else total
 
 
@@ -416,13 +419,21 @@ def _gone(mask: np.ndarray, axis: int, indices: np.ndarray) -> np.ndarray:
     return ~kept
 
 
+def _going(group: Group, kept: Kept) -> np.ndarray:
+    """The channels that are not kept."""
+    which = np.asarray(kept.get(group.name, ()), bool)
+    if which.shape != (len(group),):
+        raise ChannelError(f"wanted is which of the {len(group)} channels of {group.name!r} are kept; there are {', '.join(kept)}")
+    return ~which
+
+
 def _dropped(groups: Sequence[Group], kept: Kept) -> dict[str, dict[int, np.ndarray]]:
     """By name and axis, the indices that go."""
     gone: dict[str, dict[int, np.ndarray]] = {}
     for group in groups:
         for (name, axis), indices in group.members.items():
             before = gone.setdefault(name, {}).get(axis, np.zeros(0, int))
-            gone[name][axis] = np.concatenate([before, indices[~kept[group.name]].reshape(-1)])
+            gone[name][axis] = np.concatenate([before, indices[_going(group, kept)].reshape(-1)])
     return gone
 
 

@@ -23,6 +23,10 @@ from engine.masks import Masks
 Scope = Literal["layer", "global"]
 
 
+class ScoreError(ValueError):
+    """Scores that are not numbers."""
+
+
 @dataclass(frozen=True)
 class Weights:
     """Each weight for itself."""
@@ -105,8 +109,8 @@ def select(
             a grain that says it itself, as 2:4 does
     scope   "layer": the share of each array; "global": of all together, by scores that are compared across arrays
 
-    Of equal scores those that stand first are kept. Raises ValueError for a share outside (0, 1], and for a score that is not a number,
-    naming the array.
+    Of equal scores those that stand first are kept. Raises ValueError for a share outside (0, 1], and ScoreError for a score that is not a
+    number, naming the array.
     """
     arrays = {name: _numbers(name, score) for name, score in scores.items()}
     if isinstance(grain, NofM):
@@ -167,7 +171,7 @@ def _numbers(name: str, score: Any) -> np.ndarray:
     array = np.asarray(score, np.float64)
     wrong = int(np.count_nonzero(np.isnan(array)))
     if wrong:
-        raise ValueError(
+        raise ScoreError(
             f"{wrong} of {array.size} scores of {name!r} are not numbers (nan)\n"
             "  a criterion that looks at the loss gives such where the loss or its gradient is not finite: look at the data and the weights"
         )
