@@ -126,6 +126,11 @@ def test_the_channels_of_lenet():
     assert groups[1].members["dense1/w", 0].shape == (16, 25)  # a channel of 5 x 5 pixels
 
 
+def beside_a_value(p, h):
+    """cos(0) is 1: what stands beside the weight is not 0 where a channel is gone."""
+    return ops.matmul(h, p["b"]), ops.matmul(ops.cos(h), np.concatenate([p["b"], ops.cos(h).T], axis=1))
+
+
 @pytest.mark.parametrize(
     "f, fixed",
     [
@@ -135,13 +140,19 @@ def test_the_channels_of_lenet():
         (lambda p, x: ops.matmul(ops.mean(ops.matmul(x, p["a"]), axis=1, keepdims=True) + ops.matmul(x, p["a"]), p["b"]), "a mean over it"),
         (lambda p, x: ops.matmul(x, p["a"]), "the output"),
         (lambda p, x: ops.matmul(p["a"], p["b"]) * ops.sum(ops.matmul(x, p["a"])), "a sum over all"),
-        (lambda p, x: ops.vecdot(ops.tanh(ops.matmul(x, p["a"])), ops.sigmoid(ops.matmul(x, p["a"]))), "a product of two values"),
+        (lambda p, x: ops.vecdot(ops.tanh(ops.matmul(x, p["a"]) + p["s"]), ops.cos(ops.matmul(x, p["a"]))), "a product of two values"),
+        (
+            lambda p, x: ops.matmul(ops.matmul(ops.matmul(x, p["a"]), ops.inv(ops.matmul(p["b"], p["c"]))), p["b"]),
+            "both axes of an inverse",
+        ),
+        (lambda p, x: ops.cross_entropy(ops.matmul(x, p["a"]) + p["s"], ops.matmul(x, p["a"])), "the axis of a cross-entropy"),
+        (lambda p, x: beside_a_value(p, ops.matmul(x, p["a"]) + p["s"]), "a weight with a value beside it"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
 def test_what_must_stay_stays(f, fixed):
     rng = np.random.default_rng(0)
-    params = {"a": rng.normal(size=(4, 5)), "b": rng.normal(size=(5, 3)), "s": np.ones(5)}
+    params = {"a": rng.normal(size=(4, 5)), "b": rng.normal(size=(5, 3)), "s": np.ones(5), "c": rng.normal(size=(3, 5))}
     assert channels(f, params, rng.normal(size=(2, 4))) == []
 
 
@@ -174,6 +185,17 @@ def test_the_most_important_channels_are_kept_and_never_none():
     small = {**scores, "w2": 1e-9 * scores["w2"], "w3": 1e-9 * scores["w3"], "b2": 0 * scores["b2"]}
     everywhere = select_channels(groups, small, 0.3, scope="global")
     assert all(which.any() for which in everywhere.values())
+    best = {name: np.argmax(w) for name, w in (("w1", small["w1"].sum(0) + small["b1"]), ("w2", small["w2"].sum(0)))}
+    assert everywhere["w1"].sum() == 3 and everywhere["w1"][best["w1"]] and list(np.flatnonzero(everywhere["w2"])) == [best["w2"]]
+
+
+def test_over_all_layers_channels_compare_by_their_mean():
+    """A channel of the first layer has 54 parts of 0.1, one of the second 7, of which two are 1."""
+    params = mlp.init(0, (50, 4, 3, 2))
+    groups = channels(mlp.predict, params, np.zeros((1, 50), np.float32))
+    scores = {name: np.full(p.shape, 1.0 if name == "w3" else 0.1) for name, p in params.items()}
+    kept = select_channels(groups, scores, 3 / 7, scope="global")
+    assert {name: int(which.sum()) for name, which in kept.items()} == {"w1": 1, "w2": 3}
 
 
 def test_scales_of_norms_choose_channels():
@@ -377,6 +399,17 @@ def test_what_is_taken_by_its_place_stays():
     for how, part in whole.items():
         (group,) = channels(lambda p, x, part=part: part(x @ p["a"]) @ p["c"], params, x)
         assert str(group) == "6 channels of a[:, i], c[i]", how
+
+
+def test_two_values_of_the_same_channels_may_stand_one_below_the_other():
+    params = {"a": np.ones((4, 6)), "b": np.ones(6), "c": np.ones((6, 2))}
+
+    def f(p, x):
+        h = x @ p["a"]
+        return np.concatenate([h, p["b"] + h], axis=0) @ p["c"]
+
+    (group,) = channels(f, params, np.ones((2, 4)))
+    assert str(group) == "6 channels of a[:, i], b[i], c[i]"
 
 
 def test_groups_that_stand_first_in_one_array_have_names_of_their_own():

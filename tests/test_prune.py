@@ -128,6 +128,12 @@ def test_the_law_of_counts_catches_a_threshold():
     assert (s >= np.sort(s)[::-1][0]).sum() == 3 and prune.select({"w": s}, 0.25)["w"].tolist() == [True, False, False, False]
 
 
+def test_of_equal_scores_the_first_are_kept():
+    levels = np.tile([0.0, 1.0, 1.0], 1000)
+    kept = prune.select({"w": levels}, 0.4)["w"]
+    assert kept.sum() == 1200 and np.array_equal(np.flatnonzero(kept), np.flatnonzero(levels)[:1200])
+
+
 @given(seed=st.integers(0, 10**6), r=st.integers(1, 5), c=st.integers(1, 5), keep=st.floats(0.01, 1))
 def test_blocks_go_whole(seed, r, c, keep):
     rng = np.random.default_rng(seed)
@@ -332,6 +338,36 @@ def test_channels_in_stages():
         small = prune.shrink(stage.params, groups, kept)
         np.testing.assert_allclose(f(small, X), f(stage.params, X), rtol=1e-12)
     assert counts == [3, 2]
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_channels_in_stages_where_one_layer_follows_the_other(scope):
+    """What is gone of one layer must not blur what the channels of the next are worth, and never comes back."""
+    from engine.models import mlp
+
+    params = {name: p.astype(np.float64) for name, p in mlp.init(3, (6, 8, 7, 3)).items()}
+    groups = prune.channels(mlp.predict, params, X[:1, [0, 1, 2, 3, 4, 0]])
+    numbers = iter(range(-3, 9))
+    rules = {
+        "magnitude": lambda p: prune.magnitude(p, names=list(p)),
+        "fickle": lambda p: prune.random(p, seed=next(numbers) % 5, names=list(p)),
+        "negative": lambda p: {name: -s for name, s in prune.magnitude(p, names=list(p)).items()},
+    }
+    for what, score in rules.items():
+        rule = prune.by_channels(score, groups, scope=scope)
+        masks, kept = None, {group.name: np.ones(len(group), bool) for group in groups}
+        for keep in (0.75, 0.5, 0.3):
+            masks = rule(m.masked(params, masks or {}), keep, masks)
+            now = prune.kept_by(groups, masks)
+            assert all(np.all(kept[name] | ~now[name]) for name in kept), what
+            assert sum(int(k.sum()) for k in now.values()) in (round(15 * keep), round(8 * keep) + round(7 * keep)), what
+            kept = now
+    masks = rule(params, 0.75, None)
+    here = m.masked(params, masks)
+    kept = prune.kept_by(groups, prune.by_channels(rules["magnitude"], groups)(params, 0.3, masks))["w1"]
+    left = prune.kept_by(groups, masks)["w1"]
+    worth = np.where(left, np.abs(here["w1"]).sum(0) + np.abs(here["b1"]) + np.abs(here["w2"]).sum(1), -1)
+    assert set(np.flatnonzero(kept)) == set(np.argsort(-worth)[: round(0.3 * 8)])
 
 
 # While training.

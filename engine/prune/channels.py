@@ -82,15 +82,18 @@ def channels(f: Callable[..., Any], params: Mapping[str, Any], *inputs: Any) -> 
     return _grouped(names, [traced[name].slot.places for name in names], couple)
 
 
-def select_channels(groups: Sequence[Group], scores: Mapping[str, Any], keep: Any, *, scope: Scope = "layer") -> Kept:
+def select_channels(
+    groups: Sequence[Group], scores: Mapping[str, Any], keep: Any, *, scope: Scope = "layer", before: Masks | None = None
+) -> Kept:
     """Which channels to keep: the most important by the sum of the scores of all their parts (of the mean, with scope="global").
 
     keep    as in `engine.prune.select.select`; by name, it is by the names of groups
+    before  masks of what is there: the rest counts nothing, and a channel of which nothing is there goes first
 
     With |w| as scores it is the L1 norm of Li, Kadav, Durdanovic, Samet & Graf (2017), Pruning filters for efficient ConvNets, sec. 3.1.
     Raises ChannelError for a group without a score, ScoreError for a score that is not a number.
     """
-    units = {group.name: _worth(group, scores, mean=scope == "global") for group in groups}
+    units = {group.name: _worth(group, scores, before or {}, mean=scope == "global") for group in groups}
     kept = share_of_each(units, keep) if scope == "layer" else share_of_all(units, keep)
     for name, which in kept.items():
         if not which.any():
@@ -131,7 +134,7 @@ def shrink(arrays: Mapping[str, Any], groups: Sequence[Group], kept: Kept) -> Ar
             x = np.asarray(small[name])
             for axis, indices in axes.items():
                 x = np.delete(x, indices, axis=axis)
-            small[name] = np.ascontiguousarray(x)
+            small[name] = x
     return small
 
 
@@ -398,25 +401,32 @@ def _grouped(names: Sequence[str], places: Sequence[Places], couple: Couple) -> 
     return groups
 
 
-def _worth(group: Group, scores: Mapping[str, Any], *, mean: bool) -> np.ndarray:
-    """A score for each channel."""
-    total, count = np.zeros(len(group)), 0
-    for (name, axis), indices in group.members.items():
-        if name in scores:
-            score = np.moveaxis(np.asarray(scores[name], np.float64), axis, 0)
-            total += score[indices].reshape(len(group), -1).sum(axis=1)
-            count += score[indices[0]].size
-    if not count:
+def _worth(group: Group, scores: Mapping[str, Any], before: Masks, *, mean: bool) -> np.ndarray:
+    """A score for each channel, of its parts that are there: -inf if none is."""
+    scored = [(name, axis, indices) for (name, axis), indices in group.members.items() if name in scores]
+    if not scored:
         raise ChannelError(f"there is no score for {group}: the scores are of {', '.join(scores) or 'nothing'}")
+    total, count = np.zeros(len(group)), np.zeros(len(group))
+    for name, axis, indices in scored:
+        score = np.asarray(scores[name], np.float64)
+        there = np.asarray(before.get(name, np.ones(score.shape, bool)))
+        total += _parts(np.where(there, score, 0), axis, indices).sum(axis=1)
+        count += _parts(there, axis, indices).sum(axis=1)
     if np.isnan(total).any():
         raise ScoreError(f"the scores of {group.name} are not numbers (nan): look at the data and the weights")
-    return total / count if mean else total
+    return np.where(count > 0, total / np.maximum(count, 1) if mean else total, -np.inf)
+
+
+def _parts(x: np.ndarray, axis: int, indices: np.ndarray) -> np.ndarray:
+    """What each channel has of an array, in a row."""
+    parts: np.ndarray = np.moveaxis(x, axis, 0)[indices].reshape(len(indices), -1)
+    return parts
 
 
 def _gone(mask: np.ndarray, axis: int, indices: np.ndarray) -> np.ndarray:
     """Of which channels a mask keeps nothing."""
-    kept: np.ndarray = np.moveaxis(mask, axis, 0)[indices].reshape(len(indices), -1).any(axis=1)
-    return ~kept
+    gone: np.ndarray = ~_parts(mask, axis, indices).any(axis=1)
+    return gone
 
 
 def _going(group: Group, kept: Kept) -> np.ndarray:

@@ -27,7 +27,7 @@ import numpy as np
 from engine import checkpoints
 from engine.masks import Arrays, Masks, checked, masked, within
 from engine.progress import Callback
-from engine.prune.channels import Group, channel_masks, kept_by, select_channels
+from engine.prune.channels import Group, channel_masks, select_channels
 from engine.prune.criteria import Scores
 from engine.prune.schedule import Schedule
 from engine.prune.select import EACH, Grain, NofM, Scope, select
@@ -73,12 +73,8 @@ def by_channels(score: Callable[[Arrays], Scores], groups: Sequence[Group], *, s
     """Prune channels, by the scores of all their parts."""
 
     def prune(params: Arrays, keep: float, before: Masks | None) -> Masks:
-        scores = {name: np.asarray(s, np.float64) for name, s in score(params).items()}
-        for group, there in zip(groups, _there(groups, before), strict=True):
-            for (name, axis), indices in group.members.items():
-                if name in scores:
-                    np.moveaxis(scores[name], axis, 0)[indices[~there].reshape(-1)] = -np.inf
-        return within(channel_masks(groups, select_channels(groups, scores, keep, scope=scope), params), before or {})
+        kept = select_channels(groups, score(params), keep, scope=scope, before=before)
+        return within(channel_masks(groups, kept, params), before or {})
 
     return prune
 
@@ -150,11 +146,6 @@ class Gradual(Callback):
         since, over = run.step - self.schedule.begin, run.step - self.schedule.begin - self.schedule.steps
         if since >= 0 and over <= 0 and (since % self.every == 0 or over == 0):
             run.prune(self.prune(run.params, self.schedule(run.step), run.masks))
-
-
-def _there(groups: Sequence[Group], masks: Masks | None) -> list[np.ndarray]:
-    kept = kept_by(groups, masks) if masks else {group.name: np.ones(len(group), bool) for group in groups}
-    return [kept[group.name] for group in groups]
 
 
 def _write(path: Path, stage: Stage, plan: Mapping[str, Any]) -> None:
