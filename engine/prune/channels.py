@@ -425,7 +425,7 @@ def _parts(x: np.ndarray, axis: int, indices: np.ndarray) -> np.ndarray:
 
 def _gone(mask: np.ndarray, axis: int, indices: np.ndarray) -> np.ndarray:
     """Of which channels a mask keeps nothing."""
-    gone: np.ndarray = ~_parts(mask, axis, indices).any(axis=1)
+    gone: np.ndarray = np.logical_not(_parts(mask, axis, indices).any(axis=1))
     return gone
 
 
