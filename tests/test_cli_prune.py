@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,8 @@ def same(a, b):
         (("mlp", "--schedule", "square"), "there is no schedule called 'square'"),
         (("mpl",), "Did you mean mlp?"),
         (("mlp", "--data", "mnits5k"), "Did you mean"),
+        (("logistic", "--data", "digits", "--grain", "channels"), "logistic has no channels that can go"),
+        (("logistic", "--data", "breast_cancer"), "logistic on breast_cancer has no weights of two axes"),
         (("linear", "--data", "diabetes"), "a classification is wanted"),
         (("lenet5_classic", "--data", "digits", "--stages", "1"), "cannot take digits"),
     ],
@@ -124,11 +127,6 @@ def test_what_cannot_be_is_told_and_nothing_is_written(arguments, said, tmp_path
     code, _, err = prune(capsys, *arguments, "--report", tmp_path / "none")
     assert code == 2 and said in err and "Traceback" not in err
     assert not (tmp_path / "none").exists()
-
-
-def test_a_model_without_channels(tmp_path, capsys):
-    code, _, err = prune(capsys, "logistic", *QUICK, "--grain", "channels", "--report", tmp_path / "none")
-    assert code == 1 and "logistic has no channels that can go" in err and not (tmp_path / "none").exists()
 
 
 def test_scores_that_are_not_numbers(tmp_path, capsys, monkeypatch):
@@ -177,6 +175,28 @@ def test_a_folder_that_has_a_pruning(tmp_path, capsys, monkeypatch):
     with pytest.raises(IndexError):
         prune(capsys, *given, "--overwrite")
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["pruning.json"]  # no table of what is no longer there
+
+
+def test_where_the_stages_of_a_job_begin(tmp_path, monkeypatch):
+    """From the dense weights; with rewinding, and by a criterion that prunes before the training, from the first ones, and as long."""
+    e = replace(Experiment.of("logistic", "glyphs"), recipe=replace(Experiment.of("logistic", "glyphs").recipe, epochs=3))
+    first = e.start()
+
+    def begun(**how):
+        seen, trained = {}, []
+        monkeypatch.setattr("engine.prune.job.iterate", lambda params, **options: seen.update(options, params=params) or iter(()))
+        job = Pruning(e, **how)
+        list(job.run(tmp_path))
+        monkeypatch.setattr("engine.prune.job.fit", lambda *given, **options: trained.append((options["seed"], options["epochs"])))
+        for number in (1, 2):
+            seen["train"](first, {}, number, None)
+        return all(np.array_equal(seen["params"][name], first[name]) for name in first), seen["rewind"], trained
+
+    assert begun() == (False, None, [(1, 2), (2, 2)])
+    assert begun(epochs=5) == (False, None, [(1, 5), (2, 5)])
+    assert begun(criterion="snip", stages=1) == (True, None, [(0, 3), (0, 3)])
+    from_dense, rewound, trained = begun(rewind=True)
+    assert not from_dense and all(np.array_equal(rewound[name], first[name]) for name in first) and trained == [(0, 3), (0, 3)]
 
 
 def test_a_job_there_and_back():

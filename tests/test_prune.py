@@ -256,6 +256,18 @@ def test_each_stage_is_within_the_one_before():
         assert all(np.all(stage.params[name][~mask] == 0) for name, mask in stage.masks.items())
 
 
+def test_a_stage_holds_what_was_trained():
+    runs = []
+
+    def watched(*given):
+        runs.append(train(*given))
+        return runs[-1]
+
+    found = stages(train=watched)
+    assert [stage.params for stage in found] == [run.params for run in runs] and [s.history for s in found] == [r.history for r in runs]
+    assert [(stage.number, stage.keep) for stage in found] == [(1, 0.6), (2, 0.3), (3, 0.1)]
+
+
 def test_what_is_gone_stays_gone_under_a_criterion_that_changes_its_mind():
     numbers = iter(range(9))
     fickle = prune.by_weights(lambda p: prune.random(p, seed=next(numbers)))
@@ -387,6 +399,11 @@ def test_a_little_every_few_steps(tmp_path):
     gradual(prune.Cubic(0.25, steps=17, begin=4), epochs=7, checkpoint=file)  # 21 steps: the schedule has just ended
     parts = gradual(prune.Cubic(0.25, steps=17, begin=4), checkpoint=file, resume=True)
     assert all(whole.params[name].tobytes() == parts.params[name].tobytes() for name in PARAMS)
+
+
+def test_the_last_share_is_reached_between_two_prunings():
+    """Steps 0 and 10 prune, and step 17, at which the schedule ends."""
+    assert m.kept(gradual(prune.Linear(0.25, steps=17), every=10).masks) == 5 + 3
 
 
 def test_a_schedule_that_ends_after_the_training():

@@ -60,7 +60,7 @@ def in_words(e: Exception) -> click.ClickException | None:
     """The error for the user: a missing extra, a full disk, a broken file, a model that does not fit the data. None for a bug."""
     from engine.checkpoints import CheckpointError
     from engine.experiment import Mismatch
-    from engine.prune import ChannelError, ScoreError
+    from engine.prune import ScoreError
     from engine.train import Diverged, OtherRun
 
     if isinstance(e, ModuleNotFoundError):
@@ -70,4 +70,4 @@ def in_words(e: Exception) -> click.ClickException | None:
         return Failure(f"{e.filename}: {e.strerror}" if e.filename and e.strerror else str(e))
     if isinstance(e, Mismatch):
         return click.UsageError(str(e))
-    return Failure(str(e)) if isinstance(e, (ChannelError, CheckpointError, Diverged, OtherRun, ScoreError)) else None
+    return Failure(str(e)) if isinstance(e, (CheckpointError, Diverged, OtherRun, ScoreError)) else None

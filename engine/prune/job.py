@@ -18,12 +18,12 @@ import numpy as np
 
 from engine import forms, packed, tradeoff
 from engine.data import batches
-from engine.experiment import Experiment
-from engine.masks import Arrays, Masks
+from engine.experiment import Experiment, Mismatch
+from engine.masks import Arrays, Masks, weights
 from engine.optim import Adam
 from engine.progress import Callback
 from engine.prune import criteria
-from engine.prune.channels import ChannelError, Group, channels, kept_by, shrink
+from engine.prune.channels import Group, channels, kept_by, shrink
 from engine.prune.criteria import Scores
 from engine.prune.schedule import SCHEDULES, OneShot
 from engine.prune.select import EACH, Blocks, Grain, NofM, Scope, count
@@ -101,10 +101,12 @@ class Pruning:
         return channels(self.experiment.what.predict, self.experiment.start(), self.experiment.train[0][:1])
 
     def check(self) -> None:
-        """Raise Mismatch if the model cannot take the data, ChannelError if channels are to go where there are none."""
-        self.experiment.start()
+        """Raise Mismatch if the model cannot take the data, or has nothing of what is to go."""
+        params, e = self.experiment.start(), self.experiment
         if self.grain == "channels" and not self.groups:
-            raise ChannelError(f"{self.experiment.model} has no channels that can go\n  prune weights or blocks of it")
+            raise Mismatch(f"{e.model} has no channels that can go\n  prune weights or blocks of it")
+        if not weights(params):
+            raise Mismatch(f"{e.model} on {e.data} has no weights of two axes and more, of which some could go")
 
     def dense(self, folder: Path, watch: Watch) -> Run:
         """The model before: trained, or read where that was done."""
