@@ -51,6 +51,16 @@ def test_channels_make_arrays_smaller(tmp_path, capsys):
     assert half["numbers"] == sum(p.size for p in params.values()) < 0.6 * dense["numbers"] and half["note"] == "dense, smaller"
 
 
+def test_weights_are_shared_at_last_where_they_are_left(tmp_path, capsys):
+    assert prune(capsys, "logistic", *QUICK, "--stages", "1", "--share", "4", "--report", tmp_path)[0] == 0
+    from engine import checkpoints
+
+    mask = checkpoints.load(tmp_path / "stage-01.safetensors")[0]["masks"]["w"]
+    w = packed.load(tmp_path / "pruned.packed")["w"]
+    assert np.array_equal(w != 0, mask) and 2 <= len(np.unique(w[mask])) <= 4
+    assert np.array_equal(w, w.astype(np.float16))
+
+
 @pytest.mark.parametrize("criterion", ["lamp", "taylor", "snip", "movement", "hessian", "random"])
 def test_every_criterion_runs(criterion, tmp_path, capsys):
     code, out, _ = prune(capsys, "logistic", *QUICK, "--criterion", criterion, "--stages", "1", "--report", tmp_path, "--json")

@@ -350,6 +350,8 @@ def test_channels_in_stages():
         small = prune.shrink(stage.params, groups, kept)
         np.testing.assert_allclose(f(small, X), f(stage.params, X), rtol=1e-12)
     assert counts == [3, 2]
+    with pytest.raises(prune.ChannelError, match="no channels that can go"):
+        prune.by_channels(prune.magnitude, [])
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])

@@ -27,7 +27,7 @@ import numpy as np
 from engine import checkpoints
 from engine.masks import Arrays, Masks, checked, masked, within
 from engine.progress import Callback
-from engine.prune.channels import Group, channel_masks, select_channels
+from engine.prune.channels import ChannelError, Group, channel_masks, select_channels
 from engine.prune.criteria import Scores
 from engine.prune.schedule import Schedule
 from engine.prune.select import EACH, Grain, NofM, Scope, select
@@ -70,7 +70,9 @@ def by_weights(score: Callable[[Arrays], Scores], *, scope: Scope = "layer", gra
 
 
 def by_channels(score: Callable[[Arrays], Scores], groups: Sequence[Group], *, scope: Scope = "layer") -> Prune:
-    """Prune channels, by the scores of all their parts."""
+    """Prune channels, by the scores of all their parts. Raises ChannelError if there are none."""
+    if not groups:
+        raise ChannelError("there are no channels that can go")
 
     def prune(params: Arrays, keep: float, before: Masks | None) -> Masks:
         kept = select_channels(groups, score(params), keep, scope=scope, before=before)
