@@ -191,6 +191,10 @@ def test_what_else_cannot_be_chosen():
         prune.select({"w": np.array([1, np.nan, 2, 3])}, 0.5)
     with pytest.raises(ValueError, match="keep says nothing of w2"):
         prune.select({"w1": np.ones(2), "w2": np.ones(2)}, {"w1": 0.5})
+    with pytest.raises(ValueError, match="keep is of w2 too, without a score"):
+        prune.select({"w1": np.ones(2)}, {"w1": 0.5, "w2": 0.5})
+    with pytest.raises(ValueError, match='scope is "layer" or "global", not .all.'):
+        prune.select({"w1": np.ones(2)}, 0.5, scope="all")
     with pytest.raises(ValueError, match='goes with scope="layer"'):
         prune.select({"w1": np.ones(2)}, {"w1": 0.5}, scope="global")
     with pytest.raises(ValueError, match="2 of 4 is the share"):

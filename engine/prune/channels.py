@@ -28,7 +28,7 @@ import numpy as np
 from engine.interpret import Interpreter, interpreting, running
 from engine.masks import Arrays, Masks
 from engine.op import Op, as_array
-from engine.prune.select import Scope, ScoreError, share_of_all, share_of_each
+from engine.prune.select import Scope, ScoreError, chosen
 from engine.shapes import ANY
 from engine.traced import Traced
 from engine.tree import flatten
@@ -94,7 +94,7 @@ def select_channels(
     Raises ChannelError for a group without a score, ScoreError for a score that is not a number.
     """
     units = {group.name: _worth(group, scores, before or {}, mean=scope == "global") for group in groups}
-    kept = share_of_each(units, keep) if scope == "layer" else share_of_all(units, keep)
+    kept = chosen(units, keep, scope)
     for name, which in kept.items():
         if not which.any():
             which[int(np.argmax(units[name]))] = True  # a layer without channels would cut the network in two
