@@ -13,7 +13,10 @@ import pytest
 from engine import packed
 from engine.cli.group import run
 from engine.experiment import Experiment
+from engine.forms import sparse
+from engine.masks import masked
 from engine.prune.job import CRITERIA, Pruning
+from engine.prune.stages import Stage
 
 QUICK = ["--data", "glyphs", "--dense-epochs", "2", "--epochs", "1", "--kernels", "none"]
 
@@ -207,6 +210,17 @@ def test_where_the_stages_of_a_job_begin(tmp_path, monkeypatch):
     assert begun(criterion="snip", stages=1) == (True, None, [(0, 3), (0, 3)])
     from_dense, rewound, trained = begun(rewind=True)
     assert not from_dense and all(np.array_equal(rewound[name], first[name]) for name in first) and trained == [(0, 3), (0, 3)]
+
+
+def test_a_stage_runs_in_the_forms_that_are_fast(monkeypatch):
+    job = Pruning(Experiment.of("logistic", "glyphs"))
+    params = job.experiment.start()
+    masks = {"w": np.arange(params["w"].size).reshape(params["w"].shape) % 20 == 0}
+    stage = Stage(1, 0.05, masked(params, masks), masks)
+    monkeypatch.setattr("engine.forms.sparse", lambda params, masks, batch: sparse(params, masks, kind="csr", batch=batch))
+    formed, note = job.deployed(stage)
+    assert note == "w csr" and len(formed["w"].data) == masks["w"].sum()
+    assert job.deployed(Stage(0, 1.0, params, {})) == (params, "dense")
 
 
 def test_a_job_there_and_back():

@@ -193,7 +193,7 @@ def test_what_else_cannot_be_chosen():
         prune.select({"w1": np.ones(2), "w2": np.ones(2)}, {"w1": 0.5})
     with pytest.raises(ValueError, match="keep is of w2 too, without a score"):
         prune.select({"w1": np.ones(2)}, {"w1": 0.5, "w2": 0.5})
-    with pytest.raises(ValueError, match='scope is "layer" or "global", not .all.'):
+    with pytest.raises(ValueError, match='scope is "layer" or "global", not \'all\''):
         prune.select({"w1": np.ones(2)}, 0.5, scope="all")
     with pytest.raises(ValueError, match='goes with scope="layer"'):
         prune.select({"w1": np.ones(2)}, {"w1": 0.5}, scope="global")

@@ -242,6 +242,18 @@ def test_a_net_with_one_layer_in_two_places():
     assert not dense[~masks["dense1/w"]].any() and len(np.unique(dense)) <= 4
 
 
+def test_what_is_masked_is_0_whatever_stood_there():
+    params = {"w": np.array([[np.inf, 1.0], [2.0, np.nan]]), "b": np.array([np.nan, 3.0])}
+    dense = share(params, 2, masks={"w": np.isfinite(params["w"]), "b": np.isfinite(params["b"])}).expand()
+    assert dense["w"].tolist() == [[0, 1], [2, 0]] and dense["b"].tolist() == [0, 3]
+
+
+def test_arrays_begin_at_places_of_their_own():
+    w = np.random.default_rng(0).normal(size=(30, 30))
+    a, b = share({"a": w, "b": w}, 3, start="random", seed=1).params.values()
+    assert not np.array_equal(a, b)
+
+
 # What is refused.
 
 
