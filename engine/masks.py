@@ -52,14 +52,9 @@ def weights(params: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(name for name, p in params.items() if np.ndim(p) >= 2)
 
 
-def whole(params: Mapping[str, Any], names: Any = None) -> Masks:
-    """Masks that keep all of the named arrays; of `weights(params)` by default."""
-    return {name: np.ones(np.shape(params[name]), bool) for name in (weights(params) if names is None else names)}
-
-
-def support(params: Mapping[str, Any], names: Any = None) -> Masks:
-    """Masks that keep what is not zero."""
-    return {name: np.asarray(params[name]) != 0 for name in (weights(params) if names is None else names)}
+def within(masks: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray]) -> Masks:
+    """Masks that keep what both keep; an array that one of them does not name has the mask of the other."""
+    return {**before, **{name: mask & before[name] if name in before else mask for name, mask in masks.items()}}
 
 
 def kept(masks: Mapping[str, np.ndarray]) -> int:

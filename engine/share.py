@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from engine import checkpoints, ops
+from engine.masks import checked, masked
 from engine.seed import fold
 
 Arrays = dict[str, Any]
@@ -105,12 +106,13 @@ def share(
     masks         booleans by name, of the shape of the array: what is False becomes 0 and stays it. An array without one is kept whole
     start, seed   see `cluster`; each array has a seed of its own
 
-    Raises ValueError for a name or a mask of another model and for a weight that is not finite, TypeError for an array that is not floats.
+    Raises ValueError for a name of another model and for a weight that is not finite, MaskError for a mask of another model, TypeError
+    for an array that is not floats.
     """
-    params = {name: np.asarray(x) for name, x in params.items()}
-    masks = {name: np.asarray(mask) for name, mask in (masks or {}).items()}
+    masks = checked(masks or {}, params)
+    params = masked({name: np.asarray(x) for name, x in params.items()}, masks)
     wanted = dict(clusters) if isinstance(clusters, Mapping) else {name: clusters for name, x in params.items() if x.ndim > 1}
-    _check(params, wanted, masks)
+    _check(params, wanted)
     trained: Arrays = {}
     codes: Arrays = {}
     for name, x in params.items():
@@ -222,16 +224,10 @@ def _kmeans_plus_plus(v: np.ndarray, k: int, rng: np.random.Generator) -> np.nda
 STARTS: dict[str, Start] = {"linear": _linear, "density": _density, "random": _random, "kmeans++": _kmeans_plus_plus}
 
 
-def _check(params: Mapping[str, np.ndarray], wanted: Mapping[str, int], masks: Mapping[str, np.ndarray]) -> None:
-    unknown = sorted((wanted.keys() | masks.keys()) - params.keys())
+def _check(params: Mapping[str, np.ndarray], wanted: Mapping[str, int]) -> None:
+    unknown = sorted(wanted.keys() - params.keys())
     if unknown:
         raise ValueError(f"share: there is no parameter {', '.join(unknown)}; there are {', '.join(params)}")
-    for name, mask in masks.items():
-        if mask.shape != params[name].shape or mask.dtype != bool:
-            raise ValueError(
-                f"share: the mask of {name} is {mask.dtype} {mask.shape}, the array wants bool {params[name].shape}\n"
-                "  is it the mask of another model?"
-            )
     taken = sorted(name + CODEBOOK for name in wanted if name + CODEBOOK in params)
     if taken:
         raise ValueError(f"share: {', '.join(taken)} would be the name of a codebook, but is a parameter already")

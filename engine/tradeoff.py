@@ -1,7 +1,7 @@
 """What a smaller model costs and what it gains: accuracy against the dense one, numbers kept, bytes, latency; as a table and a picture.
 
 rows = [measured("dense", answers, answers, truth, params), measured("a tenth", others, answers, truth, pruned)]
-rows = timed(rows, {"dense": predict, "a tenth": fast}, {1: x[:1], 64: x[:64]})
+rows = timed(rows, [predict, fast], {1: x[:1], 64: x[:64]})
 print(table(rows))
 plot(rows, "accuracy.png")
 """
@@ -29,7 +29,8 @@ class Row:
     right, of, interval   answers that are right, of how many, and the 95 % interval of the accuracy
     p                     of the exact McNemar test against the dense model's answers; None for the dense one
     kept, numbers         numbers that are not 0, and that there are
-    bytes                 "dense": as float32 arrays; "file": the packed file; "gzip": those arrays, compressed by gzip
+    bytes                 "dense": the arrays as they are; "payload": positions and values of the packed file; "file": all of it;
+                          "gzip": the arrays, compressed by gzip
     latency               microseconds of a call, by batch: the median over the rounds, and the best
     note                  how it runs
     """
@@ -72,17 +73,17 @@ def measured(name: str, answers: Any, dense: Any, truth: Any, params: Mapping[st
     )
 
 
-def timed(rows: Sequence[Row], models: Mapping[str, Callable[[Any], Any]], inputs: Mapping[int, Any]) -> list[Row]:
-    """The rows with the time of a call of each model for each batch. All take turns, so that a busy moment hits all alike."""
-    spent: dict[tuple[str, int], list[float]] = {(name, batch): [] for name in models for batch in inputs}
-    calls = {(name, batch): _calls(models[name], inputs[batch]) for name, batch in spent}
+def timed(rows: Sequence[Row], models: Sequence[Callable[[Any], Any]], inputs: Mapping[int, Any]) -> list[Row]:
+    """The rows with the time of a call of each one's model for each batch. All take turns, so that a busy moment hits all alike."""
+    spent: dict[tuple[int, int], list[float]] = {(i, batch): [] for i in range(len(rows)) for batch in inputs}
+    calls = {(i, batch): _calls(models[i], inputs[batch]) for i, batch in spent}
     for _ in range(ROUNDS):
-        for (name, batch), times in spent.items():
+        for (i, batch), times in spent.items():
             began = time.perf_counter()
-            for _ in range(calls[name, batch]):
-                models[name](inputs[batch])
-            times.append((time.perf_counter() - began) / calls[name, batch] * 1e6)
-    return [replace(row, latency={b: (median(spent[row.name, b]), min(spent[row.name, b])) for b in inputs}) for row in rows]
+            for _ in range(calls[i, batch]):
+                models[i](inputs[batch])
+            times.append((time.perf_counter() - began) / calls[i, batch] * 1e6)
+    return [replace(row, latency={b: (median(spent[i, b]), min(spent[i, b])) for b in inputs}) for i, row in enumerate(rows)]
 
 
 def _calls(model: Callable[[Any], Any], x: Any) -> int:

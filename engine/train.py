@@ -96,10 +96,10 @@ def fit(
     run = _resumed(checkpoint, plan) if resume else _begun(params, state, optimizer, seed, masks)
     watchers = [*callbacks, *([progress_bar()] if progress else [])]
 
-    def pause(asked: bool) -> None:
+    def pause() -> None:
         if checkpoint is not None:
             run.save(checkpoint, plan)
-        if asked:
+        if asked():  # after the writing, in which it may have been asked too
             raise Interrupted(_how_to_resume(run, checkpoint), run)
 
     for watcher in watchers:
@@ -112,11 +112,11 @@ def fit(
                     for watcher in watchers:
                         watcher.step(run, value)
                     if asked() or (checkpoint_every and run.step % checkpoint_every == 0):
-                        pause(asked())
+                        pause()
                 end_epoch(run, _measured(run, loss, optimizer, validation, evaluate))
                 patient.keep_best(run)
                 ends = [watcher.epoch(run, run.history[-1]) for watcher in watchers]
-                pause(asked())
+                pause()
                 if any(ends):
                     break
     finally:

@@ -6,7 +6,18 @@ import pytest
 from engine import nets, ops
 from engine.masks import masked
 from engine.models import cnn, mlp
-from engine.prune import ChannelError, batch_norm_scale, channel_masks, channels, kept_by, magnitude, norm_scales, select_channels, shrink
+from engine.prune import (
+    ChannelError,
+    ScoreError,
+    batch_norm_scale,
+    channel_masks,
+    channels,
+    kept_by,
+    magnitude,
+    norm_scales,
+    select_channels,
+    shrink,
+)
 from engine.prune.channels import Couple
 
 ACTIVATIONS = [nets.relu, nets.tanh, nets.sigmoid, nets.softplus]
@@ -115,6 +126,11 @@ def test_the_channels_of_lenet():
     assert groups[1].members["dense1/w", 0].shape == (16, 25)  # a channel of 5 x 5 pixels
 
 
+def beside_a_value(p, h):
+    """cos(0) is 1: what stands beside the weight is not 0 where a channel is gone."""
+    return ops.matmul(h, p["b"]), ops.matmul(ops.cos(h), np.concatenate([p["b"], ops.cos(h).T], axis=1))
+
+
 @pytest.mark.parametrize(
     "f, fixed",
     [
@@ -124,13 +140,19 @@ def test_the_channels_of_lenet():
         (lambda p, x: ops.matmul(ops.mean(ops.matmul(x, p["a"]), axis=1, keepdims=True) + ops.matmul(x, p["a"]), p["b"]), "a mean over it"),
         (lambda p, x: ops.matmul(x, p["a"]), "the output"),
         (lambda p, x: ops.matmul(p["a"], p["b"]) * ops.sum(ops.matmul(x, p["a"])), "a sum over all"),
-        (lambda p, x: ops.vecdot(ops.tanh(ops.matmul(x, p["a"])), ops.sigmoid(ops.matmul(x, p["a"]))), "a product of two values"),
+        (lambda p, x: ops.vecdot(ops.tanh(ops.matmul(x, p["a"]) + p["s"]), ops.cos(ops.matmul(x, p["a"]))), "a product of two values"),
+        (
+            lambda p, x: ops.matmul(ops.matmul(ops.matmul(x, p["a"]), ops.inv(ops.matmul(p["b"], p["c"]))), p["b"]),
+            "both axes of an inverse",
+        ),
+        (lambda p, x: ops.cross_entropy(ops.matmul(x, p["a"]) + p["s"], ops.matmul(x, p["a"])), "the axis of a cross-entropy"),
+        (lambda p, x: beside_a_value(p, ops.matmul(x, p["a"]) + p["s"]), "a weight with a value beside it"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
 def test_what_must_stay_stays(f, fixed):
     rng = np.random.default_rng(0)
-    params = {"a": rng.normal(size=(4, 5)), "b": rng.normal(size=(5, 3)), "s": np.ones(5)}
+    params = {"a": rng.normal(size=(4, 5)), "b": rng.normal(size=(5, 3)), "s": np.ones(5), "c": rng.normal(size=(3, 5))}
     assert channels(f, params, rng.normal(size=(2, 4))) == []
 
 
@@ -163,6 +185,17 @@ def test_the_most_important_channels_are_kept_and_never_none():
     small = {**scores, "w2": 1e-9 * scores["w2"], "w3": 1e-9 * scores["w3"], "b2": 0 * scores["b2"]}
     everywhere = select_channels(groups, small, 0.3, scope="global")
     assert all(which.any() for which in everywhere.values())
+    best = {name: np.argmax(w) for name, w in (("w1", small["w1"].sum(0) + small["b1"]), ("w2", small["w2"].sum(0)))}
+    assert everywhere["w1"].sum() == 3 and everywhere["w1"][best["w1"]] and list(np.flatnonzero(everywhere["w2"])) == [best["w2"]]
+
+
+def test_over_all_layers_channels_compare_by_their_mean():
+    """A channel of the first layer has 54 parts of 0.1, one of the second 7, of which two are 1."""
+    params = mlp.init(0, (50, 4, 3, 2))
+    groups = channels(mlp.predict, params, np.zeros((1, 50), np.float32))
+    scores = {name: np.full(p.shape, 1.0 if name == "w3" else 0.1) for name, p in params.items()}
+    kept = select_channels(groups, scores, 3 / 7, scope="global")
+    assert {name: int(which.sum()) for name, which in kept.items()} == {"w1": 1, "w2": 3}
 
 
 def test_scales_of_norms_choose_channels():
@@ -196,5 +229,206 @@ def test_arrays_of_another_net_are_told():
     kept = {"w1": np.array([True] * 5 + [False])}
     with pytest.raises(ChannelError, match=r"w1 has 4 places along axis 1"):
         shrink(mlp.init(0, (8, 4, 3)), groups, kept)
-    with pytest.raises(ValueError, match="nan"):
+    with pytest.raises(ChannelError, match=r"which of the 6 channels of 'w1' are kept; there are w2"):
+        shrink(mlp.init(0, (8, 6, 3)), groups, {"w2": kept["w1"]})
+    with pytest.raises(ChannelError, match="which of the 6 channels"):
+        channel_masks(groups, {"w1": kept["w1"][:4]}, mlp.init(0, (8, 6, 3)))
+    with pytest.raises(ScoreError, match="nan"):
         select_channels(groups, {"w1": np.full((8, 6), np.nan)}, 0.5)
+
+
+# Programs of plain ops, without layers: what users write.
+
+
+def linear(rng, weight, c):
+    """A product over the channels, the weight the one way round or the other, or a kernel."""
+    out = int(rng.integers(2, 7))
+    kind = rng.integers(4)
+    if kind == 0:
+        w = weight(out, c, 3, 3)
+        return lambda p, h: ops.conv2d(h, p[w], padding=1), out
+    if kind == 1:
+        w = weight(c, out)
+        return lambda p, h: np.moveaxis(np.moveaxis(h, 1, -1) @ p[w], -1, 1), out
+    if kind == 2:
+        w = weight(out, c)
+        return lambda p, h: np.swapaxes(np.swapaxes(h, 1, 3) @ p[w].T, 1, 3), out
+    w = weight(c, out)
+    return lambda p, h: (p[w].T @ h.reshape(h.shape[0], h.shape[1], -1)).reshape(h.shape[0], -1, *h.shape[2:]), out
+
+
+def scaled(rng, weight, c):
+    s, b = weight(1, c, 1, 1), weight(c)
+    return lambda p, h: ops.sigmoid(ops.bias_activation(h * p[s], p[b])), c
+
+
+def backwards(rng, weight, c):
+    return lambda p, h: np.cos(h[:, ::-1]), c
+
+
+def first_ones(rng, weight, c):
+    return (lambda p, h: h[:, : c - 1]), max(c - 1, 1)
+
+
+def in_halves(rng, weight, c):
+    """Other weights for each half: which channel is in which is told by a number in the code."""
+    u, v = weight(c // 2, 3), weight(c - c // 2, 3)
+
+    def halves(p, h):
+        y = h[:, : c // 2].mean(axis=(2, 3)) @ p[u] + h[:, c // 2 :].mean(axis=(2, 3)) @ p[v]
+        return y[:, :, None, None] * np.ones((1, 1, 4, 4))
+
+    return halves, 3
+
+
+def split(rng, weight, c):
+    if c % 2:
+        return scaled(rng, weight, c)
+    return lambda p, h: np.multiply(*np.split(h, 2, axis=1)), c // 2
+
+
+def one_of_all(rng, weight, c):
+    """A hidden layer of one channel, which multiplies all: an axis of one place."""
+    w, b = weight(1, c, 1, 1), weight(1)
+    return lambda p, h: h * ops.sigmoid(ops.bias_activation(ops.conv2d(h, p[w]), p[b])), c
+
+
+def gated(rng, weight, c):
+    u, v = weight(c, 3), weight(3, c)
+    return lambda p, h: h * ops.sigmoid(np.tanh(h.mean(axis=(2, 3)) @ p[u]) @ p[v])[:, :, None, None], c
+
+
+def there_and_back(rng, weight, c):
+    w = weight(c, 5)
+    return lambda p, h: np.moveaxis(np.tanh(np.moveaxis(h, 1, -1) @ p[w]) @ p[w].T, -1, 1), c
+
+
+def depthwise(rng, weight, c):
+    w = weight(4, 4, c)
+    return lambda p, h: h * np.transpose(p[w], (2, 0, 1)), c
+
+
+def product_of_branches(rng, weight, c):
+    f, out = linear(rng, weight, c)
+    w = weight(out, c, 1, 1)
+    return lambda p, h: f(p, h) * ops.conv2d(h, p[w]), out
+
+
+def side_by_side(rng, weight, c):
+    (f, m), (g, n) = linear(rng, weight, c), backwards(rng, weight, c)
+    return lambda p, h: np.concatenate([f(p, h), g(p, h)], axis=1), m + n
+
+
+def stacked(rng, weight, c):
+    w = weight(c, c, 1, 1)
+    return lambda p, h: np.stack([h, ops.conv2d(h, p[w])], axis=1).sum(axis=1), c
+
+
+def centred(rng, weight, c):
+    return lambda p, h: h - h.mean(axis=1, keepdims=True), c
+
+
+PIECES = [
+    scaled, backwards, first_ones, in_halves, split, one_of_all, gated, there_and_back, depthwise, product_of_branches, side_by_side,
+    stacked, centred,
+]  # fmt: skip
+
+
+def random_program(seed, pieces):
+    """A function of params and pictures of 4 x 4: pieces with products between them. The weights in any order, and a batch."""
+    rng = np.random.default_rng(seed)
+    params, steps, c = {}, [], 4
+
+    def weight(*shape):
+        params[f"w{len(params)}"] = 0.3 + rng.normal(size=shape)
+        return f"w{len(params) - 1}"
+
+    for piece in pieces:
+        for made in (linear, piece):
+            step, c = made(rng, weight, c)
+            steps.append(step)
+    last = weight(c * 16, 3) if rng.random() < 0.5 else weight(c, 3)
+
+    def f(p, h):
+        for step in steps:
+            h = step(p, h)
+        return (h.reshape(h.shape[0], -1) if len(params[last]) == 16 * c else h.mean(axis=(2, 3))) @ p[last]
+
+    return f, {name: params[name] for name in rng.permutation(list(params))}, rng.normal(size=(2, 4, 4, 4))
+
+
+def gap_without_channels(f, params, x, seed):
+    """How far the small model is from the one with zeros, and what part of its numbers it has."""
+    rng = np.random.default_rng(seed)
+    groups = channels(f, params, x)
+    kept = {group.name: rng.random(len(group)) < 0.6 for group in groups}
+    for which in kept.values():
+        which[rng.integers(len(which))] = True
+    want = f(masked(params, channel_masks(groups, kept, params)), x)
+    small = shrink(params, groups, kept)
+    return np.abs(f(small, x) - want).max() / max(1, np.abs(want).max()), sum(map(np.size, small.values())) / sum(
+        map(np.size, params.values())
+    )
+
+
+@pytest.mark.parametrize("piece", PIECES, ids=lambda piece: piece.__name__)
+def test_a_program_without_channels_is_the_program_with_zeros(piece):
+    shares = []
+    for seed in range(8):
+        f, params, x = random_program(seed, [piece, *np.random.default_rng(seed).choice(PIECES, size=1)])
+        gap, share = gap_without_channels(f, params, x, seed)
+        assert gap < 1e-9, seed
+        shares.append(share)
+    assert min(shares) < 1  # something is found beside it
+
+
+def test_what_is_taken_by_its_place_stays():
+    params = {"a": np.ones((4, 6)), "b": np.ones((3, 2)), "c": np.ones((6, 2))}
+    x = np.ones((2, 4))
+    taken = {
+        "a slice": lambda h: h[:, :3],
+        "every second": lambda h: h[:, ::2],
+        "from the dots": lambda h: h[..., 3:],
+        "a list": lambda h: h[:, [5, 3, 1]],
+        "booleans": lambda h: h[:, np.arange(6) < 3],
+        "a part": lambda h: np.split(h, 2, axis=1)[1],
+    }
+    for how, part in taken.items():
+        assert channels(lambda p, x, part=part: part(x @ p["a"]) @ p["b"], params, x) == [], how
+    whole = {"all": lambda h: h[:, :], "dots": lambda h: h[...], "backwards": lambda h: h[:, ::-1], "a new axis": lambda h: h[None, ...][0]}
+    for how, part in whole.items():
+        (group,) = channels(lambda p, x, part=part: part(x @ p["a"]) @ p["c"], params, x)
+        assert str(group) == "6 channels of a[:, i], c[i]", how
+
+
+def test_two_values_of_the_same_channels_may_stand_one_below_the_other():
+    params = {"a": np.ones((4, 6)), "b": np.ones(6), "c": np.ones((6, 2))}
+
+    def f(p, x):
+        h = x @ p["a"]
+        return np.concatenate([h, p["b"] + h], axis=0) @ p["c"]
+
+    (group,) = channels(f, params, np.ones((2, 4)))
+    assert str(group) == "6 channels of a[:, i], b[i], c[i]"
+
+
+def test_groups_that_stand_first_in_one_array_have_names_of_their_own():
+    """The middle layer's weight comes first in the dict: the channels on both of its sides stand first there."""
+    first = mlp.init(0, (8, 6, 5, 3))
+    params = {name: first[name] for name in ("w2", "b2", "w1", "b1", "w3", "b3")}
+    x = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
+    groups = channels(mlp.predict, params, x)
+    assert [(group.name, len(group)) for group in groups] == [("w2", 6), ("w2 (2)", 5)]
+    kept = select_channels(groups, magnitude(params), 0.5)
+    assert {name: int(which.sum()) for name, which in kept.items()} == {"w2": 3, "w2 (2)": 2}
+    small = shrink(params, groups, kept)
+    assert small["w1"].shape == (8, 3) and small["w2"].shape == (3, 2) and small["w3"].shape == (2, 3)
+    want = mlp.predict(masked(params, channel_masks(groups, kept, params)), x)
+    np.testing.assert_allclose(mlp.predict(small, x), want, rtol=1e-5, atol=1e-6)
+
+
+def test_an_axis_of_one_place_stays():
+    """Without it there would be nothing left to go along with the other axes."""
+    params = {"a": np.ones((4, 1)), "b": np.ones(1), "c": np.ones(5), "d": np.ones((5, 2))}
+    (group,) = channels(lambda p, x: (ops.bias_activation(x @ p["a"], p["b"]) + p["c"]) @ p["d"], params, np.ones((2, 4)))
+    assert str(group) == "5 channels of c[i], d[i]"

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ import pytest
 from engine import packed
 from engine.cli.group import run
 from engine.experiment import Experiment
-from engine.prune.job import Pruning
+from engine.forms import sparse
+from engine.masks import masked
+from engine.prune.job import CRITERIA, Pruning
+from engine.prune.stages import Stage
 
 QUICK = ["--data", "glyphs", "--dense-epochs", "2", "--epochs", "1", "--kernels", "none"]
 
@@ -48,6 +52,16 @@ def test_channels_make_arrays_smaller(tmp_path, capsys):
     params = packed.load(tmp_path / "pruned.packed")
     assert code == 0 and params["w1"].shape[1] == 150 and params["w2"].shape == (150, 50)
     assert half["numbers"] == sum(p.size for p in params.values()) < 0.6 * dense["numbers"] and half["note"] == "dense, smaller"
+
+
+def test_weights_are_shared_at_last_where_they_are_left(tmp_path, capsys):
+    assert prune(capsys, "logistic", *QUICK, "--stages", "1", "--share", "4", "--report", tmp_path)[0] == 0
+    from engine import checkpoints
+
+    mask = checkpoints.load(tmp_path / "stage-01.safetensors")[0]["masks"]["w"]
+    w = packed.load(tmp_path / "pruned.packed")["w"]
+    assert np.array_equal(w != 0, mask) and 2 <= len(np.unique(w[mask])) <= 4
+    assert np.array_equal(w, w.astype(np.float16))
 
 
 @pytest.mark.parametrize("criterion", ["lamp", "taylor", "snip", "movement", "hessian", "random"])
@@ -111,9 +125,13 @@ def same(a, b):
         (("mlp", "--grain", "2:4", "--stages", "2"), "2:4 is one stage"),
         (("mlp", "--criterion", "snip", "--stages", "2"), "snip prunes before the training, once"),
         (("mlp", "--criterion", "tailor"), "Did you mean taylor?"),
+        (("mlp", "--schedule", "oneshot", "--stages", "2"), "oneshot prunes once"),
+        (("mlp", "--resume", "--overwrite"), "which of the two?"),
         (("mlp", "--schedule", "square"), "there is no schedule called 'square'"),
         (("mpl",), "Did you mean mlp?"),
         (("mlp", "--data", "mnits5k"), "Did you mean"),
+        (("logistic", "--data", "digits", "--grain", "channels"), "logistic has no channels that can go"),
+        (("logistic", "--data", "breast_cancer"), "logistic on breast_cancer has no weights of two axes"),
         (("linear", "--data", "diabetes"), "a classification is wanted"),
         (("lenet5_classic", "--data", "digits", "--stages", "1"), "cannot take digits"),
     ],
@@ -124,7 +142,35 @@ def test_what_cannot_be_is_told_and_nothing_is_written(arguments, said, tmp_path
     assert not (tmp_path / "none").exists()
 
 
-def test_a_folder_that_has_a_pruning(tmp_path, capsys):
+def test_scores_that_are_not_numbers(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(CRITERIA, "random", lambda job, params, names: {"w": np.full((784, 10), np.nan)})
+    code, _, err = prune(capsys, "logistic", *QUICK, "--criterion", "random", "--report", tmp_path)
+    assert code == 1 and "7840 of 7840 scores of 'w' are not numbers (nan)" in err and "Traceback" not in err
+    assert {p.name for p in tmp_path.iterdir()} == {"pruning.json", "dense.safetensors"}
+
+
+@pytest.mark.parametrize("moment", [("engine.prune.stages", "select"), ("engine.share", "cluster"), ("engine.tradeoff", "measured")])
+def test_a_stop_between_trainings_says_how_to_go_on(moment, tmp_path, capsys, monkeypatch):
+    given = ("logistic", *QUICK, "--stages", "1", "--share", "4", "--report", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["gnomon", "prune", *map(str, given)])
+    with monkeypatch.context() as stopping:
+
+        def stop(*given, **options):
+            raise KeyboardInterrupt
+
+        stopping.setattr(".".join(moment), stop)
+        code, _, err = prune(capsys, *given)
+    assert code == 130 and err.splitlines()[-1] == f"  gnomon prune {' '.join(map(str, given))} --resume"
+    assert prune(capsys, *given, "--resume")[0] == 0
+
+
+def test_stages_of_one_share_have_times_of_their_own(tmp_path, capsys):
+    _, out, _ = prune(capsys, "logistic", *QUICK, "--keep", "1", "--stages", "2", "--report", tmp_path, "--json")
+    _, first, second = json.loads(out)
+    assert first["name"] == second["name"] == "keep 1" and first["latency"] != second["latency"]
+
+
+def test_a_folder_that_has_a_pruning(tmp_path, capsys, monkeypatch):
     given = ("logistic", *QUICK, "--stages", "1", "--report", tmp_path)
     assert prune(capsys, *given)[0] == 0
     code, _, err = prune(capsys, *given)
@@ -135,6 +181,46 @@ def test_a_folder_that_has_a_pruning(tmp_path, capsys):
     code, _, err = prune(capsys, "logistic", *QUICK, "--report", tmp_path / "new", "--resume")
     assert code == 1 and "no pruning" in err
     assert prune(capsys, *given, "--keep", "0.2", "--overwrite")[0] == 0
+    (tmp_path / "pruning.json").write_text("{")
+    code, _, err = prune(capsys, *given, "--resume")
+    assert code == 1 and "pruning.json is damaged" in err and "--overwrite begins anew" in err
+    monkeypatch.setattr(Pruning, "run", lambda job, folder, watch: [][0])
+    with pytest.raises(IndexError):
+        prune(capsys, *given, "--overwrite")
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["pruning.json"]  # no table of what is no longer there
+
+
+def test_where_the_stages_of_a_job_begin(tmp_path, monkeypatch):
+    """From the dense weights; with rewinding, and by a criterion that prunes before the training, from the first ones, and as long."""
+    e = replace(Experiment.of("logistic", "glyphs"), recipe=replace(Experiment.of("logistic", "glyphs").recipe, epochs=3))
+    first = e.start()
+
+    def begun(**how):
+        seen, trained = {}, []
+        monkeypatch.setattr("engine.prune.job.iterate", lambda params, **options: seen.update(options, params=params) or iter(()))
+        job = Pruning(e, **how)
+        list(job.run(tmp_path))
+        monkeypatch.setattr("engine.prune.job.fit", lambda *given, **options: trained.append((options["seed"], options["epochs"])))
+        for number in (1, 2):
+            seen["train"](first, {}, number, None)
+        return all(np.array_equal(seen["params"][name], first[name]) for name in first), seen["rewind"], trained
+
+    assert begun() == (False, None, [(1, 2), (2, 2)])
+    assert begun(epochs=5) == (False, None, [(1, 5), (2, 5)])
+    assert begun(criterion="snip", stages=1) == (True, None, [(0, 3), (0, 3)])
+    from_dense, rewound, trained = begun(rewind=True)
+    assert not from_dense and all(np.array_equal(rewound[name], first[name]) for name in first) and trained == [(0, 3), (0, 3)]
+
+
+def test_a_stage_runs_in_the_forms_that_are_fast(monkeypatch):
+    job = Pruning(Experiment.of("logistic", "glyphs"))
+    params = job.experiment.start()
+    masks = {"w": np.arange(params["w"].size).reshape(params["w"].shape) % 20 == 0}
+    stage = Stage(1, 0.05, masked(params, masks), masks)
+    monkeypatch.setattr("engine.forms.sparse", lambda params, masks, batch: sparse(params, masks, kind="csr", batch=batch))
+    formed, note = job.deployed(stage)
+    assert note == "w csr" and len(formed["w"].data) == masks["w"].sum()
+    assert job.deployed(Stage(0, 1.0, params, {})) == (params, "dense")
 
 
 def test_a_job_there_and_back():

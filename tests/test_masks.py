@@ -119,8 +119,16 @@ def test_masks_are_saved_and_found_again(tmp_path):
         m.load(tmp_path / "other", PARAMS)
 
 
+def test_masks_within_masks():
+    a, b = {"w1": MASKS["w1"], "b1": MASKS["b1"]}, {"w1": ~MASKS["w1"], "w2": MASKS["w2"]}
+    found = m.within(a, b)
+    assert set(found) == set(MASKS) and not found["w1"].any() and found["b1"] is a["b1"] and found["w2"] is b["w2"]
+    assert np.array_equal(m.within(MASKS, MASKS)["w1"], MASKS["w1"])
+
+
 def test_counting():
     assert m.weights(PARAMS) == ("w1", "w2")
-    assert m.kept(m.whole(PARAMS)) == 45 and m.density(m.whole(PARAMS)) == 1
+    half = {"w1": np.arange(30).reshape(6, 5) % 2 == 0}
+    assert m.kept(half) == 15 and m.density(half) == 0.5
     assert m.kept(MASKS) == sum(int(x.sum()) for x in MASKS.values())
     assert m.gone(MASKS) == 30 + 15 + 5 - m.kept(MASKS) and m.density({}) == 1

@@ -92,6 +92,8 @@ def test_magnitude_and_the_control():
 def test_criteria_say_what_they_lack():
     with pytest.raises(ValueError, match="at least one batch"):
         prune.taylor(loss, PARAMS, [])
+    with pytest.raises(ValueError, match="probes=0"):
+        prune.hessian(loss, PARAMS, BATCHES, probes=0)
     with pytest.raises(ValueError, match="no such parameter: w7; there are w1, b1, w2"):
         prune.magnitude(PARAMS, names=("w7",))
 
@@ -124,6 +126,12 @@ def test_the_law_of_counts_catches_a_threshold():
     """`score >= the k-th largest`, which is what most libraries do, keeps too many of equal ones."""
     s = np.array([1.0, 1, 1, 0])
     assert (s >= np.sort(s)[::-1][0]).sum() == 3 and prune.select({"w": s}, 0.25)["w"].tolist() == [True, False, False, False]
+
+
+def test_of_equal_scores_the_first_are_kept():
+    levels = np.tile([0.0, 1.0, 1.0], 1000)
+    kept = prune.select({"w": levels}, 0.4)["w"]
+    assert kept.sum() == 1200 and np.array_equal(np.flatnonzero(kept), np.flatnonzero(levels)[:1200])
 
 
 @given(seed=st.integers(0, 10**6), r=st.integers(1, 5), c=st.integers(1, 5), keep=st.floats(0.01, 1))
@@ -179,10 +187,14 @@ def test_shares_that_are_none(keep):
 
 
 def test_what_else_cannot_be_chosen():
-    with pytest.raises(ValueError, match="1 of 4 scores of 'w' are not numbers"):
+    with pytest.raises(prune.ScoreError, match="1 of 4 scores of 'w' are not numbers"):
         prune.select({"w": np.array([1, np.nan, 2, 3])}, 0.5)
     with pytest.raises(ValueError, match="keep says nothing of w2"):
         prune.select({"w1": np.ones(2), "w2": np.ones(2)}, {"w1": 0.5})
+    with pytest.raises(ValueError, match="keep is of w2 too, without a score"):
+        prune.select({"w1": np.ones(2)}, {"w1": 0.5, "w2": 0.5})
+    with pytest.raises(ValueError, match='scope is "layer" or "global", not \'all\''):
+        prune.select({"w1": np.ones(2)}, 0.5, scope="all")
     with pytest.raises(ValueError, match='goes with scope="layer"'):
         prune.select({"w1": np.ones(2)}, {"w1": 0.5}, scope="global")
     with pytest.raises(ValueError, match="2 of 4 is the share"):
@@ -248,12 +260,35 @@ def test_each_stage_is_within_the_one_before():
         assert all(np.all(stage.params[name][~mask] == 0) for name, mask in stage.masks.items())
 
 
+def test_a_stage_holds_what_was_trained():
+    runs = []
+
+    def watched(*given):
+        runs.append(train(*given))
+        return runs[-1]
+
+    found = stages(train=watched)
+    assert [stage.params for stage in found] == [run.params for run in runs] and [s.history for s in found] == [r.history for r in runs]
+    assert [(stage.number, stage.keep) for stage in found] == [(1, 0.6), (2, 0.3), (3, 0.1)]
+
+
 def test_what_is_gone_stays_gone_under_a_criterion_that_changes_its_mind():
     numbers = iter(range(9))
     fickle = prune.by_weights(lambda p: prune.random(p, seed=next(numbers)))
     found = stages(prune=fickle)
     assert [m.kept(stage.masks) for stage in found] == [19, 10, 3]
     assert all(np.all(found[0].masks[name] | ~found[2].masks[name]) for name in ("w1", "w2"))
+
+
+def test_what_is_gone_stays_gone_where_more_could_be_kept():
+    """A larger share than is left, another grain, and a mask of an array that is not scored."""
+    before = {"w1": np.arange(20).reshape(5, 4) % 3 == 0, "b1": np.array([True, False, True, True])}
+    for rule in (MAGNITUDE, prune.by_weights(prune.magnitude, grain=prune.NofM(3, 4)), prune.by_weights(prune.magnitude, scope="global")):
+        masks = rule(PARAMS, 0.9, before)
+        assert np.all(before["w1"] | ~masks["w1"]) and np.array_equal(masks["b1"], before["b1"]) and masks["w2"].sum() > 6
+    groups = prune.channels(lambda p, x: ops.matmul(ops.tanh(ops.matmul(x, p["w1"]) + p["b1"]), p["w2"]), PARAMS, X[:1])
+    masks = prune.by_channels(lambda p: prune.magnitude(p, names=list(p)), groups)(PARAMS, 0.5, {"w1": before["w1"]})
+    assert np.all(before["w1"] | ~masks["w1"]) and prune.kept_by(groups, {**masks, "w1": masks["w1"]})["w1"].sum() == 2
 
 
 def test_rewinding_begins_from_the_first_weights():
@@ -295,6 +330,9 @@ def test_stopped_stages_go_on(tmp_path):
         stages(folder=tmp_path / "parts", rewind=PARAMS)
     with pytest.raises(OtherRun, match=r"lr: then None, now 0\.1"):
         stages(folder=tmp_path / "parts", plan={"lr": 0.1})
+    train(PARAMS, None, 1, None).save(tmp_path / "parts" / "stage-01.safetensors", {})
+    with pytest.raises(OtherRun, match="keep: then None"):  # a checkpoint, but of no stage
+        stages(folder=tmp_path / "parts")
 
 
 @pytest.mark.parametrize("keeps", [[0.5, 0.6], [0.0], [1.2], [0.5, -0.1]])
@@ -316,6 +354,38 @@ def test_channels_in_stages():
         small = prune.shrink(stage.params, groups, kept)
         np.testing.assert_allclose(f(small, X), f(stage.params, X), rtol=1e-12)
     assert counts == [3, 2]
+    with pytest.raises(prune.ChannelError, match="no channels that can go"):
+        prune.by_channels(prune.magnitude, [])
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_channels_in_stages_where_one_layer_follows_the_other(scope):
+    """What is gone of one layer must not blur what the channels of the next are worth, and never comes back."""
+    from engine.models import mlp
+
+    params = {name: p.astype(np.float64) for name, p in mlp.init(3, (6, 8, 7, 3)).items()}
+    groups = prune.channels(mlp.predict, params, X[:1, [0, 1, 2, 3, 4, 0]])
+    numbers = iter(range(-3, 9))
+    rules = {
+        "magnitude": lambda p: prune.magnitude(p, names=list(p)),
+        "fickle": lambda p: prune.random(p, seed=next(numbers) % 5, names=list(p)),
+        "negative": lambda p: {name: -s for name, s in prune.magnitude(p, names=list(p)).items()},
+    }
+    for what, score in rules.items():
+        rule = prune.by_channels(score, groups, scope=scope)
+        masks, kept = None, {group.name: np.ones(len(group), bool) for group in groups}
+        for keep in (0.75, 0.5, 0.3):
+            masks = rule(m.masked(params, masks or {}), keep, masks)
+            now = prune.kept_by(groups, masks)
+            assert all(np.all(kept[name] | ~now[name]) for name in kept), what
+            assert sum(int(k.sum()) for k in now.values()) in (round(15 * keep), round(8 * keep) + round(7 * keep)), what
+            kept = now
+    masks = rule(params, 0.75, None)
+    here = m.masked(params, masks)
+    kept = prune.kept_by(groups, prune.by_channels(rules["magnitude"], groups)(params, 0.3, masks))["w1"]
+    left = prune.kept_by(groups, masks)["w1"]
+    worth = np.where(left, np.abs(here["w1"]).sum(0) + np.abs(here["b1"]) + np.abs(here["w2"]).sum(1), -1)
+    assert set(np.flatnonzero(kept)) == set(np.argsort(-worth)[: round(0.3 * 8)])
 
 
 # While training.
@@ -335,6 +405,11 @@ def test_a_little_every_few_steps(tmp_path):
     gradual(prune.Cubic(0.25, steps=17, begin=4), epochs=7, checkpoint=file)  # 21 steps: the schedule has just ended
     parts = gradual(prune.Cubic(0.25, steps=17, begin=4), checkpoint=file, resume=True)
     assert all(whole.params[name].tobytes() == parts.params[name].tobytes() for name in PARAMS)
+
+
+def test_the_last_share_is_reached_between_two_prunings():
+    """Steps 0 and 10 prune, and step 17, at which the schedule ends."""
+    assert m.kept(gradual(prune.Linear(0.25, steps=17), every=10).masks) == 5 + 3
 
 
 def test_a_schedule_that_ends_after_the_training():

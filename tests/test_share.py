@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import checkpoints, grad, ops, stop_gradient
+from engine.masks import MaskError
 from engine.models import mlp
 from engine.nets import combine, layers
 from engine.optim import SGD, Adam, AdamW, Momentum
@@ -241,6 +242,18 @@ def test_a_net_with_one_layer_in_two_places():
     assert not dense[~masks["dense1/w"]].any() and len(np.unique(dense)) <= 4
 
 
+def test_what_is_masked_is_0_whatever_stood_there():
+    params = {"w": np.array([[np.inf, 1.0], [2.0, np.nan]]), "b": np.array([np.nan, 3.0])}
+    dense = share(params, 2, masks={"w": np.isfinite(params["w"]), "b": np.isfinite(params["b"])}).expand()
+    assert dense["w"].tolist() == [[0, 1], [2, 0]] and dense["b"].tolist() == [0, 3]
+
+
+def test_arrays_begin_at_places_of_their_own():
+    w = np.random.default_rng(0).normal(size=(30, 30))
+    a, b = share({"a": w, "b": w}, 3, start="random", seed=1).params.values()
+    assert not np.array_equal(a, b)
+
+
 # What is refused.
 
 
@@ -254,13 +267,13 @@ def test_an_array_that_looks_like_a_codebook_is_one_only_if_it_is():
     "call, kind, message",
     [
         (lambda p, m: share(p, {"w9": 4}), ValueError, "share: there is no parameter w9; there are w1, b1, w2, b2"),
-        (lambda p, m: share(p, masks={"v": m["w1"]}), ValueError, "share: there is no parameter v; there are w1"),
+        (lambda p, m: share(p, masks={"v": m["w1"]}), MaskError, "there is a mask for 'v', but no such parameter: w1"),
         (
             lambda p, m: share(p, masks={"w1": m["w1"].T}),
-            ValueError,
-            r"mask of w1 is bool \(5, 6\), .* wants bool \(6, 5\)\n  is it the mask of",
+            MaskError,
+            r"the mask of 'w1' does not fit\n  wanted  bool \(6, 5\)\n  given   bool \(5, 6\)",
         ),
-        (lambda p, m: share(p, masks={"w1": m["w1"] * 1.0}), ValueError, r"the mask of w1 is float64 \(6, 5\), the array wants bool"),
+        (lambda p, m: share(p, masks={"w1": m["w1"] * 1.0}), MaskError, r"given   float64 \(6, 5\)"),
         (lambda p, m: share(p, 0), ValueError, "share: w1: k is 1 or more and start one of linear, density, random, kmeans.*given are k=0"),
         (lambda p, m: share(p, start="best"), ValueError, "share: w1: .*start='best'"),
         (lambda p, m: share({"w1": np.ones((2, 2), int)}), TypeError, "share: w1: weights to share are floats, these are int64"),

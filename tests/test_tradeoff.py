@@ -40,7 +40,7 @@ def test_times_are_those_of_each_model(monkeypatch):
     def model(seconds):
         return lambda x: (seen.append(len(x)), time.sleep(seconds))
 
-    dense, sparse = tradeoff.timed(rows(), {"dense": model(0.004), "a tenth": model(0.001)}, {1: TRUTH[:1], 64: TRUTH[:64]})
+    dense, sparse = tradeoff.timed(rows(), [model(0.004), model(0.001)], {1: TRUTH[:1], 64: TRUTH[:64]})
     assert set(seen) == {1, 64}
     for batch in (1, 64):
         middle, best = dense.latency[batch]

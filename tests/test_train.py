@@ -189,6 +189,14 @@ def test_ctrl_c_says_how_to_resume(tmp_path, capfd):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_ctrl_c_while_the_last_checkpoint_is_written_is_not_forgotten(tmp_path, monkeypatch):
+    """Else `gnomon prune` would go on with the next stage."""
+    save = Run.save
+    monkeypatch.setattr(Run, "save", lambda run, path, plan: (press(), save(run, path, plan)))
+    with pytest.raises(Interrupted, match="stopped after step 1"):
+        fit(line_loss, line(), (X, T), optimizer=SGD(0.1), epochs=1, batch_size=len(X), progress=False, checkpoint=tmp_path / "c")
+
+
 def test_ctrl_c_without_a_checkpoint_keeps_the_run_in_the_exception():
     with pytest.raises(Interrupted, match="no checkpoint was asked for") as stop:
         fit(line_loss, line(), (X, T), optimizer=SGD(0.1), epochs=3, progress=False, callbacks=[At(1, press)])

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from engine.tradeoff import Row
 
 JOB = "pruning.json"
+REPORT = ("table.md", "report.json", "accuracy.png", "pruned.packed")
 
 
 @click.command("prune", short_help="Prune a model in stages: accuracy, bytes and latency of each.")
@@ -84,7 +85,6 @@ def command(
     """
     with told():
         from engine.cli.demo import has_numba
-        from engine.interrupt import Interrupted
         from kernels.registry import use
 
         needs("safetensors", "matplotlib", "rich")
@@ -95,13 +95,13 @@ def command(
         backend = "cpu" if kernels is None and has_numba() else None if kernels == "none" else kernels
         try:
             with use(backend):
-                found = [*followed(job, folder, quiet=as_json)]
+                found = followed(job, folder, quiet=as_json)
                 rows = measured(job, found)
-        except Interrupted as e:
+            write(job, found, rows, folder)
+        except KeyboardInterrupt as e:  # in a training, where its message says how far that is, or between two
             again = shlex.join(["gnomon", "prune", *[a for a in sys.argv[2:] if a not in ("--resume", "--overwrite")], "--resume"])
-            click.echo(f"{e}\n  everything is in {folder}; to go on:\n  {again}", err=True)
+            click.echo(f"{e or 'interrupted'}\n  everything is in {folder}; to go on:\n  {again}", err=True)
             return 130
-        write(job, found, rows, folder)
     click.echo(json.dumps([row.as_dict() for row in rows]) if as_json else told_rows(job, rows, folder))
     return 0
 
@@ -126,7 +126,9 @@ def described(model: str, data: str, changes: dict[str, Any], how: dict[str, Any
 
 
 def begun(job: Pruning, folder: Path, resume: bool, overwrite: bool) -> None:
-    """Write the job to the folder, or find that the one there is the same. Raises Failure if it is another, or one that is not to go on."""
+    """Write the job to the folder, or find that the one there is the same. Raises Failure or UsageError if it is not, or may not go on."""
+    if resume and overwrite:
+        raise click.UsageError("--resume goes on with what is there, --overwrite begins anew: which of the two?")
     said = json.loads(json.dumps(job.as_dict()))
     file = folder / JOB
     if file.exists() and not (resume or overwrite):
@@ -135,13 +137,17 @@ def begun(job: Pruning, folder: Path, resume: bool, overwrite: bool) -> None:
     if resume and not file.is_file():
         raise Failure(f"there is no pruning in {folder} to go on with: {JOB} is not there\n  leave out --resume")
     if resume:
-        clashes = differences(json.loads(file.read_text()), said)
+        try:
+            clashes = differences(dict(json.loads(file.read_text())), said)
+        except (ValueError, TypeError) as e:
+            raise Failure(f"{file} is damaged: {e}\n  --overwrite begins anew") from e
         if clashes:
             raise click.UsageError(f"the pruning in {folder} was begun otherwise:\n  " + "\n  ".join(clashes))
         return
-    job.experiment.start()  # a model and data that do not go together are told before anything is written
+    job.check()  # before anything is written
     folder.mkdir(parents=True, exist_ok=True)
-    for old in [*folder.glob("stage-*.safetensors"), folder / "dense.safetensors", folder / "shared.safetensors"]:
+    stages = folder.glob("stage-*.safetensors")
+    for old in [*stages, *(folder / name for name in ("dense.safetensors", "shared.safetensors", *REPORT))]:
         old.unlink(missing_ok=True)
     file.write_text(json.dumps(said, indent=2) + "\n")
 
@@ -209,5 +215,4 @@ def told_rows(job: Pruning, rows: Sequence[Row], folder: Path) -> str:
     e = job.experiment
     head = f"{e.model} on {e.data}, seed {e.seed}: {job.criterion}, {job.grain}, {job.scope}; {rows[0].of:,} test examples"
     legend = "p: chance of so large a difference to the dense model if neither is better. times: dense float32 / packed file"
-    files = ", ".join(["table.md", "report.json", "accuracy.png", "pruned.packed"])
-    return f"\n{head}\n\n{tradeoff.table(rows)}\n\n{legend}\n{files} in {folder}"
+    return f"\n{head}\n\n{tradeoff.table(rows)}\n\n{legend}\n{', '.join(REPORT)} in {folder}"

@@ -66,6 +66,7 @@ class Form(ABC):
 
     @property
     def dtype(self) -> Any:
+        """The dtype of W."""
         return next(iter(self.numbers.values())).dtype
 
     @property

@@ -21,6 +21,7 @@ import numpy as np
 
 from engine import ops
 from engine.forms.form import Form
+from engine.masks import checked
 from engine.ops.layout import turned
 from engine.shapes import Shape, ShapeError
 from engine.sparse import bsr, csr, two_to_four
@@ -125,15 +126,14 @@ def sparse(
     block   (inputs, outputs) of a block; left out, the largest that the mask is made of
     What has no mask, and a mask of another number of axes, stays an array. So do the kernels of convolutions: there is no sparse product
     for them.
-    Raises ValueError for a mask of no parameter, of another shape or not of booleans, and for a matrix that is not of that kind.
+    Raises MaskError for a mask of no parameter, of another shape or not of booleans, and ValueError for a matrix that is not of that kind.
     """
     if kind not in ("auto", "csr", "bsr", "2:4"):
         raise ValueError(f'kind is "auto", "csr", "bsr" or "2:4", not {kind!r}')
     if masks is None:
         masks = {name: np.asarray(p) != 0 for name, p in params.items() if np.ndim(p) == 2 and not np.all(p)}
-    _check(params, masks)
     formed = dict(params)
-    for name, mask in masks.items():
+    for name, mask in checked(masks, params).items():
         kept = np.where(mask, params[name], np.zeros((), np.asarray(params[name]).dtype))
         if np.ndim(kept) != 2:
             formed[name] = kept
@@ -150,13 +150,13 @@ def sparse(
 def race(w: Any, mask: Any = None, *, batch: int = 64, block: tuple[int, int] | None = None) -> dict[str, float]:
     """Seconds that a layer with this weight (k, n) takes for `batch` rows, by kind, "dense" among them: the best of some rounds.
 
-    On the kernels in force. Parameters as for `sparse`; kinds that do not fit the mask are left out. Raises ValueError as `sparse` does.
+    On the kernels in force. Parameters as for `sparse`; kinds that do not fit the mask are left out. Raises MaskError as `sparse`, and
+    ValueError for an array that is no matrix.
     """
     w = np.asarray(w)
     if w.ndim != 2:
         raise ValueError(f"race: a matrix (k, n) is wanted, not an array of shape {w.shape}")
-    mask = w != 0 if mask is None else mask
-    _check({"w": w}, {"w": mask})
+    mask = checked({"w": w != 0 if mask is None else mask}, {"w": w})["w"]
     return _timed(dict(_candidates(np.where(mask, w, np.zeros((), w.dtype)), mask, block)), batch)
 
 
@@ -208,12 +208,3 @@ def _block_of(kept: np.ndarray) -> tuple[int, int]:
         if np.array_equal(grid.any(axis=(1, 3)), grid.all(axis=(1, 3))):
             return c, r
     raise ValueError("the mask is not made of blocks; say by block= how large they shall be")
-
-
-def _check(params: Mapping[str, Any], masks: Mapping[str, Any]) -> None:
-    for name, mask in masks.items():
-        if name not in params:
-            raise ValueError(f"a mask of {name!r}, which is no parameter: there are {', '.join(params)}")
-        if np.shape(mask) != np.shape(params[name]) or np.asarray(mask).dtype != bool:
-            given = f"{np.asarray(mask).dtype} {np.shape(mask)}"
-            raise ValueError(f"the mask of {name} is {given}, wanted are booleans of its shape, {np.shape(params[name])}")

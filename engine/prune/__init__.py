@@ -10,11 +10,11 @@ stages        prune and train, in stages or while training
 from engine.prune.channels import ChannelError, Group, channel_masks, channels, kept_by, norm_scales, select_channels, shrink
 from engine.prune.criteria import batch_norm_scale, hessian, lamp, magnitude, movement, random, snip, taylor
 from engine.prune.schedule import SCHEDULES, Cubic, Exponential, Linear, OneShot, Schedule
-from engine.prune.select import Blocks, NofM, Weights, select
+from engine.prune.select import Blocks, NofM, ScoreError, Weights, select
 from engine.prune.stages import Gradual, Stage, by_channels, by_weights, iterate
 
 __all__ = [
-    "SCHEDULES", "Blocks", "ChannelError", "Cubic", "Exponential", "Gradual", "Group", "Linear", "NofM", "OneShot", "Schedule", "Stage",
-    "Weights", "batch_norm_scale", "by_channels", "by_weights", "channel_masks", "channels", "hessian", "iterate", "kept_by", "lamp",
-    "magnitude", "movement", "norm_scales", "random", "select", "select_channels", "shrink", "snip", "taylor",
+    "SCHEDULES", "Blocks", "ChannelError", "Cubic", "Exponential", "Gradual", "Group", "Linear", "NofM", "OneShot", "Schedule",
+    "ScoreError", "Stage", "Weights", "batch_norm_scale", "by_channels", "by_weights", "channel_masks", "channels", "hessian", "iterate",
+    "kept_by", "lamp", "magnitude", "movement", "norm_scales", "random", "select", "select_channels", "shrink", "snip", "taylor",
 ]  # fmt: skip

@@ -9,7 +9,8 @@ A channel of a hidden layer is a row of the weight that makes it, its bias, its 
 that multiplies it later: a column of the next weight; after `flatten` as many columns as it has pixels. Where two layers are added up,
 or one weight serves twice, the channels of both are one. None of this is told: `Couple` runs the model and follows each place of each
 axis of each parameter through the notations of the ops. What they do not tell apart is *fixed*, and stays: the axes of inputs and of
-outputs, the axis of a softmax or a layer norm, channels in groups, and whatever passes through an op that no rule here knows.
+outputs, an axis of one place, the axis of a softmax or a layer norm, channels in groups, what is taken by its place as in h[:, :3], and
+whatever passes through an op that no rule here knows.
 
 Without its channels a network computes the same as with zeros in their place, whatever the activations, since what multiplies a channel
 later is zero as well.
@@ -17,6 +18,7 @@ later is zero as well.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +28,7 @@ import numpy as np
 from engine.interpret import Interpreter, interpreting, running
 from engine.masks import Arrays, Masks
 from engine.op import Op, as_array
-from engine.prune.select import Scope, share_of_all, share_of_each
+from engine.prune.select import Scope, ScoreError, chosen
 from engine.shapes import ANY
 from engine.traced import Traced
 from engine.tree import flatten
@@ -43,16 +45,12 @@ class ChannelError(ValueError):
 class Group:
     """Channels that have their parts in the same axes.
 
+    name       that of the array in which its channels stand first; with a number, "w2 (2)", if another group stands first there too
     members    (name, axis): for each channel the indices along that axis, (channels, indices of each)
-    name       that of the first member
     """
 
+    name: str
     members: dict[tuple[str, int], np.ndarray]
-
-    @property
-    def name(self) -> str:
-        """The array in which its channels stand first."""
-        return next(iter(self.members))[0]
 
     def __len__(self) -> int:
         return len(next(iter(self.members.values())))
@@ -84,16 +82,19 @@ def channels(f: Callable[..., Any], params: Mapping[str, Any], *inputs: Any) -> 
     return _grouped(names, [traced[name].slot.places for name in names], couple)
 
 
-def select_channels(groups: Sequence[Group], scores: Mapping[str, Any], keep: Any, *, scope: Scope = "layer") -> Kept:
+def select_channels(
+    groups: Sequence[Group], scores: Mapping[str, Any], keep: Any, *, scope: Scope = "layer", before: Masks | None = None
+) -> Kept:
     """Which channels to keep: the most important by the sum of the scores of all their parts (of the mean, with scope="global").
 
     keep    as in `engine.prune.select.select`; by name, it is by the names of groups
+    before  masks of what is there: the rest counts nothing, and a channel of which nothing is there goes first
 
     With |w| as scores it is the L1 norm of Li, Kadav, Durdanovic, Samet & Graf (2017), Pruning filters for efficient ConvNets, sec. 3.1.
-    Raises ChannelError if nothing is known of a group.
+    Raises ChannelError for a group without a score, ScoreError for a score that is not a number.
     """
-    units = {group.name: _worth(group, scores, mean=scope == "global") for group in groups}
-    kept = share_of_each(units, keep) if scope == "layer" else share_of_all(units, keep)
+    units = {group.name: _worth(group, scores, before or {}, mean=scope == "global") for group in groups}
+    kept = chosen(units, keep, scope)
     for name, which in kept.items():
         if not which.any():
             which[int(np.argmax(units[name]))] = True  # a layer without channels would cut the network in two
@@ -101,13 +102,16 @@ def select_channels(groups: Sequence[Group], scores: Mapping[str, Any], keep: An
 
 
 def channel_masks(groups: Sequence[Group], kept: Kept, params: Mapping[str, Any]) -> Masks:
-    """Masks of all parts of the channels that are not kept: of their biases, and of what multiplies them later."""
+    """Masks of all parts of the channels that are not kept: of their biases, and of what multiplies them later.
+
+    Raises ChannelError if `kept` is not of these groups.
+    """
     masks: Masks = {}
     for group in groups:
         for (name, axis), indices in group.members.items():
             if name in params:
                 mask = masks.setdefault(name, np.ones(np.shape(params[name]), bool))
-                np.moveaxis(mask, axis, 0)[indices[~kept[group.name]].reshape(-1)] = False
+                np.moveaxis(mask, axis, 0)[indices[_going(group, kept)].reshape(-1)] = False
     return masks
 
 
@@ -115,7 +119,7 @@ def shrink(arrays: Mapping[str, Any], groups: Sequence[Group], kept: Kept) -> Ar
     """The arrays without the channels that are not kept. Names stay, so the model's own functions run on them.
 
     arrays    parameters, state, or anything else under their names: moments, masks
-    Raises ChannelError if an array is not of the shape that the groups were found with.
+    Raises ChannelError if an array has fewer places than a group, and if `kept` is not of these groups.
     """
     small = dict(arrays)
     for group in groups:
@@ -130,7 +134,7 @@ def shrink(arrays: Mapping[str, Any], groups: Sequence[Group], kept: Kept) -> Ar
             x = np.asarray(small[name])
             for axis, indices in axes.items():
                 x = np.delete(x, indices, axis=axis)
-            small[name] = np.ascontiguousarray(x)
+            small[name] = x
     return small
 
 
@@ -171,7 +175,10 @@ class Note:
 
 
 class Couple(Interpreter):
-    """Run, and find out which places of which axes belong together: sets of numbers that are joined. What is with FIXED must stay."""
+    """Run, and find out which places of which axes belong together: sets of numbers that are joined. What is with FIXED must stay.
+
+    An axis of one place is FIXED: it goes along with axes of any size, and without it there would be nothing to go along.
+    """
 
     def __init__(self, below: Interpreter):
         self.below = below
@@ -221,6 +228,8 @@ class Couple(Interpreter):
             self.parent[high] = low
 
     def _new(self, n: int) -> np.ndarray:
+        if n == 1:
+            return np.full(1, FIXED)
         first = len(self.parent)
         self.parent.extend(range(first, first + n))
         return np.arange(first, first + n)
@@ -298,10 +307,11 @@ class Couple(Interpreter):
     def _moved(self, op: Op, notes: list[Note], params: dict[str, Any]) -> list[Places] | None:
         """Let the op move the numbers of the places themselves, those of one axis at a time, and see along which axis they come out."""
         for note in notes:
-            self.fix(*(p for p in note.places if len(p) == 1))  # one channel is all there is: it must stay, and has no direction to be seen
+            self.fix(*(note.places[axis] for axis in _cut(op, note.places, params)))
+        given = [tuple(np.array([self.root(int(place)) for place in axis], int) for axis in note.places) for note in notes]
         found: list[list[np.ndarray]] = []
-        for which in range(max(len(note.places) for note in notes)):
-            moved = op.definition(*[_spread(note.places, which) for note in notes], **params)
+        for which in range(max(map(len, given))):
+            moved = op.definition(*[_spread(places, which) for places in given], **params)
             parts = moved if isinstance(moved, (tuple, list)) else (moved,)
             found = found or [[np.full(n, FIXED) for n in part.shape] for part in parts]
             for axes, part in zip(found, parts, strict=True):
@@ -319,6 +329,20 @@ MOVES = frozenset({
     "broadcast_to", "concat", "expand_dims", "flip", "getitem", "matrix_transpose", "permute_dims", "reshape", "split", "squeeze", "stack",
 })  # fmt: skip
 """Ops that move numbers and do not change them."""
+
+
+def _cut(op: Op, places: Places, params: Mapping[str, Any]) -> list[int]:
+    """The axes of which an op takes a part by its place: with a channel fewer the same place would be another channel."""
+    if op.name == "split":
+        return [params["axis"]]
+    if op.name != "getitem":
+        return []
+    key = [k for k in (params["key"] if isinstance(params["key"], tuple) else (params["key"],)) if k is not None]
+    if not all(k is ... or type(k) in (slice, int) for k in key):
+        return list(range(len(places)))
+    dots = key.index(...) if ... in key else len(key)
+    key[dots : dots + 1] = [slice(None)] * (len(places) - len(key) + (... in key))
+    return [axis for axis, (k, p) in enumerate(zip(key, places, strict=True)) if not isinstance(k, slice) or len(p[k]) < len(p)]
 
 
 def _axes(axis: Any, ndim: int) -> tuple[int, ...]:
@@ -341,9 +365,9 @@ def _direction(part: np.ndarray) -> int | None:
 
 
 def _spread(places: Places, which: int) -> np.ndarray:
-    """The numbers of one axis, repeated over the others; FIXED where it is too short to show a direction."""
+    """The numbers of one axis, repeated over the others."""
     shape = [len(p) for p in places]
-    if which >= len(places) or shape[which] == 1:
+    if which >= len(places):
         return np.full(shape, FIXED)
     along = [1] * len(shape)
     along[which] = shape[which]
@@ -367,28 +391,50 @@ def _grouped(names: Sequence[str], places: Sequence[Places], couple: Couple) -> 
     for channel in together.values():
         if len(channel) > 1:  # what is in one array only meets nothing else: the model does not use it
             alike.setdefault(tuple((key, len(indices)) for key, indices in channel.items()), []).append(channel)
-    return [Group({key: np.array([channel[key] for channel in found]) for key, _ in members}) for members, found in alike.items()]
+    groups: list[Group] = []
+    first: Counter[str] = Counter()
+    for members, found in alike.items():
+        name = members[0][0][0]
+        first[name] += 1
+        called = name if first[name] == 1 else f"{name} ({first[name]})"
+        groups.append(Group(called, {key: np.array([channel[key] for channel in found]) for key, _ in members}))
+    return groups
 
 
-def _worth(group: Group, scores: Mapping[str, Any], *, mean: bool) -> np.ndarray:
-    """A score for each channel."""
-    total, count = np.zeros(len(group)), 0
-    for (name, axis), indices in group.members.items():
-        if name in scores:
-            score = np.moveaxis(np.asarray(scores[name], np.float64), axis, 0)
-            total += score[indices].reshape(len(group), -1).sum(axis=1)
-            count += score[indices[0]].size
-    if not count:
+def _worth(group: Group, scores: Mapping[str, Any], before: Masks, *, mean: bool) -> np.ndarray:
+    """A score for each channel, of its parts that are there: -inf if none is."""
+    scored = [(name, axis, indices) for (name, axis), indices in group.members.items() if name in scores]
+    if not scored:
         raise ChannelError(f"there is no score for {group}: the scores are of {', '.join(scores) or 'nothing'}")
+    total, count = np.zeros(len(group)), np.zeros(len(group))
+    for name, axis, indices in scored:
+        score = np.asarray(scores[name], np.float64)
+        there = np.asarray(before.get(name, np.ones(score.shape, bool)))
+        total += _parts(np.where(there, score, 0), axis, indices).sum(axis=1)
+        count += _parts(there, axis, indices).sum(axis=1)
     if np.isnan(total).any():
-        raise ValueError(f"the scores of {group.name} are not numbers (nan): look at the data and the weights")
-    return total / count if mean else total
+        raise ScoreError(f"the scores of {group.name} are not numbers (nan): look at the data and the weights")
+    return np.where(count > 0, total / np.maximum(count, 1) if mean else total, -np.inf)
+
+
+def _parts(x: np.ndarray, axis: int, indices: np.ndarray) -> np.ndarray:
+    """What each channel has of an array, in a row."""
+    parts: np.ndarray = np.moveaxis(x, axis, 0)[indices].reshape(len(indices), -1)
+    return parts
 
 
 def _gone(mask: np.ndarray, axis: int, indices: np.ndarray) -> np.ndarray:
     """Of which channels a mask keeps nothing."""
-    kept: np.ndarray = np.moveaxis(mask, axis, 0)[indices].reshape(len(indices), -1).any(axis=1)
-    return ~kept
+    gone: np.ndarray = np.logical_not(_parts(mask, axis, indices).any(axis=1))
+    return gone
+
+
+def _going(group: Group, kept: Kept) -> np.ndarray:
+    """The channels that are not kept."""
+    which = np.asarray(kept.get(group.name, ()), bool)
+    if which.shape != (len(group),):
+        raise ChannelError(f"wanted is which of the {len(group)} channels of {group.name!r} are kept; there are {', '.join(kept)}")
+    return ~which
 
 
 def _dropped(groups: Sequence[Group], kept: Kept) -> dict[str, dict[int, np.ndarray]]:
@@ -397,7 +443,7 @@ def _dropped(groups: Sequence[Group], kept: Kept) -> dict[str, dict[int, np.ndar
     for group in groups:
         for (name, axis), indices in group.members.items():
             before = gone.setdefault(name, {}).get(axis, np.zeros(0, int))
-            gone[name][axis] = np.concatenate([before, indices[~kept[group.name]].reshape(-1)])
+            gone[name][axis] = np.concatenate([before, indices[_going(group, kept)].reshape(-1)])
     return gone
 
 

@@ -111,11 +111,13 @@ def hessian(
     probes    None: each element of the diagonal by a product of the Hessian with a unit vector, which is for small networks. A number:
               the mean of z * H z over so many random z of signs, whose expectation it is
 
-    A weight at which the loss curves down has a negative score: without it the loss is smaller.
+    A weight at which the loss curves down has a negative score: without it the loss is smaller. Raises ValueError for probes < 1.
     Source: LeCun, Denker & Solla (1990), Optimal brain damage, eq. 5; Bekas, Kokiopoulou & Saad (2007), An estimator for the diagonal of a
     matrix, eq. 2.
     """
     chosen = _chosen(params, names)
+    if probes is not None and probes < 1:
+        raise ValueError(f"probes={probes}: at least one is wanted, or None for the exact diagonal")
     diagonal = {name: np.zeros(np.shape(params[name])) for name in chosen}
     for batch in _some(batches):
         slope = grad(lambda p, batch=batch: loss(p, *batch))

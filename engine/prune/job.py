@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ import numpy as np
 
 from engine import forms, packed, tradeoff
 from engine.data import batches
-from engine.experiment import Experiment
-from engine.masks import Arrays, Masks
+from engine.experiment import Experiment, Mismatch
+from engine.masks import Arrays, Masks, weights
 from engine.optim import Adam
 from engine.progress import Callback
 from engine.prune import criteria
@@ -76,6 +76,8 @@ class Pruning:
             raise ValueError(f"{self.grain} is one stage: the share is always {grain.n} of {grain.m}, and not reached by way of others")
         if self.criterion == "snip" and self.stages != 1:
             raise ValueError(f"snip prunes before the training, once: {self.stages} stages are not to be had")
+        if self.schedule == OneShot.name and self.stages != 1:
+            raise ValueError(f"{OneShot.name} prunes once: {self.stages} stages are not to be had")
         count(self.keep, 1)  # a share outside (0, 1] is told now
 
     def as_dict(self) -> dict[str, Any]:
@@ -90,13 +92,21 @@ class Pruning:
     @cached_property
     def keeps(self) -> list[float]:
         """The share of each stage."""
-        schedule = SCHEDULES[self.schedule if self.stages > 1 else OneShot.name](self.keep, steps=self.stages)
+        schedule = SCHEDULES[self.schedule](self.keep, steps=self.stages)
         return [schedule(i) for i in range(1, self.stages + 1)]
 
     @cached_property
     def groups(self) -> list[Group]:
         """The channels of the model."""
         return channels(self.experiment.what.predict, self.experiment.start(), self.experiment.train[0][:1])
+
+    def check(self) -> None:
+        """Raise Mismatch if the model cannot take the data, or has nothing of what is to go."""
+        params, e = self.experiment.start(), self.experiment
+        if self.grain == "channels" and not self.groups:
+            raise Mismatch(f"{e.model} has no channels that can go\n  prune weights or blocks of it")
+        if not weights(params):
+            raise Mismatch(f"{e.model} on {e.data} has no weights of two axes and more, of which some could go")
 
     def dense(self, folder: Path, watch: Watch) -> Run:
         """The model before: trained, or read where that was done."""
@@ -105,6 +115,7 @@ class Pruning:
 
     def run(self, folder: Path, watch: Watch = lambda _: ()) -> Iterator[Stage]:
         """The dense model as stage 0, then the stages. What is in the folder is not done again."""
+        self.check()
         folder.mkdir(parents=True, exist_ok=True)
         dense = self.dense(folder, watch)
 
@@ -135,12 +146,11 @@ class Pruning:
         answers = [e.what.decide(e.scores(stage.params, x)) for stage in stages]
         exactly = isinstance(as_grain(self.grain), NofM)
         names = [stage.name or (self.grain if exactly else f"keep {stage.keep:.3g}") for stage in stages]
-        rows, models = [], {}
+        rows, models, predict = [], [], forms.running(e.what.predict)
         for name, stage, said in zip(names, stages, answers, strict=True):
             params, note = self.deployed(stage)
             rows.append(tradeoff.measured(name, said, answers[0], truth, self.small(stage), note=note))
-            predict = forms.running(e.what.predict)
-            models[name] = lambda rows, params=params, predict=predict: predict(params, rows)
+            models.append(partial(predict, params))
         return tradeoff.timed(rows, models, {batch: x[:batch].astype(np.float32) for batch in SPEED if batch <= len(x)})
 
     def small(self, stage: Stage) -> Arrays:

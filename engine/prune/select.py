@@ -23,6 +23,10 @@ from engine.masks import Masks
 Scope = Literal["layer", "global"]
 
 
+class ScoreError(ValueError):
+    """Scores that are not numbers."""
+
+
 @dataclass(frozen=True)
 class Weights:
     """Each weight for itself."""
@@ -105,8 +109,8 @@ def select(
             a grain that says it itself, as 2:4 does
     scope   "layer": the share of each array; "global": of all together, by scores that are compared across arrays
 
-    Of equal scores those that stand first are kept. Raises ValueError for a share outside (0, 1], and for a score that is not a number,
-    naming the array.
+    Of equal scores those that stand first are kept. Raises ValueError for a share outside (0, 1], for a name that has no share or no score,
+    and for another scope, and ScoreError for a score that is not a number, naming the array.
     """
     arrays = {name: _numbers(name, score) for name, score in scores.items()}
     if isinstance(grain, NofM):
@@ -114,21 +118,28 @@ def select(
             raise ValueError(f"{grain.n} of {grain.m} is the share that is kept: leave out keep={keep}")
         return {name: grain.masks(score) for name, score in arrays.items()}
     units = {name: grain.units(score) for name, score in arrays.items()}
-    kept = share_of_each(units, keep) if scope == "layer" else share_of_all(units, keep)
+    kept = chosen(units, keep, scope)
     return {name: grain.mask(kept[name], score.shape) for name, score in arrays.items()}
 
 
-def share_of_each(units: Mapping[str, np.ndarray], keep: Any) -> Masks:
-    """For each name its most important units."""
+def chosen(units: Mapping[str, np.ndarray], keep: Any, scope: Scope) -> Masks:
+    """Which of the units under each name are kept: the most important of each name, or of all together."""
+    if scope not in ("layer", "global"):
+        raise ValueError(f'scope is "layer" or "global", not {scope!r}')
+    return _of_each(units, keep) if scope == "layer" else _of_all(units, keep)
+
+
+def _of_each(units: Mapping[str, np.ndarray], keep: Any) -> Masks:
     shares = keep if isinstance(keep, Mapping) else dict.fromkeys(units, keep)
-    missing = [name for name in units if name not in shares]
-    if missing:
-        raise ValueError(f"keep says nothing of {', '.join(missing)}")
+    missing, unknown = [name for name in units if name not in shares], [name for name in shares if name not in units]
+    if missing or unknown:
+        raise ValueError(
+            f"keep says nothing of {', '.join(missing)}" if missing else f"keep is of {', '.join(unknown)} too, without a score"
+        )
     return {name: largest(s, count(shares[name], s.size)) for name, s in units.items()}
 
 
-def share_of_all(units: Mapping[str, np.ndarray], keep: Any) -> Masks:
-    """The most important units of all names together."""
+def _of_all(units: Mapping[str, np.ndarray], keep: Any) -> Masks:
     if isinstance(keep, Mapping):
         raise ValueError('keep by name goes with scope="layer"; over all arrays it is one number')
     every = np.concatenate([np.zeros(0), *units.values()])
@@ -167,7 +178,7 @@ def _numbers(name: str, score: Any) -> np.ndarray:
     array = np.asarray(score, np.float64)
     wrong = int(np.count_nonzero(np.isnan(array)))
     if wrong:
-        raise ValueError(
+        raise ScoreError(
             f"{wrong} of {array.size} scores of {name!r} are not numbers (nan)\n"
             "  a criterion that looks at the loss gives such where the loss or its gradient is not finite: look at the data and the weights"
         )

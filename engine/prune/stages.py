@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 
 from engine import checkpoints
-from engine.masks import Arrays, Masks, checked, masked
+from engine.masks import Arrays, Masks, checked, masked, within
 from engine.progress import Callback
-from engine.prune.channels import Group, channel_masks, kept_by, select_channels
+from engine.prune.channels import ChannelError, Group, channel_masks, select_channels
 from engine.prune.criteria import Scores
 from engine.prune.schedule import Schedule
 from engine.prune.select import EACH, Grain, NofM, Scope, select
@@ -62,23 +62,21 @@ def by_weights(score: Callable[[Arrays], Scores], *, scope: Scope = "layer", gra
 
     def prune(params: Arrays, keep: float, before: Masks | None) -> Masks:
         scores = {name: np.asarray(s, np.float64) for name, s in score(params).items()}
-        for name, mask in (before or {}).items():
-            scores[name] = np.where(mask, scores[name], -np.inf)  # what is gone is the least important of all
-        return select(scores, None if isinstance(grain, NofM) else keep, scope=scope, grain=grain)
+        there = before or {}
+        worth = {name: np.where(there.get(name, True), s, -np.inf) for name, s in scores.items()}  # what is gone is worth the least
+        return within(select(worth, None if isinstance(grain, NofM) else keep, scope=scope, grain=grain), there)
 
     return prune
 
 
 def by_channels(score: Callable[[Arrays], Scores], groups: Sequence[Group], *, scope: Scope = "layer") -> Prune:
-    """Prune channels, by the scores of all their parts."""
+    """Prune channels, by the scores of all their parts. Raises ChannelError if there are none."""
+    if not groups:
+        raise ChannelError("there are no channels that can go")
 
     def prune(params: Arrays, keep: float, before: Masks | None) -> Masks:
-        scores = {name: np.asarray(s, np.float64) for name, s in score(params).items()}
-        for group, there in zip(groups, _there(groups, before), strict=True):
-            for (name, axis), indices in group.members.items():
-                if name in scores:
-                    np.moveaxis(scores[name], axis, 0)[indices[~there].reshape(-1)] = -np.inf
-        return channel_masks(groups, select_channels(groups, scores, keep, scope=scope), params)
+        kept = select_channels(groups, score(params), keep, scope=scope, before=before)
+        return within(channel_masks(groups, kept, params), before or {})
 
     return prune
 
@@ -152,11 +150,6 @@ class Gradual(Callback):
             run.prune(self.prune(run.params, self.schedule(run.step), run.masks))
 
 
-def _there(groups: Sequence[Group], masks: Masks | None) -> list[np.ndarray]:
-    kept = kept_by(groups, masks) if masks else {group.name: np.ones(len(group), bool) for group in groups}
-    return [kept[group.name] for group in groups]
-
-
 def _write(path: Path, stage: Stage, plan: Mapping[str, Any]) -> None:
     notes = {"number": stage.number, "keep": stage.keep, "history": stage.history, "plan": plan}
     checkpoints.save(path, {"params": stage.params, "masks": stage.masks}, notes)
@@ -164,7 +157,7 @@ def _write(path: Path, stage: Stage, plan: Mapping[str, Any]) -> None:
 
 def _read(path: Path, number: int, keep: float, params: Arrays, plan: Mapping[str, Any]) -> Stage:
     groups, notes = checkpoints.load(path)
-    differences = clash({**notes["plan"], "keep": notes["keep"]}, {**plan, "keep": keep})
+    differences = clash({**notes.get("plan", {}), "keep": notes.get("keep")}, {**plan, "keep": keep})
     if differences:
         raise OtherRun(f"{path} is a stage of another run:{differences}\n  take another folder, or delete the stages in this one")
     return Stage(number, keep, groups["params"], checked(groups["masks"], params), notes["history"])
