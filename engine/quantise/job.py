@@ -126,7 +126,7 @@ class Quantising:
             tradeoff.measured(name, small, whole, truth, arrays(network), note=f"integers, {self.rule}"),
         ]
         codes = {batch: x[:batch] for batch in SPEED if batch <= len(x)}
-        return tradeoff.timed(rows, {"float": lambda rows: e.what.predict(params, rows), name: network}, codes)
+        return tradeoff.timed(rows, [lambda rows: e.what.predict(params, rows), network], codes)
 
     def noise(self, params: Params, result: Result) -> dict[str, float]:
         """The decibels of each layer, against the model in floats."""
