@@ -1,0 +1,1 @@
+"""Models in the formats of others. What a format needs is imported when it is used."""
