@@ -122,7 +122,9 @@ def _conv(layer: Conv, x: _Value) -> _Form:
     outputs, inputs, *kernel = layer.w.shape
     if len(x.shape) != 3 or x.shape[0] != inputs * layer.groups:
         raise ValueError(f"it reads {inputs * layer.groups} channels of pictures, not {x}")
-    grid = window_grid(x.shape[1:], (kernel[0], kernel[1]), layer.stride, layer.padding, layer.dilation)  # type: ignore[arg-type]
+    if outputs % layer.groups:
+        raise ValueError(f"{outputs} outputs are not parted by {layer.groups} groups")
+    grid = window_grid(x.shape[1:], (kernel[0], kernel[1]), layer.stride, layer.padding, layer.dilation)
     at = _windows(x, grid, kernel, layer.stride, layer.padding, layer.dilation)
     record = {"at": at, "inputs": inputs, "outputs": outputs, "groups": layer.groups, **_weights(layer, layer.w)}
     return _Form("conv", "conv", (outputs, *grid), layer.to.dtype, record, layer.to.rule)
@@ -217,7 +219,7 @@ def _form(layer: Layer, read: tuple[_Value, ...]) -> _Form:
 
 def _called(name: str, taken: set[str]) -> str:
     """A name that C takes and that no other layer has. It occurs with a suffix only, so it may be a word of C."""
-    plain = called = re.sub(r"\W", "_", name, flags=re.ASCII)
+    plain = re.sub(r"\W", "_", name, flags=re.ASCII)
     plain = called = plain if re.match("[A-Za-z]", plain) else f"layer{plain}"
     while called in taken:
         called = f"{plain}_{len(taken)}"
@@ -242,7 +244,7 @@ def placed(sizes: Sequence[int], lives: Sequence[tuple[int, int]]) -> tuple[list
     """Offsets of buffers in one array, and its size: no two overlap while both are alive, from the first of `lives` to the last.
 
     The largest comes first, each to the lowest place that is free for all its life.
-    Source: Pisarchyk & Lee (2020), Efficient memory management for deep neural net inference, sec. 5.2.
+    Source: Pisarchyk & Lee (2020), Efficient memory management for deep neural net inference, sec. 5.
     """
     offsets = [0] * len(sizes)
     done: list[int] = []
@@ -274,14 +276,14 @@ class _Source:
 
     def text(self) -> str:
         functions = [_function(step, name) for name, step in self.functions.values()]
-        return "\n".join([self._head(), self._sizes(), *_needed(self.steps), *functions, *map(_tables, self.steps), self._run(), self._main()])
+        return "\n".join(
+            [self._head(), self._sizes(), *_needed(self.steps), *functions, *map(_tables, self.steps), self._run(), self._main()]
+        )
 
     def _head(self) -> str:
         return f"""\
 /*
  * {self.name}: a network of integers in C99. It needs <stdint.h> only; there is no float and no allocation.
- *
- *     void {self._prototype()};
  *
  * x and y are codes, which stand for SCALE (code - ZERO_POINT); they do not overlap. A run uses a static array: one at a time.
  * Bytes of constant arrays: {self.constants}. Bytes of RAM besides x and y: {self.memory}.
@@ -291,14 +293,14 @@ class _Source:
 """
 
     def _prototype(self) -> str:
-        return f"{self.name}_run(const {_type(self.network.input.dtype)} *x, {_type(self.answer.dtype)} *y)"
+        return f"void {self.name}_run(const {_type(self.network.input.dtype)} *x, {_type(self.answer.dtype)} *y)"
 
     def _sizes(self) -> str:
         lines = []
         for which, size, codes in (("INPUT", math.prod(self.shape), self.network.input), ("OUTPUT", self.answer.size, self.network.output)):
             about = {"SIZE": size, "SCALE": f"{float(np.float32(codes.scale)):.8e}f", "ZERO_POINT": f"({codes.zero_point})"}
             lines += [f"#define {self.upper}_{which}_{what} {value}" for what, value in about.items()]
-        return "\n".join([*lines, ""])
+        return "\n".join([*lines, "", f"{self._prototype()};", ""])
 
     def _run(self) -> str:
         """The calls in order. The answer goes to y, what comes between to places in `memory`."""
@@ -308,7 +310,7 @@ class _Source:
             where = ", ".join(map(self._place, (*step.reads, step.value)))
             lines.append(f"    {function}({where}, &{step.called}_layer); /* {' + '.join(map(str, step.reads))} -> {step.value} */")
         memory = f"static {_type(self.kind)} memory[{self.memory}];\n\n" if self.memory else ""
-        return "\n".join([f"{memory}void {self._prototype()}", "{", *lines, "}", ""])
+        return "\n".join([f"{memory}{self._prototype()}", "{", *lines, "}", ""])
 
     def _place(self, x: _Value) -> str:
         if x.home in (-1, self.answer.home):
