@@ -88,9 +88,7 @@ def integers(net: Folded, ranges: Ranges, *, grids: Grids | None = None, rule: s
     Raises ValueError for a range that is missing, OverflowError, naming the layer, where sums could leave int32.
     """
     grids = weight_grids(net) if grids is None else grids
-    missing = [name for name in [INPUT, *(layer.name for layer in net.layers if makes_codes(layer))] if name not in ranges]
-    if missing:
-        raise ValueError(f"there is no range of {', '.join(missing)}: calibrate the network that is converted")
+    check_ranges(net, ranges)
     codes: dict[str, Codes] = {INPUT: flowing(ranges[INPUT])}
     layers, scales = [], {}
     for layer in net.layers:
@@ -100,6 +98,13 @@ def integers(net: Folded, ranges: Ranges, *, grids: Grids | None = None, rule: s
         if layer.w is not None:
             scales[layer.name] = np.asarray(grids[layer.name].scale)
     return Network(codes[INPUT], codes[net.layers[-1].name], tuple(layers), scales)
+
+
+def check_ranges(net: Folded, ranges: Ranges) -> None:
+    """Raises ValueError if one is missing."""
+    missing = [name for name in [INPUT, *(layer.name for layer in net.layers if makes_codes(layer))] if name not in ranges]
+    if missing:
+        raise ValueError(f"there is no range of {', '.join(missing)}: calibrate the network that is converted")
 
 
 def flowing(between: tuple[float, float], *, relu: bool = False) -> Codes:
