@@ -60,7 +60,7 @@ def fake_quant(x, scale, zero_point, *, low: int = -128, high: int = 127):
     a float, to be learned. The slope in s is that of learned steps, without their factor $1 / \sqrt{n\,\mathrm{high}}$, which belongs to
     the rate.
     Source of the slopes: Esser, McKinstry, Bablani, Appuswamy & Modha (2020), Learned step size quantization, eqs. 3 and 5; in z Bhalgat,
-    Lee, Nagel, Blankevoort & Kwak (2020), LSQ+, eq. 7, whose offset is -s z.
+    Lee, Nagel, Blankevoort & Kwak (2020), LSQ+, sec. 3.1, whose offset is -s z.
     """
     q = _coded(x, scale, zero_point, low, high)
     return (q - np.asarray(zero_point, q.dtype)) * scale
@@ -117,11 +117,11 @@ def _(pick: Pick):
 
 
 def _drawn(pick: Pick) -> tuple[list[Any], dict[str, Any]]:
-    """Numbers some of which are clipped, and none near the middle between two codes: float32 and float64 must round alike."""
+    """Numbers some of which are clipped, and none near a code or the middle between two: float32 and float64 must clip and round alike."""
     low, high = pick.choice([(-128, 127), (-127, 127), (0, 255), (-8, 7), (0, 15), (-1, 1)])
     rows, columns = pick.size(0, 3), pick.size(1, 4)
     scale = np.ldexp(1.0 + pick.array(*pick.choice([(), (columns,), (rows, 1)])) / 4, pick.size(-6, 2))
     zero_point = pick.integers(*pick.choice([(), (columns,)]), low=low, high=high + 1)
     codes = pick.integers(rows, columns, low=low - 3, high=high + 4) - zero_point
-    x = scale * (codes + pick.array(rows, columns) / 5)
+    x = scale * (codes + pick.choice([-0.25, 0.25]) + pick.array(rows, columns) / 10)
     return [x, scale, np.asarray(zero_point, np.int8 if low < 0 else np.uint8)], {"low": low, "high": high}

@@ -133,8 +133,7 @@ class Prepared:
             else:  # of 6 numbers a mean of 1/2 may come as 0.4999...: what is next to a tie is one
                 new = np.rint(np.round(layer(*read), 6) + after.zero_point)
             known[layer.name] = np.clip(new, after.zero_point if layer.relu else after.low, after.high)
-        for name, numbers in known.items() if watch else ():
-            watch(name, numbers)  # type: ignore[misc]
+        _tell(known, watch)
         last = net.layers[-1].name
         return codes[last].dequantise(known[last])
 
@@ -152,8 +151,7 @@ class Prepared:
                 y = layer(*read)
             places[layer.name] = _place(params, layer.name, y) if makes_codes(layer) else before
             known[layer.name] = _rounded(y, places[layer.name]) if makes_codes(layer) or layer.kind == "avg_pool" else y
-        for name, numbers in known.items() if watch else ():
-            watch(name, numbers)  # type: ignore[misc]
+        _tell(known, watch)
         if train and state is not None:
             new[COUNT] = np.asarray(state[COUNT] + 1)
         return known[self.net.layers[-1].name], new if state is not None else None
@@ -255,7 +253,7 @@ def statistics(net: Folded, batches: Iterable[Any], names: Iterable[str] | None 
     Raises KeyError for a name that no layer has, ValueError for no batch.
     """
     layers = [net[name] for name in names] if names is not None else [layer for layer in net.layers if layer.kind == "conv"]
-    count, sums = dict.fromkeys((layer.name for layer in layers), 0), {layer.name: np.zeros(2) for layer in layers}
+    count, sums = dict.fromkeys((layer.name for layer in layers), 0), {layer.name: np.zeros((2, 1)) for layer in layers}
     for batch in batches:
         given: Arrays = {}
         net(batch, watch=given.__setitem__)
@@ -263,7 +261,7 @@ def statistics(net: Folded, batches: Iterable[Any], names: Iterable[str] | None 
             y = np.asarray(_bare(layer, layer.w)(given[layer.reads[0]]), np.float64)
             y = np.moveaxis(y, 1, -1).reshape(-1, y.shape[1])
             count[layer.name] += len(y)
-            sums[layer.name] = sums[layer.name].reshape(2, -1) + np.stack([y.sum(axis=0), np.square(y).sum(axis=0)])
+            sums[layer.name] = sums[layer.name] + np.stack([y.sum(axis=0), np.square(y).sum(axis=0)])
     if not all(count.values()):
         raise ValueError("there is no batch to take statistics of: give at least one")
     means = {name: both / count[name] for name, both in sums.items()}
@@ -273,7 +271,8 @@ def statistics(net: Folded, batches: Iterable[Any], names: Iterable[str] | None 
 def first_step(w: np.ndarray, scheme: Scheme) -> np.ndarray:
     r"""$\min(2\, \overline{|w|} / \sqrt{q_{max}}, \max |w| / q_{max})$ of each channel, over weights that are not 0; 1 if all are
 
-    The first is LSQ's (Esser et al. 2020, sec. 2.1). The second is smaller with many bits, of which LSQ's would leave some unused: 2 of 8.
+    The first is LSQ's (Esser et al. 2020, sec. 2.1). The second is smaller with 8 bits, where the first would leave three
+    codes of four unused.
     """
     size, others = np.abs(w, dtype=np.float64), tuple(a for a in range(w.ndim) if a != scheme.axis)
     mean = size.sum(axis=others) / np.maximum(np.count_nonzero(size, axis=others), 1)
@@ -292,6 +291,12 @@ def _bare(layer: Layer, w: Any) -> Layer:
     """The layer with nothing but its products."""
     assert layer.b is not None
     return replace(layer, w=w, b=np.zeros_like(layer.b), relu=False)
+
+
+def _tell(known: Arrays, watch: Watch | None) -> None:
+    if watch is not None:
+        for name, numbers in known.items():
+            watch(name, numbers)
 
 
 # Steps and offsets, as training sees them and as they are in use.
