@@ -415,6 +415,8 @@ def test_names_that_are_not_there_are_told():
         prepared(net, ranges, norms={"conv9": (np.zeros(1), np.ones(1))})
     with pytest.raises(ValueError, match="no range of fc"):
         prepared(net, {INPUT: (0, 1)})
+    with pytest.raises(ValueError, match="statistics are wanted of conv9; the layers with weights are fc"):
+        statistics(net, [x], ["conv9"])
     with pytest.raises(ValueError, match="no batch"):
         statistics(net, [], ["fc"])
 

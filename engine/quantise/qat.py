@@ -219,10 +219,8 @@ def prepared(
     """
     weighted = {layer.name: layer for layer in net.weighted}
     check_ranges(net, ranges)
-    for what, names in [("bits", bits if isinstance(bits, Mapping) else ()), ("norms", norms or ())]:
-        unknown = sorted(set(names) - weighted.keys())
-        if unknown:
-            raise ValueError(f"{what} are given for {', '.join(unknown)}; the layers with weights are {', '.join(weighted)}")
+    _check_names(net, "bits are given for", bits if isinstance(bits, Mapping) else ())
+    _check_names(net, "norms are given for", norms or ())
     params: Arrays = {}
     state: Arrays = {}
     schemes = {name: _scheme(layer, bits.get(name, 8) if isinstance(bits, Mapping) else bits, narrow) for name, layer in weighted.items()}
@@ -250,9 +248,11 @@ def statistics(net: Folded, batches: Iterable[Any], names: Iterable[str] | None 
 
     returns   two arrays (o) by name. A batch norm with them, their root as its scale and the mean as a part of its shift is the identity:
               so a network whose norms are folded trains with norms again
-    Raises KeyError for a name that no layer has, ValueError for no batch.
+    Raises ValueError for a name that no layer with weights has, and for no batch.
     """
-    layers = [net[name] for name in names] if names is not None else [layer for layer in net.layers if layer.kind == "conv"]
+    wanted = {layer.name for layer in net.layers if layer.kind == "conv"} if names is None else set(names)
+    _check_names(net, "statistics are wanted of", wanted)
+    layers = [layer for layer in net.weighted if layer.name in wanted]
     count, sums = dict.fromkeys((layer.name for layer in layers), 0), {layer.name: np.zeros((2, 1)) for layer in layers}
     for batch in batches:
         given: Arrays = {}
@@ -271,13 +271,20 @@ def statistics(net: Folded, batches: Iterable[Any], names: Iterable[str] | None 
 def first_step(w: np.ndarray, scheme: Scheme) -> np.ndarray:
     r"""$\min(2\, \overline{|w|} / \sqrt{q_{max}}, \max |w| / q_{max})$ of each channel, over weights that are not 0; 1 if all are
 
-    The first is LSQ's (Esser et al. 2020, sec. 2.1). The second is smaller with 8 bits, where the first would leave three
-    codes of four unused.
+    The first is LSQ's (Esser et al. 2020, sec. 2.1). The second is smaller with 8 bits, where the first would leave three codes of four
+    unused.
     """
     size, others = np.abs(w, dtype=np.float64), tuple(a for a in range(w.ndim) if a != scheme.axis)
     mean = size.sum(axis=others) / np.maximum(np.count_nonzero(size, axis=others), 1)
     step = np.minimum(2 * mean / np.sqrt(scheme.highest), size.max(axis=others, initial=0.0) / scheme.highest)
     return np.asarray(np.where(step > 0, step, 1.0), w.dtype)
+
+
+def _check_names(net: Folded, what: str, names: Iterable[str]) -> None:
+    there = [layer.name for layer in net.weighted]
+    unknown = sorted(set(names) - set(there))
+    if unknown:
+        raise ValueError(f"{what} {', '.join(unknown)}; the layers with weights are {', '.join(there)}")
 
 
 def _scheme(layer: Layer, bits: int, narrow: bool) -> Scheme:
