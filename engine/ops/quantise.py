@@ -50,15 +50,17 @@ def dequantise(q, scale, zero_point):
 
 
 @op(
-    "..., ..., ... -> ...", constant=("zero_point",),
+    "..., ..., ... -> ...",
     surrogate="that of clipping alone: rounding, a step, counts as the identity (Bengio et al. 2013, straight-through estimator)",
-)  # fmt: skip
+)
 def fake_quant(x, scale, zero_point, *, low: int = -128, high: int = 127):
     r"""$y = s\,(\mathrm{clip}(\mathrm{round}(x / s) + z,\ \mathrm{low},\ \mathrm{high}) - z)$
 
-    `dequantise` of `quantise` for training, to the bit if x and s have one dtype; parameters as there. The slope in s is that of learned
-    steps, without their factor $1 / \sqrt{n\,\mathrm{high}}$, which belongs to the rate.
-    Source of the slopes: Esser, McKinstry, Bablani, Appuswamy & Modha (2020), Learned step size quantization, eqs. 3 and 5.
+    `dequantise` of `quantise` for training, to the bit if x and s have one dtype; parameters as there, and z may be a whole number kept as
+    a float, to be learned. The slope in s is that of learned steps, without their factor $1 / \sqrt{n\,\mathrm{high}}$, which belongs to
+    the rate.
+    Source of the slopes: Esser, McKinstry, Bablani, Appuswamy & Modha (2020), Learned step size quantization, eqs. 3 and 5; in z Bhalgat,
+    Lee, Nagel, Blankevoort & Kwak (2020), LSQ+, sec. 3.1, whose offset is -s z.
     """
     q = _coded(x, scale, zero_point, low, high)
     return (q - np.asarray(zero_point, q.dtype)) * scale
@@ -66,14 +68,20 @@ def fake_quant(x, scale, zero_point, *, low: int = -128, high: int = 127):
 
 @fake_quant.slope("x")
 def _(x, scale, zero_point, *, low, high):
-    r"""dy/dx := [\mathrm{low} \leq \mathrm{round}(x / s) + z \leq \mathrm{high}]"""
+    r"""dy/dx := [\mathrm{low} \leq x / s + z \leq \mathrm{high}]"""
     return _inside(x, scale, zero_point, low, high)
 
 
 @fake_quant.slope("scale")
 def _(y, x, scale, zero_point, *, low, high):
-    r"""dy/ds := y / s - [\mathrm{low} \leq \mathrm{round}(x / s) + z \leq \mathrm{high}]\, x / s"""
+    r"""dy/ds := y / s - [\mathrm{low} \leq x / s + z \leq \mathrm{high}]\, x / s"""
     return (y - where(_inside(x, scale, zero_point, low, high), x, 0.0)) / scale
+
+
+@fake_quant.slope("zero_point")
+def _(x, scale, zero_point, *, low, high):
+    r"""dy/dz := -s\, [x / s + z < \mathrm{low} \lor x / s + z > \mathrm{high}]"""
+    return where(_inside(x, scale, zero_point, low, high), 0.0, -scale)
 
 
 def _coded(x: Any, scale: Any, zero_point: Any, low: int, high: int) -> Any:
@@ -84,9 +92,9 @@ def _coded(x: Any, scale: Any, zero_point: Any, low: int, high: int) -> Any:
 
 
 def _inside(x: Any, scale: Any, zero_point: Any, low: int, high: int) -> Any:
-    """Whether the code is not clipped."""
+    """Whether the number is not clipped: not its code, of which half a step more is none."""
     with np.errstate(over="ignore"):
-        q = np.rint(x / scale) + zero_point
+        q = x / scale + zero_point
     return (q >= low) & (q <= high)
 
 
@@ -104,15 +112,16 @@ def _(pick: Pick):
 
 @fake_quant.sample
 def _(pick: Pick):
-    return _drawn(pick)
+    (x, scale, zero_point), bounds = _drawn(pick)
+    return [x, scale, zero_point.astype(x.dtype)], bounds
 
 
 def _drawn(pick: Pick) -> tuple[list[Any], dict[str, Any]]:
-    """Numbers some of which are clipped, and none near the middle between two codes: float32 and float64 must round alike."""
+    """Numbers some of which are clipped, and none near a code or the middle between two: float32 and float64 must clip and round alike."""
     low, high = pick.choice([(-128, 127), (-127, 127), (0, 255), (-8, 7), (0, 15), (-1, 1)])
     rows, columns = pick.size(0, 3), pick.size(1, 4)
     scale = np.ldexp(1.0 + pick.array(*pick.choice([(), (columns,), (rows, 1)])) / 4, pick.size(-6, 2))
     zero_point = pick.integers(*pick.choice([(), (columns,)]), low=low, high=high + 1)
     codes = pick.integers(rows, columns, low=low - 3, high=high + 4) - zero_point
-    x = scale * (codes + pick.array(rows, columns) / 5)
+    x = scale * (codes + pick.choice([-0.25, 0.25]) + pick.array(rows, columns) / 10)
     return [x, scale, np.asarray(zero_point, np.int8 if low < 0 else np.uint8)], {"low": low, "high": high}

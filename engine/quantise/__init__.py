@@ -8,4 +8,5 @@ rules         from a sum of products of codes back to a code, by one of five nam
 integer       layers and networks of integers
 folded        a model as a list of layers with nothing between them
 convert       from those to integers
+qat           training with rounding: learned weights and steps, which the integers compute with
 """

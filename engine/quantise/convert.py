@@ -89,9 +89,7 @@ def integers(net: Folded, ranges: Ranges, *, grids: Grids | None = None, rule: s
     Raises ValueError for a range that is missing, OverflowError, naming the layer, where sums could leave int32.
     """
     grids = weight_grids(net) if grids is None else grids
-    missing = [name for name in [INPUT, *(layer.name for layer in net.layers if makes_codes(layer))] if name not in ranges]
-    if missing:
-        raise ValueError(f"there is no range of {', '.join(missing)}: calibrate the network that is converted")
+    check_ranges(net, ranges)
     unknown = [name for name in in_floats if name not in ranges or name == INPUT]
     if unknown:
         raise ValueError(f"there is no layer {', '.join(unknown)} that gives new codes; there are {', '.join(ranges)}")
@@ -131,6 +129,13 @@ class InFloats(integer.Layer):
     def __call__(self, *codes: np.ndarray) -> np.ndarray:
         x = [like.dequantise(q) for like, q in zip(self.before, codes, strict=True)]
         return self.after.quantise(self.layer(*x))
+
+
+def check_ranges(net: Folded, ranges: Ranges) -> None:
+    """Raises ValueError if one is missing."""
+    missing = [name for name in [INPUT, *(layer.name for layer in net.layers if makes_codes(layer))] if name not in ranges]
+    if missing:
+        raise ValueError(f"there is no range of {', '.join(missing)}: calibrate the network that is converted")
 
 
 def flowing(between: tuple[float, float], *, relu: bool = False) -> Codes:

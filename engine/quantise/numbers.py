@@ -178,7 +178,7 @@ def dequantise(q: Any, grid: Grid) -> Any:
 
 
 def fake_quant(x: Any, grid: Grid) -> Any:
-    """`dequantise(quantise(x))` to train with: differentiable in x and in the scale, as `ops.fake_quant` says; nan stays nan."""
+    """`dequantise(quantise(x))` to train with: differentiable in x, scale and zero point, as `ops.fake_quant` says; nan stays nan."""
     x = _array(x)
     return ops.fake_quant(x, *grid.over(x.shape), low=grid.scheme.lowest, high=grid.scheme.highest)
 
