@@ -102,6 +102,14 @@ def test_any_array(x):
     assert alike(unpack(pack({"x": x})), {"x": x})
 
 
+def test_a_zero_has_no_sign():
+    """Else what a negative weight times a mask gives would be stored, and counted as a number of the codebook."""
+    x = np.arange(-20.0, 60.0)
+    x[20] = -0.0
+    y = unpack(pack({"x": x}))["x"]
+    assert np.array_equal(x, y) and not np.signbit(y[20]) and pack({"x": x}) == pack({"x": x + 0.0})
+
+
 def test_masks_are_the_places_that_are_not_zero(tmp_path):
     params = mlp.init(0)
     masks = pruned(params, 0.1)
