@@ -165,10 +165,7 @@ def test_steps_stay_positive_at_any_rate(direction):
 
 
 def codes_of(network, x):
-    known = {"input": network.input.quantise(x)}
-    for layer in network.layers:
-        known[layer.name] = layer(*[known[name] for name in layer.reads])
-    return known
+    return network.values(network.input.quantise(x))
 
 
 def law_of_evaluation(qat, params, x, state=None):
@@ -227,8 +224,8 @@ def test_a_layer_in_training_is_within_one_code_of_the_integers(name, rule):
     y = qat(run.params, x, watch=numbers.__setitem__)
     seen = {place: codes[place].quantise(v) for place, v in numbers.items()}
     np.testing.assert_array_equal(seen[INPUT], network.input.quantise(x))
-    for layer in network.layers:
-        apart = np.abs(layer(*[seen[read] for read in layer.reads]).astype(int) - seen[layer.name])
+    for layer, reads in network.reading():
+        apart = np.abs(layer(*[seen[read] for read in reads]).astype(int) - seen[layer.name])
         assert apart.max() <= 1 and np.mean(apart) < (0.1 if "avg_pool" in layer.name else 1e-3), layer.name
     np.testing.assert_array_equal(y, numbers[net.layers[-1].name])
     np.testing.assert_allclose(y, network.output.dequantise(seen[net.layers[-1].name]), rtol=1e-6)

@@ -16,7 +16,7 @@ from engine.quantise import rounding
 from engine.quantise.calibrate import sqnr
 from engine.quantise.convert import Grids, InFloats, Ranges, integers, makes_codes, weight_grids
 from engine.quantise.correct import values_of
-from engine.quantise.folded import INPUT, Folded
+from engine.quantise.folded import Folded
 from engine.quantise.integer import Add, Codes, Network
 
 
@@ -25,14 +25,9 @@ def noise(net: Folded, small: Network, x: Any) -> dict[str, float]:
 
     Of the whole network up to that layer, so what is lost stays lost. Layers that only hand codes on are left out.
     """
-    whole, codes, last = values_of(net, x), {INPUT: small.input.quantise(x)}, INPUT
-    found = {}
-    for layer in small.layers:
-        codes[layer.name] = layer(*[codes[name] for name in layer.reads or (last,)])
-        last = layer.name
-        if layer.name in small.scales:
-            found[layer.name] = sqnr(whole[layer.name], codes_of(layer, small).dequantise(codes[layer.name]))
-    return found
+    whole, codes = values_of(net, x), small.values(small.input.quantise(x))
+    own = [layer for layer in small.layers if layer.name in small.scales]
+    return {layer.name: sqnr(whole[layer.name], codes_of(layer, small).dequantise(codes[layer.name])) for layer in own}
 
 
 def codes_of(layer: Any, small: Network) -> Codes:

@@ -412,6 +412,18 @@ class Network:
                 steps.append((layer, None))
         return steps
 
+    def values(self, codes: np.ndarray) -> dict[str, np.ndarray]:
+        """The codes of "input" and of each layer, by name: layer after layer, none of them joined."""
+        known = {"input": codes}
+        for layer, reads in self.reading():
+            known[layer.name] = layer(*[known[name] for name in reads])
+        return known
+
+    def reading(self) -> list[tuple[Layer, tuple[str, ...]]]:
+        """Each layer, and the names of the layers that it reads."""
+        names = ["input", *(layer.name for layer in self.layers)]
+        return [(layer, layer.reads or (before,)) for layer, before in zip(self.layers, names, strict=False)]
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to `path` as safetensors: arrays as they are, all else in the notes. See `engine.checkpoints.save`."""
         arrays: dict[str, np.ndarray] = {}
