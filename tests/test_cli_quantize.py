@@ -39,6 +39,24 @@ def test_a_trained_model_in_integers(trained, tmp_path, capsys):
     assert np.sum(network(x).argmax(axis=1) == e.test[1]) == small["right"]
 
 
+def test_integers_as_one_file_of_c(trained, tmp_path, capsys):
+    assert gnomon(capsys, "quantize", trained, "--report", tmp_path / "q")[0] == 0
+    code, out, _ = gnomon(capsys, "export", tmp_path / "q", "--c", tmp_path / "g.c", "--name", "glyphs")
+    text = (tmp_path / "g.c").read_text()
+    assert code == 0 and "glyphs_run" in out and "void glyphs_run(" in text and "#include <stdint.h>" in text
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes((tmp_path / "q" / "network.safetensors").read_bytes())
+    code, _, err = gnomon(capsys, "export", alone, "--c", tmp_path / "h.c")
+    assert code == 2 and "--shape 1x28x28" in err
+    size = Network.load(alone).layers[0].w.shape[0]
+    assert gnomon(capsys, "export", alone, "--c", tmp_path / "h.c", "--name", "glyphs", "--shape", size)[0] == 0
+    assert (tmp_path / "h.c").read_text() == text
+    code, _, err = gnomon(capsys, "export", alone, "--c", tmp_path / "i.c", "--shape", "1x2y3")
+    assert code == 2 and "sizes with x between them" in err
+    code, _, err = gnomon(capsys, "export", alone)
+    assert code == 2 and "--onnx FILE for a model in floats" in err
+
+
 def test_a_pruned_model_keeps_its_zeros(tmp_path, capsys):
     pruned = tmp_path / "pruned"
     options = ("--data", "glyphs", "--dense-epochs", 2, "--epochs", 1, "--kernels", "none", "--stages", 1, "--keep", 0.2)

@@ -7,7 +7,7 @@ print(tradeoff.table(job.rows(params, results)))
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -79,8 +79,13 @@ class Quantising:
             raise ValueError(f"examples={self.examples}: at least one is wanted to calibrate on")
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON knows it."""
+        """As JSON knows it; `from_dict` is the way back."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> Quantising:
+        """The job that `as_dict` described."""
+        return cls(**{**said, "experiment": Experiment.from_dict(said["experiment"])})
 
     @cached_property
     def batches(self) -> list[Any]:
