@@ -97,6 +97,10 @@ DENSE = [
     *[dense(b, 100, 10, "MLP, last layer", "identity") for b in (32, 128)],
     dense(128, 400, 120, "LeNet-5, first dense layer", "tanh"),
     dense(1024, 256, 1024, "transformer of width 256, feed-forward", "relu"),
+    *[
+        Case("dense_grad", ((b, 100), (b, 100), (b, 300), (300, 100)), "MLP, second layer, back", (("activation", "relu"),))
+        for b in (32, 128)
+    ],
 ]
 
 LOW = [(n, n, n, "square") for n in (256, 512, 1000, 1024, 2048)] + [
