@@ -3,6 +3,7 @@
 import numpy as np
 from laws_of_rungs import tupled
 
+from engine.ops.requantisation import RESCALE, drawn
 from engine.traced import OPS
 
 
@@ -27,6 +28,10 @@ def small_numbers(m, k, n, left=(), right=(), a=np.uint8):
         ], {}
 
     return draw
+
+
+def sums(shape, rule, dtype="uint8", pool=1):
+    return lambda rng: drawn(rng, shape, rule, dtype=dtype, zero_point=5, pool=pool)
 
 
 def all_alike(m, k, n, a, b):
@@ -199,6 +204,17 @@ LARGE = {
         small_pictures((2, 9, 10, 10), (13, 9, 1, 1), np.int8, stride=3),
         small_pictures((1, 130, 12, 11), (37, 130, 3, 3), padding=1, zero_point=100),  # longer than a block of words
         small_pictures((1, 64, 30, 30), (40, 64, 3, 3), np.int8, padding=1, stride=2, zero_point=3),
+    ],
+    "requantise": [
+        sums(shape, rule, dtype, pool)
+        for rule in RESCALE
+        for shape, dtype, pool in [
+            ((37, 7, 29, 28), "uint8", 1),  # cut for threads
+            ((9, 11, 29, 75), "int8", 2),
+            ((2, 3, 40, 37), "uint8", 3),
+            ((1300, 131), "int8", 1),
+            ((3, 5, 4, 3, 2), "uint8", 1),
+        ]
     ],
     "matmul_int8": [
         small_numbers(67, 263, 541),

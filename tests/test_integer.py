@@ -11,6 +11,7 @@ import pytest
 import kernels
 from engine import checkpoints, ops
 from engine.interpret import Interpreter, interpreting, running
+from engine.ops.requantisation import RESCALE
 from engine.ops.windows import sides
 from engine.quantise import integer
 from engine.quantise.integer import Add, AvgPool, Codes, Conv, Dense, Flatten, MaxPool, Network, Requantise, whole_bias
@@ -78,9 +79,9 @@ class Sums:
 
     mantissa = np.ones(1, np.int64)
 
-    def __call__(self, sums):
-        assert sums.dtype == np.int32
-        return sums
+    def __call__(self, sums, bias, pool=1):
+        assert sums.dtype == bias.dtype == np.int32 and pool == 1
+        return sums + bias.reshape(-1, *[1] * (sums.ndim - 2))
 
 
 def exact_sums(layer, x):
@@ -408,7 +409,7 @@ class NoFloats(np.ndarray):
 
 
 class Forbid(Interpreter):
-    """What an op gives is of that kind too."""
+    """What an op gives is of that kind too, and so is all that a requantisation makes on its way."""
 
     def __init__(self, below):
         self.below, self.seen = below, []
@@ -416,7 +417,10 @@ class Forbid(Interpreter):
     def apply(self, op, args, params):
         assert all(np.asarray(a).dtype.kind in "iu" for a in args)
         self.seen.append(op.name)
-        return self.below.apply(op, [np.asarray(a) for a in args], params).view(NoFloats)
+        codes = self.below.apply(op, [np.asarray(a) for a in args], params)
+        if op is ops.requantise:
+            assert np.array_equal(op.definition(*[np.asarray(a).view(NoFloats) for a in args], **params), codes)
+        return codes.view(NoFloats)
 
 
 def run_without_floats(network, x):
@@ -439,8 +443,7 @@ def test_there_is_no_float_between_input_and_logits(make, rule, backend):
 
 def test_a_float_between_is_caught(monkeypatch):
     network, x = lenet(), pictures("uint8")
-    by_machine = replace(RULES["fp32"], rescale=lambda a, m, s: np.rint(np.float32(1) * a * m * 0.5**s).astype(np.int64))
-    monkeypatch.setitem(RULES, "fp32", by_machine)
+    monkeypatch.setitem(RESCALE, "fp32", lambda a, m, s: np.rint(np.float32(1) * a * m * 0.5**s).astype(np.int64))
     with pytest.raises(AssertionError, match="float64 between"):
         run_without_floats(network, x)
 

@@ -22,6 +22,7 @@ from engine.ops.pool import *  # noqa: F403
 from engine.ops.quantise import *  # noqa: F403
 from engine.ops.reduce import *  # noqa: F403
 from engine.ops.remainder import *  # noqa: F403
+from engine.ops.requantisation import *  # noqa: F403
 from engine.ops.sort import *  # noqa: F403
 from engine.ops.sparse import *  # noqa: F403
 from engine.ops.trigonometry import *  # noqa: F403

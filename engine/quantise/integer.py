@@ -32,8 +32,9 @@ import numpy as np
 
 from engine import checkpoints, ops
 from engine.ops.pool import windows
+from engine.ops.requantisation import INT32, half_even, largest
 from engine.ops.windows import Pair, padded, pair, positions, sides
-from engine.quantise.rules import INT32, Multiplier, half_even, named, requantise
+from engine.quantise.rules import named
 
 WIDEST = 255 * 127  # the largest product of a code less its zero point, int8 or uint8, and a symmetric weight
 MOST_PRODUCTS = INT32.max // WIDEST  # 66,311: whatever the numbers are, so many products do not leave int32
@@ -81,7 +82,7 @@ class Codes:
 
 @dataclass(frozen=True, eq=False)
 class Requantise:
-    """From int32 sums to codes: `engine.quantise.rules.requantise` with everything but the sums."""
+    """From int32 sums to codes: `ops.requantise` with everything but the sums and their bias."""
 
     rule: str
     mantissa: np.ndarray
@@ -101,9 +102,25 @@ class Requantise:
         m = by.store(by.ratio(x.scale, w_scale, y.scale))
         return cls(rule, m.mantissa, m.shift, y.zero_point, y.zero_point if relu else y.low, y.high, y.dtype)
 
-    def __call__(self, sums: np.ndarray) -> np.ndarray:
-        m = Multiplier(self.mantissa, self.shift)
-        return requantise(sums, m, rule=self.rule, zero_point=self.zero_point, low=self.low, high=self.high, dtype=self.dtype)
+    def __call__(self, sums: np.ndarray, bias: np.ndarray, pool: int = 1) -> np.ndarray:
+        mantissa, shift = (self.mantissa, self.shift) if self.mantissa.shape == bias.shape else self._spread(len(bias))
+        codes: np.ndarray = ops.requantise(sums, bias, mantissa, shift, pool=pool, **self._to)
+        return codes
+
+    @cached_property
+    def _to(self) -> dict[str, Any]:
+        names = ("rule", "zero_point", "low", "high", "dtype")
+        return {name: getattr(self, name) for name in names}
+
+    def _spread(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
+        """The one multiplier, once for each channel."""
+        if channels not in self._spreads:
+            self._spreads[channels] = np.full(channels, self.mantissa), np.full(channels, self.shift)
+        return self._spreads[channels]
+
+    @cached_property
+    def _spreads(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        return {}
 
 
 def whole_bias(b: Any, x_scale: Any, w_scale: Any) -> np.ndarray:
@@ -164,23 +181,19 @@ class Conv(Layer):
     def zeros(self) -> tuple[tuple[int | None, ...], int | None]:
         return (self.zero_point,), self.to.zero_point
 
-    def __call__(self, *codes: np.ndarray) -> np.ndarray:
-        return self.finish(self.products(*codes))
-
-    def finish(self, sums: np.ndarray) -> np.ndarray:
-        """The codes of sums of products, which are overwritten."""
-        sums += self.bias[:, None, None]
-        return self.to(sums)
-
-    def products(self, x: np.ndarray) -> np.ndarray:
-        """The sums, still without the bias."""
-        geometry = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
-        sums: np.ndarray = ops.conv2d_int8(x, self.w, zero_point=self.zero_point, **geometry)
+    def __call__(self, *codes: np.ndarray, pool: int = 1) -> np.ndarray:
+        """`pool`: the codes as `MaxPool` of so many by so many would leave them."""
+        (x,) = codes
+        sums = ops.conv2d_int8(x, self.w, **self._geometry)
         if self.w_zero_point is not None:
-            ones = np.ones((self.groups, *self.w.shape[1:]), np.int8)
-            of_x = ops.conv2d_int8(x, ones, zero_point=self.zero_point, **geometry)
+            of_x = ops.conv2d_int8(x, np.ones((self.groups, *self.w.shape[1:]), np.int8), **self._geometry)
             sums -= self.w_zero_point[:, None, None] * np.repeat(of_x, len(self.w) // self.groups, axis=1)
-        return sums
+        return self.to(sums, self.bias, pool)
+
+    @cached_property
+    def _geometry(self) -> dict[str, Any]:
+        names = ("zero_point", "stride", "padding", "dilation", "groups")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,10 +226,9 @@ class Dense(Layer):
     def __call__(self, *codes: np.ndarray) -> np.ndarray:
         (x,) = codes
         sums = ops.matmul_int8(x, self.w)
-        sums += self._start
         if self.w_zero_point is not None:
             sums -= self.w_zero_point * x.sum(axis=1, dtype=np.int32, keepdims=True)
-        return self.to(sums)
+        return self.to(sums, self._start)
 
     @cached_property
     def _start(self) -> np.ndarray:
@@ -239,7 +251,13 @@ class MaxPool(Layer):
 
     def __call__(self, *codes: np.ndarray) -> np.ndarray:
         (x,) = codes
-        return _over_windows(np.maximum, x, self, np.iinfo(x.dtype).min)
+        return largest(x, self.kernel_size) if self.in_squares else _over_windows(np.maximum, x, self, np.iinfo(x.dtype).min)
+
+    @property
+    def in_squares(self) -> bool:
+        """Whether windows are squares that lie side by side."""
+        size = self.kernel_size
+        return isinstance(size, int) and self.stride in (None, size) and self.padding == 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -383,7 +401,7 @@ class Network:
         kept = {"input": codes}
         for layer, pool in self._steps:
             read = [kept[name] for name in layer.reads] or [codes]
-            codes = layer(*read) if pool is None else layer.finish(pool(layer.products(*read)))
+            codes = layer(*read) if pool is None else layer(*read, pool=pool.kernel_size)
             name = (pool or layer).name
             if name in self._named:
                 kept[name] = codes
@@ -396,13 +414,13 @@ class Network:
 
     @cached_property
     def _steps(self) -> list[tuple[Any, MaxPool | None]]:
-        """Each layer, and with a convolution the pooling that alone reads it. Codes rise with the sums, so the largest sum has the largest
-        code: pooled first, there is a quarter left to add a bias to and to requantise."""
+        """Each layer, and with a convolution the pooling that alone reads it, if its windows are squares side by side. Codes rise with the
+        sums, so the largest sum has the largest code: pooled first, a part of them is left to requantise."""
         steps: list[tuple[Any, MaxPool | None]] = []
         for layer in self.layers:
             before, taken = steps[-1] if steps else (None, None)
             free = isinstance(before, Conv) and taken is None and before.name not in self._named
-            if free and isinstance(layer, MaxPool) and not layer.reads:
+            if free and isinstance(layer, MaxPool) and layer.in_squares and not layer.reads:
                 steps[-1] = before, layer
             else:
                 steps.append((layer, None))
