@@ -45,7 +45,7 @@ def requantise(
     low, high   l and h, the least and the largest code: relu is low = z
     dtype       of the codes, "int8" or "uint8"
     returns     codes, (n, o, ...), or (n, o, p // pool, q // pool)
-    Raises TypeError for other dtypes, ValueError for an unknown rule, for codes that the dtype does not hold, and for shapes that do not fit.
+    Raises TypeError for other dtypes, ValueError for an unknown rule, codes that the dtype does not hold, and shapes that do not fit.
     """
     given = [a.dtype for a in (sums, bias, mantissa, shift)]
     if given != [np.int32, np.int32, np.int64, np.int64]:

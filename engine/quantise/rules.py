@@ -110,13 +110,17 @@ def _to_a_power(m: np.ndarray) -> tuple[Ints, Ints]:
     return np.ones_like(m), -np.rint(np.log2(m))
 
 
+def _rule(name: str, source: str, precision: type, stored: str, approach: Callable[[np.ndarray], tuple[Ints, Ints]]) -> Rule:
+    return Rule(name, source, precision, stored, approach, RESCALE[name])
+
+
 RULES = {
-    name: Rule(name, *about, RESCALE[name])
-    for name, *about in (
-        ("fp32", "ONNX Runtime, MLAS: MlasRequantizeOutput", np.float32, "24 bits of a float32", _to_24_bits),
-        ("q31-double", "gemmlowp, TFLite: MultiplyByQuantizedMultiplier", np.float64, "31 bits, rounded", _to_31_bits),
-        ("q31-single", "FBGEMM; TFLite with TFLITE_SINGLE_ROUNDING", np.float64, "31 bits, rounded", _to_31_bits),
-        ("rndnu", "XNNPACK: requantization by rndnu", np.float32, "24 bits of a float32", _to_24_bits),
-        ("pow2", "microcontrollers: a shift", np.float64, "a shift", _to_a_power),
+    rule.name: rule
+    for rule in (
+        _rule("fp32", "ONNX Runtime, MLAS: MlasRequantizeOutput", np.float32, "24 bits of a float32", _to_24_bits),
+        _rule("q31-double", "gemmlowp, TFLite: MultiplyByQuantizedMultiplier", np.float64, "31 bits, rounded", _to_31_bits),
+        _rule("q31-single", "FBGEMM; TFLite with TFLITE_SINGLE_ROUNDING", np.float64, "31 bits, rounded", _to_31_bits),
+        _rule("rndnu", "XNNPACK: requantization by rndnu", np.float32, "24 bits of a float32", _to_24_bits),
+        _rule("pow2", "microcontrollers: a shift", np.float64, "a shift", _to_a_power),
     )
 }

@@ -70,8 +70,8 @@ def requantising(run: Callable[..., None]) -> Callable[..., np.ndarray]:
         y = result((n, o, *[size // pool for size in rest]), dtype, out, sums, bias, mantissa, shift)
         if y.size:
             sizes = (o, rest[0], prod(rest[1:])) if rest else (o, 0, 0)
-            flat = [dense(a).ravel() for a in (sums, bias, mantissa, shift)]
-            run(*flat, y.ravel().view(np.int8), sizes, pool, *about, 0, n * o if rest else n)
+            flat = dense(sums).ravel(), dense(bias), dense(mantissa), dense(shift), y.view(np.int8).ravel()
+            run(*flat, sizes, pool, *about, 0, n * o if rest else n)
         return y
 
     return requantise
