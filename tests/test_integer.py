@@ -24,7 +24,7 @@ BACKENDS = ["definition", *(["cpu"] if "cpu" in kernels.backends() else [])]
 
 
 def on(backend):
-    return nullcontext() if backend == "definition" else kernels.use(backend, require=("conv2d_int8", "matmul_int8"))
+    return nullcontext() if backend == "definition" else kernels.use(backend, require=("conv2d_codes", "matmul_codes"))
 
 
 def whole(rng, shape, dtype):
@@ -75,13 +75,9 @@ def drawn_dense(seed, dtype, *, per_channel, rule="fp32", k=37, n=11):
 
 
 class Sums:
-    """In place of a requantisation: the sums themselves."""
+    """In place of a requantisation, for a layer that is asked for its sums."""
 
     mantissa = np.ones(1, np.int64)
-
-    def __call__(self, sums, bias, pool=1):
-        assert sums.dtype == bias.dtype == np.int32 and pool == 1
-        return sums + bias.reshape(-1, *[1] * (sums.ndim - 2))
 
 
 def exact_sums(layer, x):
@@ -107,14 +103,16 @@ def test_sums_are_those_of_whole_numbers(backend, dtype, asymmetric):
             v = rng.integers(-128, 128, len(layer.bias)).astype(np.int32) if asymmetric else None
             layer = replace(layer, to=Sums(), w_zero_point=v)
             with on(backend):
-                assert np.array_equal(layer(codes), exact_sums(layer, codes))
+                sums = layer.sums(codes)
+                assert sums.dtype == np.int32
+                assert np.array_equal(sums, exact_sums(layer, codes))
     tally.ran(backend, "an integer layer's sums are exact", 2 * len(GEOMETRIES))
 
 
 def test_sums_without_the_zero_point_are_caught():
     layer, *_, x = drawn_dense(1, "uint8", per_channel=False)
     layer = replace(layer, to=Sums(), zero_point=7)
-    assert not np.array_equal(replace(layer, zero_point=0)(x), exact_sums(layer, x))
+    assert not np.array_equal(replace(layer, zero_point=0).sums(x), exact_sums(layer, x))
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 9, 10), (1, 4, 3, 3)])
@@ -140,7 +138,7 @@ def test_a_layer_whose_sums_could_leave_int32_is_refused(kind):
 
     full = layer(66_311, bias=127)
     x = np.full((1, 66_311, 1, 1) if kind is Conv else (1, 66_311), 255, np.uint8)
-    assert np.array_equal(replace(full, to=Sums())(x), exact_sums(full, x))
+    assert np.array_equal(full.sums(x), exact_sums(full, x))
     with pytest.raises(OverflowError, match=r"wide: .*66,312 products.*66,311"):
         layer(66_312, value=0)
     with pytest.raises(OverflowError, match=r"wide: .*output 0 may leave int32"):
@@ -315,7 +313,7 @@ def lenet(dtype="uint8", rule="fp32"):
         bias = rng.integers(-3000, 3000, outputs).astype(np.int32)
         w_scale = rng.uniform(0.001, 0.003, outputs).astype(np.float32)
         layer = kind(name, w, bias, Sums(), before.zero_point, **({"padding": 2} if name == "conv1" else {}))
-        widest = np.abs(layer(codes)).max() * before.scale * w_scale.mean()
+        widest = np.abs(layer.sums(codes)).max() * before.scale * w_scale.mean()
         after = Codes(float(np.float32(widest / (250 if relu else 120))), np.iinfo(dtype).min if relu else np.iinfo(dtype).min + 130, dtype)
         layers.append(replace(layer, to=Requantise.between(before, w_scale, after, rule=rule, relu=relu)))
         layers += {"conv1": [MaxPool("pool1", 2)], "conv2": [MaxPool("pool2", 2), Flatten("flat")]}.get(name, [])
@@ -418,7 +416,7 @@ class Forbid(Interpreter):
         assert all(np.asarray(a).dtype.kind in "iu" for a in args)
         self.seen.append(op.name)
         codes = self.below.apply(op, [np.asarray(a) for a in args], params)
-        if op is ops.requantise:
+        if op in (ops.requantise, ops.conv2d_codes, ops.matmul_codes):
             assert np.array_equal(op.definition(*[np.asarray(a).view(NoFloats) for a in args], **params), codes)
         return codes.view(NoFloats)
 
@@ -458,7 +456,7 @@ def test_the_kernels_serve(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("the definition ran")
 
-    for op in (ops.conv2d_int8, ops.matmul_int8):
+    for op in (ops.conv2d_codes, ops.matmul_codes):
         monkeypatch.setattr(op, "definition", refuse)
         monkeypatch.setattr(op, "_known", {})
     with pytest.raises(AssertionError, match="the definition ran"):

@@ -103,23 +103,23 @@ class Requantise:
         return cls(rule, m.mantissa, m.shift, y.zero_point, y.zero_point if relu else y.low, y.high, y.dtype)
 
     def __call__(self, sums: np.ndarray, bias: np.ndarray, pool: int = 1) -> np.ndarray:
-        mantissa, shift = (self.mantissa, self.shift) if self.mantissa.shape == bias.shape else self._spread(len(bias))
-        codes: np.ndarray = ops.requantise(sums, bias, mantissa, shift, pool=pool, **self._to)
+        codes: np.ndarray = ops.requantise(sums, bias, *self.multipliers(len(bias)), pool=pool, **self.codes)
         return codes
 
     @cached_property
-    def _to(self) -> dict[str, Any]:
+    def codes(self) -> dict[str, Any]:
+        """The parameters of `ops.requantise`."""
         names = ("rule", "zero_point", "low", "high", "dtype")
         return {name: getattr(self, name) for name in names}
 
-    def _spread(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
-        """The one multiplier, once for each channel."""
-        if channels not in self._spreads:
-            self._spreads[channels] = np.full(channels, self.mantissa), np.full(channels, self.shift)
-        return self._spreads[channels]
+    def multipliers(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mantissas and shifts, one a channel."""
+        if channels not in self._multipliers:
+            self._multipliers[channels] = np.full(channels, self.mantissa), np.full(channels, self.shift)
+        return self._multipliers[channels]
 
     @cached_property
-    def _spreads(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    def _multipliers(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         return {}
 
 
@@ -184,16 +184,34 @@ class Conv(Layer):
     def __call__(self, *codes: np.ndarray, pool: int = 1) -> np.ndarray:
         """`pool`: the codes as `MaxPool` of so many by so many would leave them."""
         (x,) = codes
-        sums = ops.conv2d_int8(x, self.w, **self._geometry)
         if self.w_zero_point is not None:
-            of_x = ops.conv2d_int8(x, np.ones((self.groups, *self.w.shape[1:]), np.int8), **self._geometry)
+            return self.to(self._products(x), self.bias, pool)
+        y: np.ndarray = ops.conv2d_codes(x, self.w, *self._by, **(self._params if pool == 1 else {**self._params, "pool": pool}))
+        return y
+
+    def sums(self, x: np.ndarray) -> np.ndarray:
+        """What is brought to codes, int32."""
+        return self._products(x) + self.bias[:, None, None]
+
+    def _products(self, x: np.ndarray) -> np.ndarray:
+        geometry = {"zero_point": self.zero_point, **self._geometry}
+        sums: np.ndarray = ops.conv2d_int8(x, self.w, **geometry)
+        if self.w_zero_point is not None:
+            of_x = ops.conv2d_int8(x, np.ones((self.groups, *self.w.shape[1:]), np.int8), **geometry)
             sums -= self.w_zero_point[:, None, None] * np.repeat(of_x, len(self.w) // self.groups, axis=1)
-        return self.to(sums, self.bias, pool)
+        return sums
+
+    @cached_property
+    def _by(self) -> tuple[np.ndarray, ...]:
+        return self.bias, *self.to.multipliers(len(self.bias))
 
     @cached_property
     def _geometry(self) -> dict[str, Any]:
-        names = ("zero_point", "stride", "padding", "dilation", "groups")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("stride", "padding", "dilation", "groups")}
+
+    @cached_property
+    def _params(self) -> dict[str, Any]:
+        return {"x_zero_point": self.zero_point, **self._geometry, **self.to.codes}
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,10 +243,24 @@ class Dense(Layer):
 
     def __call__(self, *codes: np.ndarray) -> np.ndarray:
         (x,) = codes
-        sums = ops.matmul_int8(x, self.w)
+        if self.w_zero_point is not None:
+            return self.to(self._products(x), self._start)
+        y: np.ndarray = ops.matmul_codes(x, self.w, *self._by, **self.to.codes)
+        return y
+
+    def sums(self, x: np.ndarray) -> np.ndarray:
+        """What is brought to codes, int32."""
+        return self._products(x) + self._start
+
+    def _products(self, x: np.ndarray) -> np.ndarray:
+        sums: np.ndarray = ops.matmul_int8(x, self.w)
         if self.w_zero_point is not None:
             sums -= self.w_zero_point * x.sum(axis=1, dtype=np.int32, keepdims=True)
-        return self.to(sums, self._start)
+        return sums
+
+    @cached_property
+    def _by(self) -> tuple[np.ndarray, ...]:
+        return self._start, *self.to.multipliers(len(self.bias))
 
     @cached_property
     def _start(self) -> np.ndarray:

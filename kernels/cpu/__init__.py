@@ -4,6 +4,7 @@ from kernels.cpu import features, memory  # isort: skip  (first: what it decides
 from kernels.cpu import (
     bfloat16,
     bias,
+    codes,
     conv,
     conv_int8,
     dense,
@@ -26,6 +27,7 @@ memory.keep_freed_memory()
 __all__ = [
     "bfloat16",
     "bias",
+    "codes",
     "conv",
     "conv_int8",
     "dense",

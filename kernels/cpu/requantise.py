@@ -68,13 +68,19 @@ def requantising(run: Callable[..., None]) -> Callable[..., np.ndarray]:
         dtype, *about = settled(rule, zero_point, low, high, dtype)
         n, o, *rest = sums.shape
         y = result((n, o, *[size // pool for size in rest]), dtype, out, sums, bias, mantissa, shift)
-        if y.size:
-            sizes = (o, rest[0], prod(rest[1:])) if rest else (o, 0, 0)
-            flat = dense(sums).ravel(), dense(bias), dense(mantissa), dense(shift), y.view(np.int8).ravel()
-            run(*flat, sizes, pool, *about, 0, n * o if rest else n)
+        into(y, run, sums, bias, mantissa, shift, pool, about)
         return y
 
     return requantise
+
+
+def into(y: np.ndarray, run: Callable[..., None], sums: Any, bias: Any, mantissa: Any, shift: Any, pool: int, about: Any) -> None:
+    """`about`: what `settled` returns, without the dtype."""
+    n, o, *rest = sums.shape
+    if y.size:
+        sizes = (o, rest[0], prod(rest[1:])) if rest else (o, 0, 0)
+        flat = dense(sums).ravel(), dense(bias), dense(mantissa), dense(shift), y.view(np.int8).ravel()
+        run(*flat, sizes, pool, *about, 0, n * o if rest else n)
 
 
 # One sum.
