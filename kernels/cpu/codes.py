@@ -94,14 +94,13 @@ def near_codes(
     p, q = laid(x.shape[2:], w.shape[2:], stride, padding, dilation)[0]
     y = result((len(x), len(w), p // pool, q // pool), kind, out, x, w, bias, mantissa, shift)
 
-    def some(first: int, last: int, workers: int = 1) -> None:
-        part = x[first:last]
-        sums = convolve(part, w, x_zero_point, stride, padding, dilation, groups, None, matrices=True, workers=workers)
-        into(y[first:last], codes_in_planes.__wrapped__, sums, bias, mantissa, shift, pool, about)
+    def layer(x: Any, y: Any, workers: int) -> None:
+        sums = convolve(x, w, x_zero_point, stride, padding, dilation, groups, None, matrices=True, workers=workers)
+        into(y, codes_in_planes.__wrapped__, sums, bias, mantissa, shift, pool, about)
 
     step = max(1, NEAR // (p * q * len(w) * INT32.itemsize or 1))
     if step >= len(x):
-        some(0, len(x), threads())
+        layer(x, y, threads())
     else:
-        share(some, [(i, min(len(x), i + step)) for i in range(0, len(x), step)])
+        share(layer, [(x[i : i + step], y[i : i + step], 1) for i in range(0, len(x), step)])
     return y

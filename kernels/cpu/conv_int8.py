@@ -30,7 +30,7 @@ from kernels.cpu.words import QUADS, clear, copy_lines, numbers_in_a_word, start
 from kernels.registry import rung
 
 EXACT = {"uint8 int8": 0.0, "int8 int8": 0.0}
-COLUMNS = 512  # windows in a block: with 64 filters their sums are 128 KiB, a part of a common second-level cache
+COLUMNS = 256  # windows in a block: with 32 filters their sums are 32 KiB, a first-level cache
 WORTH_A_THREAD = 4_000_000  # products in a piece, see `gemm.py`
 
 
