@@ -22,6 +22,7 @@ from kernels.cpu.amx import lay_out, lent, let_go
 from kernels.cpu.arrays import dense, result
 from kernels.cpu.cache import stamped
 from kernels.cpu.conv import SEVEN_LOOPS, seven_loops
+from kernels.cpu.lanes import copy_rows
 from kernels.cpu.narrow import FEW, INT32, LANES, RANGE, ROW, WIDE, WORDS, in_matrices, in_vectors, named_after, pack_rows
 from kernels.cpu.threads import share, threads
 from kernels.cpu.vector import address, hold
@@ -150,7 +151,7 @@ def convolve_by(strip: Any, in_line: bool) -> Any:
                             strip(1, like, left, layout[0], right, address(sums) + j * 4, sums.strides[0], filters, words, wide, True)
                     for f in range(filters):
                         target = address(y) + n * y.strides[0] + (g * filters + f) * y.strides[1] + p * y.strides[2]
-                        copy_lines(address(sums) + f * sums.strides[0], across * 4, target, y.strides[2], tall, y.shape[3] * 4)
+                        copy_rows(like, address(sums) + f * sums.strides[0], across * 4, target, y.strides[2], tall, y.shape[3])
         hold(packed)
         hold(panels)
 
