@@ -467,6 +467,17 @@ def test_the_kernels_serve(monkeypatch):
 
 # Pooling and sums.
 
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("window", [{"kernel_size": 2}, {"kernel_size": 3}, {"kernel_size": 3, "stride": 2}, {"kernel_size": (2, 2)}])
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_a_convolution_that_is_pooled_at_once_has_the_codes_of_two_layers(window, asymmetric, backend):
+    layer, x, _, y, codes = drawn_conv(4, {"padding": 1}, "uint8", per_channel=True)
+    layer, pool = replace(layer, w_zero_point=np.arange(8, dtype=np.int32) if asymmetric else None), MaxPool("pool", **window)
+    with on(backend):
+        assert np.array_equal(Network(x, y, (layer, pool)).run(codes), pool(layer(codes)))
+
+
 WINDOWS = [
     {"kernel_size": 2}, {"kernel_size": 3, "stride": 2}, {"kernel_size": 3, "stride": 1, "padding": 1},
     {"kernel_size": (2, 3), "stride": (3, 1), "padding": ((0, 1), (2, 0))}, {"kernel_size": (9, 10)}, {"kernel_size": 1},

@@ -191,7 +191,7 @@ class Conv(Layer):
 
     def sums(self, x: np.ndarray) -> np.ndarray:
         """What is brought to codes, int32."""
-        return self._products(x) + self.bias[:, None, None]
+        return np.asarray(self._products(x) + self.bias[:, None, None])
 
     def _products(self, x: np.ndarray) -> np.ndarray:
         geometry = {"zero_point": self.zero_point, **self._geometry}
@@ -250,7 +250,7 @@ class Dense(Layer):
 
     def sums(self, x: np.ndarray) -> np.ndarray:
         """What is brought to codes, int32."""
-        return self._products(x) + self._start
+        return np.asarray(self._products(x) + self._start)
 
     def _products(self, x: np.ndarray) -> np.ndarray:
         sums: np.ndarray = ops.matmul_int8(x, self.w)
