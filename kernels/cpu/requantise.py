@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, lru_cache, wraps
-from math import ldexp, prod
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -123,10 +123,10 @@ def by_pow2(a, m, shift, z, low, high):
 
 @njit(nogil=True)
 def in_float32(m, shift):
-    """M, of 24 bits and near 1: exactly."""
+    """M, if its mantissa has 24 bits: exactly. Of other rules it is not asked for."""
     scales = np.empty(len(m), np.float32)
     for i in range(len(m)):
-        scales[i] = ldexp(float32(m[i]), int32(-shift[i]))
+        scales[i] = float32(m[i]) / float32(int64(1) << max(shift[i], 0))
     return scales
 
 
