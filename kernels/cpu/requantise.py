@@ -149,13 +149,14 @@ def code_by_code(a, b, m, shift, y, sizes, pool, rule, z, low, high, first, last
         c %= o
         total = int32(most + b[c])
         if rule == FP32:
-            y[i] = by_fp32(total, scales[c], shift[c], z, low, high)
+            code = int64(by_fp32(total, scales[c], shift[c], z, low, high))
         elif rule == Q31_DOUBLE:
-            y[i] = by_q31_double(total, m[c], shift[c], z, low, high)
+            code = int64(by_q31_double(total, m[c], shift[c], z, low, high))
         elif rule == ONCE:
-            y[i] = rounded_once(total, m[c], shift[c], z, low, high)
+            code = int64(rounded_once(total, m[c], shift[c], z, low, high))
         else:
-            y[i] = by_pow2(total, m[c], shift[c], z, low, high)
+            code = int64(by_pow2(total, m[c], shift[c], z, low, high))
+        y[i] = int8(code)
 
 
 # Planes.
