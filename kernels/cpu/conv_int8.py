@@ -189,8 +189,7 @@ def convolve(
     grid, stride, corner, dilation = laid(x.shape[2:], w.shape[2:], stride, padding, dilation)
     y = result((len(x), len(w), *grid), INT32, out, x, w)
     if config.DISABLE_JIT:  # to debug or to measure coverage: instructions exist in compiled code only
-        y[...] = 0
-        seven_loops(x, w, y, int(zero_point), stride, corner, dilation, groups)
+        y[...] = seven_loops_of_int8(x, w, zero_point=zero_point, stride=stride, padding=padding, dilation=dilation, groups=groups)
         return y
     if not y.size:
         return y
