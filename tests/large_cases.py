@@ -3,6 +3,7 @@
 import numpy as np
 from laws_of_rungs import tupled
 
+from engine.ops.requantisation import RESCALE, drawn
 from engine.traced import OPS
 
 
@@ -27,6 +28,25 @@ def small_numbers(m, k, n, left=(), right=(), a=np.uint8):
         ], {}
 
     return draw
+
+
+def sums(shape, rule, dtype="uint8", pool=1):
+    return lambda rng: drawn(rng, shape, rule, dtype=dtype, zero_point=5, pool=pool)
+
+
+def with_codes(draw, rule, **to):
+    """A product whose sums become codes."""
+
+    def drawn_with(rng):
+        args, params = draw(rng)
+        if "zero_point" in params:
+            params["x_zero_point"] = params.pop("zero_point")
+        (_, *by), codes = drawn(rng, (0, args[1].shape[0 if params else 1]), rule, dtype="uint8", zero_point=5, pool=1)
+        if not params:
+            del codes["pool"]
+        return [*args, *by], {**params, **codes, **to}
+
+    return drawn_with
 
 
 def all_alike(m, k, n, a, b):
@@ -199,6 +219,26 @@ LARGE = {
         small_pictures((2, 9, 10, 10), (13, 9, 1, 1), np.int8, stride=3),
         small_pictures((1, 130, 12, 11), (37, 130, 3, 3), padding=1, zero_point=100),  # longer than a block of words
         small_pictures((1, 64, 30, 30), (40, 64, 3, 3), np.int8, padding=1, stride=2, zero_point=3),
+    ],
+    "matmul_codes": [with_codes(small_numbers(m, k, n), rule) for m, k, n in [(67, 263, 541), (1, 600, 1)] for rule in RESCALE],
+    "conv2d_codes": [
+        with_codes(small_pictures(x, w, dtype, **geometry), rule, pool=pool)
+        for rule in RESCALE
+        for x, w, dtype, geometry, pool in [
+            ((9, 3, 58, 60), (33, 3, 3, 3), np.uint8, {"padding": 1, "zero_point": 127}, 2),  # a few pictures at a time
+            ((3, 6, 40, 37), (10, 3, 5, 3), np.int8, {"stride": (2, 1), "groups": 2, "zero_point": 5}, 1),
+        ]
+    ],
+    "requantise": [
+        sums(shape, rule, dtype, pool)
+        for rule in RESCALE
+        for shape, dtype, pool in [
+            ((37, 7, 29, 28), "uint8", 1),  # cut for threads
+            ((9, 11, 29, 75), "int8", 2),
+            ((2, 3, 40, 37), "uint8", 3),
+            ((1300, 131), "int8", 1),
+            ((3, 5, 4, 3, 2), "uint8", 1),
+        ]
     ],
     "matmul_int8": [
         small_numbers(67, 263, 541),

@@ -77,7 +77,7 @@ def agrees(rung, dtype, args, params):
     for g, w, s in zip(got, map(np.asarray, want), scale(op, doubles, params, want), strict=True):
         assert g.shape == w.shape, f"shape {g.shape}, the definition has {w.shape}"
         assert g.dtype == (np.dtype(dtype) if w.dtype.kind == "f" else w.dtype), f"{dtype} in, {g.dtype} out"
-        error = np.abs(g - w)
+        error = np.abs(g.astype(float) - w)  # whole numbers must not wrap around
         assert np.all(error <= rung.rtol[dtype] * s), f"off by {np.max(error / np.maximum(s, 1e-300)):.1e}, allowed {rung.rtol[dtype]:.0e}"
         assert g.flags.c_contiguous and g.flags.writeable
         assert not any(np.shares_memory(g, a) for a in args)

@@ -11,6 +11,7 @@ import pytest
 import kernels
 from engine import checkpoints, ops
 from engine.interpret import Interpreter, interpreting, running
+from engine.ops.requantisation import RESCALE
 from engine.ops.windows import sides
 from engine.quantise import integer
 from engine.quantise.integer import Add, AvgPool, Codes, Conv, Dense, Flatten, MaxPool, Network, Requantise, whole_bias
@@ -23,7 +24,7 @@ BACKENDS = ["definition", *(["cpu"] if "cpu" in kernels.backends() else [])]
 
 
 def on(backend):
-    return nullcontext() if backend == "definition" else kernels.use(backend, require=("conv2d_int8", "matmul_int8"))
+    return nullcontext() if backend == "definition" else kernels.use(backend, require=("conv2d_codes", "matmul_codes"))
 
 
 def whole(rng, shape, dtype):
@@ -74,13 +75,9 @@ def drawn_dense(seed, dtype, *, per_channel, rule="fp32", k=37, n=11):
 
 
 class Sums:
-    """In place of a requantisation: the sums themselves."""
+    """In place of a requantisation, for a layer that is asked for its sums."""
 
     mantissa = np.ones(1, np.int64)
-
-    def __call__(self, sums):
-        assert sums.dtype == np.int32
-        return sums
 
 
 def exact_sums(layer, x):
@@ -106,14 +103,16 @@ def test_sums_are_those_of_whole_numbers(backend, dtype, asymmetric):
             v = rng.integers(-128, 128, len(layer.bias)).astype(np.int32) if asymmetric else None
             layer = replace(layer, to=Sums(), w_zero_point=v)
             with on(backend):
-                assert np.array_equal(layer(codes), exact_sums(layer, codes))
+                sums = layer.sums(codes)
+                assert sums.dtype == np.int32
+                assert np.array_equal(sums, exact_sums(layer, codes))
     tally.ran(backend, "an integer layer's sums are exact", 2 * len(GEOMETRIES))
 
 
 def test_sums_without_the_zero_point_are_caught():
     layer, *_, x = drawn_dense(1, "uint8", per_channel=False)
     layer = replace(layer, to=Sums(), zero_point=7)
-    assert not np.array_equal(replace(layer, zero_point=0)(x), exact_sums(layer, x))
+    assert not np.array_equal(replace(layer, zero_point=0).sums(x), exact_sums(layer, x))
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 9, 10), (1, 4, 3, 3)])
@@ -139,7 +138,7 @@ def test_a_layer_whose_sums_could_leave_int32_is_refused(kind):
 
     full = layer(66_311, bias=127)
     x = np.full((1, 66_311, 1, 1) if kind is Conv else (1, 66_311), 255, np.uint8)
-    assert np.array_equal(replace(full, to=Sums())(x), exact_sums(full, x))
+    assert np.array_equal(full.sums(x), exact_sums(full, x))
     with pytest.raises(OverflowError, match=r"wide: .*66,312 products.*66,311"):
         layer(66_312, value=0)
     with pytest.raises(OverflowError, match=r"wide: .*output 0 may leave int32"):
@@ -314,7 +313,7 @@ def lenet(dtype="uint8", rule="fp32"):
         bias = rng.integers(-3000, 3000, outputs).astype(np.int32)
         w_scale = rng.uniform(0.001, 0.003, outputs).astype(np.float32)
         layer = kind(name, w, bias, Sums(), before.zero_point, **({"padding": 2} if name == "conv1" else {}))
-        widest = np.abs(layer(codes)).max() * before.scale * w_scale.mean()
+        widest = np.abs(layer.sums(codes)).max() * before.scale * w_scale.mean()
         after = Codes(float(np.float32(widest / (250 if relu else 120))), np.iinfo(dtype).min if relu else np.iinfo(dtype).min + 130, dtype)
         layers.append(replace(layer, to=Requantise.between(before, w_scale, after, rule=rule, relu=relu)))
         layers += {"conv1": [MaxPool("pool1", 2)], "conv2": [MaxPool("pool2", 2), Flatten("flat")]}.get(name, [])
@@ -408,7 +407,7 @@ class NoFloats(np.ndarray):
 
 
 class Forbid(Interpreter):
-    """What an op gives is of that kind too."""
+    """What an op gives is of that kind too, and so is all that a requantisation makes on its way."""
 
     def __init__(self, below):
         self.below, self.seen = below, []
@@ -416,7 +415,10 @@ class Forbid(Interpreter):
     def apply(self, op, args, params):
         assert all(np.asarray(a).dtype.kind in "iu" for a in args)
         self.seen.append(op.name)
-        return self.below.apply(op, [np.asarray(a) for a in args], params).view(NoFloats)
+        codes = self.below.apply(op, [np.asarray(a) for a in args], params)
+        if op in (ops.requantise, ops.conv2d_codes, ops.matmul_codes):
+            assert np.array_equal(op.definition(*[np.asarray(a).view(NoFloats) for a in args], **params), codes)
+        return codes.view(NoFloats)
 
 
 def run_without_floats(network, x):
@@ -439,8 +441,7 @@ def test_there_is_no_float_between_input_and_logits(make, rule, backend):
 
 def test_a_float_between_is_caught(monkeypatch):
     network, x = lenet(), pictures("uint8")
-    by_machine = replace(RULES["fp32"], rescale=lambda a, m, s: np.rint(np.float32(1) * a * m * 0.5**s).astype(np.int64))
-    monkeypatch.setitem(RULES, "fp32", by_machine)
+    monkeypatch.setitem(RESCALE, "fp32", lambda a, m, s: np.rint(np.float32(1) * a * m * 0.5**s).astype(np.int64))
     with pytest.raises(AssertionError, match="float64 between"):
         run_without_floats(network, x)
 
@@ -455,7 +456,7 @@ def test_the_kernels_serve(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("the definition ran")
 
-    for op in (ops.conv2d_int8, ops.matmul_int8):
+    for op in (ops.conv2d_codes, ops.matmul_codes):
         monkeypatch.setattr(op, "definition", refuse)
         monkeypatch.setattr(op, "_known", {})
     with pytest.raises(AssertionError, match="the definition ran"):
@@ -465,6 +466,17 @@ def test_the_kernels_serve(monkeypatch):
 
 
 # Pooling and sums.
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("window", [{"kernel_size": 2}, {"kernel_size": 3}, {"kernel_size": 3, "stride": 2}, {"kernel_size": (2, 2)}])
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_a_convolution_that_is_pooled_at_once_has_the_codes_of_two_layers(window, asymmetric, backend):
+    layer, x, _, y, codes = drawn_conv(4, {"padding": 1}, "uint8", per_channel=True)
+    layer, pool = replace(layer, w_zero_point=np.arange(8, dtype=np.int32) if asymmetric else None), MaxPool("pool", **window)
+    with on(backend):
+        assert np.array_equal(Network(x, y, (layer, pool)).run(codes), pool(layer(codes)))
+
 
 WINDOWS = [
     {"kernel_size": 2}, {"kernel_size": 3, "stride": 2}, {"kernel_size": 3, "stride": 1, "padding": 1},

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from engine.quantise import rules
+from engine.ops import requantisation
 from engine.quantise.rules import RULES, Multiplier, Rule, requantise
 
 INT32 = np.iinfo(np.int32)
@@ -95,7 +95,7 @@ def equals_the_oracle(rule, a, m, low=-128, high=127, z=0, dtype=np.int8):
 
 
 def requantised(rule, given_sums, stored, low, high, z, dtype):
-    return requantise(given_sums, stored, rule=rule.name, zero_point=z, low=low, high=high, dtype=dtype)[0]
+    return requantise(given_sums[None], stored, rule=rule.name, zero_point=z, low=low, high=high, dtype=dtype)[0, 0]
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -148,7 +148,7 @@ def test_fp32_is_what_the_machine_does_near_ties(bits):
 
 
 def test_rounding_once_where_fp32_rounds_twice_is_caught(monkeypatch):
-    monkeypatch.setattr(rules, "_fp32_in_full", lambda a, m, shift: rules._shifted_half_even(a * m, shift))
+    monkeypatch.setattr(requantisation, "_fp32_in_full", lambda a, m, shift: requantisation._shifted_half_even(a * m, shift))
     with pytest.raises(AssertionError):
         test_fp32_is_what_the_machine_does_near_ties(20)
 
@@ -201,7 +201,7 @@ def test_codes_that_wrap_around_are_caught(monkeypatch):
     assert saturates()
     for bound in ("maximum", "minimum"):
         with monkeypatch.context() as m:
-            m.setattr(rules.np, bound, lambda y, bound, out: out)
+            m.setattr(np, bound, lambda y, bound, out: out)
             assert not saturates()
 
 

@@ -4,6 +4,7 @@ from engine.ops.activations import *  # noqa: F403
 from engine.ops.bfloat16 import *  # noqa: F403
 from engine.ops.bias import *  # noqa: F403
 from engine.ops.bits import *  # noqa: F403
+from engine.ops.codes import *  # noqa: F403
 from engine.ops.conv import *  # noqa: F403
 from engine.ops.cumulative import *  # noqa: F403
 from engine.ops.dense import *  # noqa: F403
@@ -22,6 +23,7 @@ from engine.ops.pool import *  # noqa: F403
 from engine.ops.quantise import *  # noqa: F403
 from engine.ops.reduce import *  # noqa: F403
 from engine.ops.remainder import *  # noqa: F403
+from engine.ops.requantisation import *  # noqa: F403
 from engine.ops.sort import *  # noqa: F403
 from engine.ops.sparse import *  # noqa: F403
 from engine.ops.trigonometry import *  # noqa: F403

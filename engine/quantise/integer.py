@@ -11,8 +11,8 @@ r"""Networks of integers: codes in, codes out, and no float between.
     logits = net(images)                                                              # the same, from floats to floats
 
 A layer multiplies codes into int32 sums, adds a bias in the same unit, scale $s_x s_w$, and brings them back to codes by a rule of
-`engine.quantise.rules`. relu is no layer: it is the least code of the layer before, its zero point. The int8 products are ops, so that
-`kernels.use("cpu")` serves them; they are exact, and all else is integers, so the bits are the same everywhere.
+`engine.quantise.rules`. relu is no layer: it is the least code of the layer before, its zero point. Each is an op, so that
+`kernels.use("cpu")` serves it; all of it is exact, so the bits are the same everywhere.
 
 Letters: n examples; c, o channels in and out; h by w pixels; k, m numbers in and out.
 Source: Jacob et al. (2018), Quantization and training of neural networks for efficient integer-arithmetic-only inference, sec. 2.
@@ -32,9 +32,10 @@ import numpy as np
 
 from engine import checkpoints, ops
 from engine.ops.pool import windows
+from engine.ops.requantisation import INT32, half_even, largest
 from engine.ops.windows import Pair, padded, pair, positions, sides
 from engine.quantise.numbers import Grid, Scheme, dequantise, quantise
-from engine.quantise.rules import INT32, Multiplier, half_even, named, requantise
+from engine.quantise.rules import named
 
 WIDEST = 255 * 127  # the largest product of a code less its zero point, int8 or uint8, and a symmetric weight
 MOST_PRODUCTS = INT32.max // WIDEST  # 66,311: whatever the numbers are, so many products do not leave int32
@@ -85,7 +86,7 @@ class Codes:
 
 @dataclass(frozen=True, eq=False)
 class Requantise:
-    """From int32 sums to codes: `engine.quantise.rules.requantise` with everything but the sums."""
+    """From int32 sums to codes: `ops.requantise` with everything but the sums and their bias."""
 
     rule: str
     mantissa: np.ndarray
@@ -105,9 +106,25 @@ class Requantise:
         m = by.store(by.ratio(x.scale, w_scale, y.scale))
         return cls(rule, m.mantissa, m.shift, y.zero_point, y.zero_point if relu else y.low, y.high, y.dtype)
 
-    def __call__(self, sums: np.ndarray) -> np.ndarray:
-        m = Multiplier(self.mantissa, self.shift)
-        return requantise(sums, m, rule=self.rule, zero_point=self.zero_point, low=self.low, high=self.high, dtype=self.dtype)
+    def __call__(self, sums: np.ndarray, bias: np.ndarray, pool: int = 1) -> np.ndarray:
+        codes: np.ndarray = ops.requantise(sums, bias, *self.multipliers(len(bias)), pool=pool, **self.codes)
+        return codes
+
+    @cached_property
+    def codes(self) -> dict[str, Any]:
+        """The parameters of `ops.requantise`."""
+        names = ("rule", "zero_point", "low", "high", "dtype")
+        return {name: getattr(self, name) for name in names}
+
+    def multipliers(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mantissas and shifts, one a channel."""
+        if channels not in self._multipliers:
+            self._multipliers[channels] = np.full(channels, self.mantissa), np.full(channels, self.shift)
+        return self._multipliers[channels]
+
+    @cached_property
+    def _multipliers(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        return {}
 
 
 def whole_bias(b: Any, x_scale: Any, w_scale: Any) -> np.ndarray:
@@ -168,23 +185,37 @@ class Conv(Layer):
     def zeros(self) -> tuple[tuple[int | None, ...], int | None]:
         return (self.zero_point,), self.to.zero_point
 
-    def __call__(self, *codes: np.ndarray) -> np.ndarray:
-        return self.finish(self.products(*codes))
-
-    def finish(self, sums: np.ndarray) -> np.ndarray:
-        """The codes of sums of products, which are overwritten."""
-        sums += self.bias[:, None, None]
-        return self.to(sums)
-
-    def products(self, x: np.ndarray) -> np.ndarray:
-        """The sums, still without the bias."""
-        geometry = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
-        sums: np.ndarray = ops.conv2d_int8(x, self.w, zero_point=self.zero_point, **geometry)
+    def __call__(self, *codes: np.ndarray, pool: int = 1) -> np.ndarray:
+        """`pool`: the codes as `MaxPool` of so many by so many would leave them."""
+        (x,) = codes
         if self.w_zero_point is not None:
-            ones = np.ones((self.groups, *self.w.shape[1:]), np.int8)
-            of_x = ops.conv2d_int8(x, ones, zero_point=self.zero_point, **geometry)
+            return self.to(self._products(x), self.bias, pool)
+        y: np.ndarray = ops.conv2d_codes(x, self.w, *self._by, **(self._params if pool == 1 else {**self._params, "pool": pool}))
+        return y
+
+    def sums(self, x: np.ndarray) -> np.ndarray:
+        """What is brought to codes, int32."""
+        return np.asarray(self._products(x) + self.bias[:, None, None])
+
+    def _products(self, x: np.ndarray) -> np.ndarray:
+        geometry = {"zero_point": self.zero_point, **self._geometry}
+        sums: np.ndarray = ops.conv2d_int8(x, self.w, **geometry)
+        if self.w_zero_point is not None:
+            of_x = ops.conv2d_int8(x, np.ones((self.groups, *self.w.shape[1:]), np.int8), **geometry)
             sums -= self.w_zero_point[:, None, None] * np.repeat(of_x, len(self.w) // self.groups, axis=1)
         return sums
+
+    @cached_property
+    def _by(self) -> tuple[np.ndarray, ...]:
+        return self.bias, *self.to.multipliers(len(self.bias))
+
+    @cached_property
+    def _geometry(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("stride", "padding", "dilation", "groups")}
+
+    @cached_property
+    def _params(self) -> dict[str, Any]:
+        return {"x_zero_point": self.zero_point, **self._geometry, **self.to.codes}
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,11 +247,24 @@ class Dense(Layer):
 
     def __call__(self, *codes: np.ndarray) -> np.ndarray:
         (x,) = codes
-        sums = ops.matmul_int8(x, self.w)
-        sums += self._start
+        if self.w_zero_point is not None:
+            return self.to(self._products(x), self._start)
+        y: np.ndarray = ops.matmul_codes(x, self.w, *self._by, **self.to.codes)
+        return y
+
+    def sums(self, x: np.ndarray) -> np.ndarray:
+        """What is brought to codes, int32."""
+        return np.asarray(self._products(x) + self._start)
+
+    def _products(self, x: np.ndarray) -> np.ndarray:
+        sums: np.ndarray = ops.matmul_int8(x, self.w)
         if self.w_zero_point is not None:
             sums -= self.w_zero_point * x.sum(axis=1, dtype=np.int32, keepdims=True)
-        return self.to(sums)
+        return sums
+
+    @cached_property
+    def _by(self) -> tuple[np.ndarray, ...]:
+        return self._start, *self.to.multipliers(len(self.bias))
 
     @cached_property
     def _start(self) -> np.ndarray:
@@ -243,7 +287,13 @@ class MaxPool(Layer):
 
     def __call__(self, *codes: np.ndarray) -> np.ndarray:
         (x,) = codes
-        return _over_windows(np.maximum, x, self, np.iinfo(x.dtype).min)
+        return largest(x, self.kernel_size) if self.in_squares else _over_windows(np.maximum, x, self, np.iinfo(x.dtype).min)
+
+    @property
+    def in_squares(self) -> bool:
+        """Whether windows are squares that lie side by side."""
+        size = self.kernel_size
+        return isinstance(size, int) and self.stride in (None, size) and self.padding == 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -387,7 +437,7 @@ class Network:
         kept = {"input": codes}
         for layer, pool in self._steps:
             read = [kept[name] for name in layer.reads] or [codes]
-            codes = layer(*read) if pool is None else layer.finish(pool(layer.products(*read)))
+            codes = layer(*read) if pool is None else layer(*read, pool=pool.kernel_size)
             name = (pool or layer).name
             if name in self._named:
                 kept[name] = codes
@@ -400,13 +450,13 @@ class Network:
 
     @cached_property
     def _steps(self) -> list[tuple[Any, MaxPool | None]]:
-        """Each layer, and with a convolution the pooling that alone reads it. Codes rise with the sums, so the largest sum has the largest
-        code: pooled first, there is a quarter left to add a bias to and to requantise."""
+        """Each layer, and with a convolution the pooling that alone reads it, if its windows are squares side by side. Codes rise with the
+        sums, so the largest sum has the largest code: pooled first, a part of them is left to requantise."""
         steps: list[tuple[Any, MaxPool | None]] = []
         for layer in self.layers:
             before, taken = steps[-1] if steps else (None, None)
             free = isinstance(before, Conv) and taken is None and before.name not in self._named
-            if free and isinstance(layer, MaxPool) and not layer.reads:
+            if free and isinstance(layer, MaxPool) and layer.in_squares and not layer.reads:
                 steps[-1] = before, layer
             else:
                 steps.append((layer, None))

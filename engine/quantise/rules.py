@@ -25,12 +25,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-Ints = Any  # int64 arrays: NumPy's types forget so much of a shift
+from engine import ops
+from engine.ops.requantisation import RESCALE, Ints
 
 LEAST, MOST = 2.0**-32, 2.0**8  # XNNPACK's bounds: below, every sum becomes 0; above, no product of any rule needs more than 64 bits
-INT32 = np.iinfo(np.int32)
-BLOCK = 1 << 14  # sums at a time: four arrays of as many int64 are half a common second-level cache
-POWERS = 1 << np.arange(62, dtype=np.int64)
 
 
 class Multiplier(NamedTuple):
@@ -49,7 +47,7 @@ class Rule:
     precision   the dtype in which M is computed from three scales
     stored      how M is kept
     approach    from M, float64, to m and shift, whole numbers of any dtype
-    rescale     from sums, m and shift, int64 all, to the rounded products, int64; exact for every sum that int32 holds
+    rescale     from sums to the rounded products, as `ops.requantise` does it
     """
 
     name: str
@@ -79,30 +77,11 @@ class Rule:
 def requantise(
     sums: np.ndarray, multiplier: Multiplier, *, rule: str, zero_point: int = 0, low: int = -128, high: int = 127, dtype: Any = np.int8
 ) -> np.ndarray:
-    r"""$y = \mathrm{clip}(\mathrm{round}(M a) + z, l, h)$, rounded by the rule of that name
-
-    sums         a, int32, (n, o) or (n, o, p, q)
-    multiplier   M as `Rule.store` keeps it: one number, or (o,), one a channel
-    zero_point   z, the code of 0
-    low, high    l and h, the least and the largest code: relu is low = z
-    dtype        of the codes, int8 or uint8
-    Returns codes of the shape of `sums`. Raises TypeError for sums that are not int32, ValueError for an unknown rule and for codes that
-    the dtype does not hold.
-    """
-    about = np.iinfo(dtype)
-    if sums.dtype != np.int32:
-        raise TypeError(f"sums are int32, these are {sums.dtype}")
-    if not about.min <= low <= zero_point <= high <= about.max:
-        raise ValueError(f"codes from {low} to {high} with {zero_point} for 0: {np.dtype(dtype)} holds {about.min} to {about.max}")
-    mantissa, shift = (across(part, sums.ndim) for part in multiplier)
-    rescale, y = named(rule).rescale, np.empty_like(sums, dtype)
-    step = max(1, BLOCK * len(sums) // max(sums.size, 1))
-    for i in range(0, len(sums), step):
-        codes = rescale(sums[i : i + step].astype(np.int64), mantissa, shift)
-        codes += zero_point
-        np.maximum(codes, low, out=codes)
-        y[i : i + step] = np.minimum(codes, high, out=codes)
-    return y
+    """`ops.requantise` of sums that have no bias. The multiplier is as `Rule.store` keeps it: one number, or (o,), one a channel."""
+    by = [np.broadcast_to(part, sums.shape[1]) for part in multiplier]
+    to = {"zero_point": zero_point, "low": low, "high": high, "dtype": np.dtype(dtype).name}
+    codes: np.ndarray = ops.requantise(sums, np.zeros(sums.shape[1], np.int32), *by, rule=rule, **to)
+    return codes
 
 
 def named(rule: str) -> Rule:
@@ -110,76 +89,6 @@ def named(rule: str) -> Rule:
     if rule not in RULES:
         raise ValueError(f"there is no rule {rule!r}; there are {', '.join(RULES)}")
     return RULES[rule]
-
-
-def across(x: np.ndarray, ndim: int) -> np.ndarray:
-    """One number a channel, ready to meet an array whose second axis is the channels."""
-    return x.reshape(-1, *[1] * (ndim - 2)) if x.size > 1 else x.reshape(())
-
-
-def half_even(v: Ints, n: Ints) -> Ints:
-    """v / n to the nearest whole number, ties to even; n positive."""
-    floor = v // n
-    rest = v - floor * n
-    return floor + (2 * rest + (floor & 1) > n)
-
-
-def _half_up(v: Ints, shift: Ints) -> Ints:
-    """v 2^-shift to the nearest whole number, ties up; in v, if it is an array."""
-    v += (1 << shift) >> 1
-    v >>= shift
-    return v
-
-
-def _shifted_half_even(v: Ints, shift: Ints) -> Ints:
-    """`half_even` by 2^shift, without a division."""
-    floor = v >> shift
-    rest = v - (floor << shift)
-    return floor + (2 * rest + (floor & 1) > 1 << shift)
-
-
-def _as_float32(v: Ints) -> Ints:
-    """Whole numbers from 0 to 2^56, each rounded to the 24 bits that a float32 has."""
-    bits = np.searchsorted(POWERS, v, side="right")
-    spare = np.maximum(bits - 24, 0)
-    return _shifted_half_even(v, spare) << spare
-
-
-def _fp32(a: Ints, m: Ints, shift: Ints) -> Ints:
-    """Rounding twice is rounding once, but near a tie: what the first rounding moves onto a tie. Only that is done in full."""
-    product = a * m
-    bits = max(int(product.max(initial=0)), -int(product.min(initial=0))).bit_length()
-    reach = (1 << max(bits - 24, 0)) >> 1  # no product is moved farther
-    half = (1 << shift) >> 1
-    if bits > 47 or reach >= np.min(half):  # up to 47, for m has 24, a has 24 and is a float32
-        return _fp32_in_full(a, m, shift)
-    product += half
-    near = (product + reach) & ((1 << shift) - 1) <= 2 * reach
-    y = product >> shift
-    if near.any():
-        y[near] = _fp32_in_full(a[near], np.broadcast_to(m, a.shape)[near], np.broadcast_to(shift, a.shape)[near])
-    return y
-
-
-def _fp32_in_full(a: Ints, m: Ints, shift: Ints) -> Ints:
-    product = _as_float32(_as_float32(np.abs(a)) * m)
-    return np.sign(a) * _shifted_half_even(product, shift)
-
-
-def _q31_double(a: Ints, m: Ints, shift: Ints) -> Ints:
-    left, right = np.maximum(31 - shift, 0), np.maximum(shift - 31, 0)
-    widened = np.clip(a << left, INT32.min, INT32.max)  # C has it undefined; far outside of any code
-    high = (widened * m + (1 << 30)) >> 31  # gemmlowp's nudge and truncation are this: ties up for either sign
-    mask = (1 << right) - 1
-    return (high >> right) + ((high & mask) > (mask >> 1) + (high < 0))
-
-
-def _rounded_once(a: Ints, m: Ints, shift: Ints) -> Ints:
-    return _half_up(a * m, shift)
-
-
-def _pow2(a: Ints, m: Ints, shift: Ints) -> Ints:
-    return _half_up(a << np.maximum(-shift, 0), np.maximum(shift, 0))
 
 
 def _to_31_bits(m: np.ndarray) -> tuple[Ints, Ints]:
@@ -201,13 +110,17 @@ def _to_a_power(m: np.ndarray) -> tuple[Ints, Ints]:
     return np.ones_like(m), -np.rint(np.log2(m))
 
 
+def _rule(name: str, source: str, precision: type, stored: str, approach: Callable[[np.ndarray], tuple[Ints, Ints]]) -> Rule:
+    return Rule(name, source, precision, stored, approach, RESCALE[name])
+
+
 RULES = {
     rule.name: rule
     for rule in (
-        Rule("fp32", "ONNX Runtime, MLAS: MlasRequantizeOutput", np.float32, "24 bits of a float32", _to_24_bits, _fp32),
-        Rule("q31-double", "gemmlowp, TFLite: MultiplyByQuantizedMultiplier", np.float64, "31 bits, rounded", _to_31_bits, _q31_double),
-        Rule("q31-single", "FBGEMM; TFLite with TFLITE_SINGLE_ROUNDING", np.float64, "31 bits, rounded", _to_31_bits, _rounded_once),
-        Rule("rndnu", "XNNPACK: requantization by rndnu", np.float32, "24 bits of a float32", _to_24_bits, _rounded_once),
-        Rule("pow2", "microcontrollers: a shift", np.float64, "a shift", _to_a_power, _pow2),
+        _rule("fp32", "ONNX Runtime, MLAS: MlasRequantizeOutput", np.float32, "24 bits of a float32", _to_24_bits),
+        _rule("q31-double", "gemmlowp, TFLite: MultiplyByQuantizedMultiplier", np.float64, "31 bits, rounded", _to_31_bits),
+        _rule("q31-single", "FBGEMM; TFLite with TFLITE_SINGLE_ROUNDING", np.float64, "31 bits, rounded", _to_31_bits),
+        _rule("rndnu", "XNNPACK: requantization by rndnu", np.float32, "24 bits of a float32", _to_24_bits),
+        _rule("pow2", "microcontrollers: a shift", np.float64, "a shift", _to_a_power),
     )
 }

@@ -4,6 +4,7 @@ from kernels.cpu import features, memory  # isort: skip  (first: what it decides
 from kernels.cpu import (
     bfloat16,
     bias,
+    codes,
     conv,
     conv_int8,
     dense,
@@ -14,6 +15,7 @@ from kernels.cpu import (
     matmul,
     normalise,
     pool,
+    requantise,
     softmax,
     sparse,
     update,
@@ -25,6 +27,7 @@ memory.keep_freed_memory()
 __all__ = [
     "bfloat16",
     "bias",
+    "codes",
     "conv",
     "conv_int8",
     "dense",
@@ -37,6 +40,7 @@ __all__ = [
     "memory",
     "normalise",
     "pool",
+    "requantise",
     "softmax",
     "sparse",
     "update",

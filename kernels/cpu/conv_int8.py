@@ -12,25 +12,26 @@ at a time, by a table of where the pixels of each weight begin. Between two rows
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
-from numba import config, njit, types
+from numba import config, int8, int32, njit, types
 
 from kernels.cpu.amx import lay_out, lent, let_go
 from kernels.cpu.arrays import dense, result
 from kernels.cpu.cache import stamped
 from kernels.cpu.conv import SEVEN_LOOPS, seven_loops
-from kernels.cpu.narrow import FEW, LANES, RANGE, ROW, WIDE, WORDS, in_matrices, in_vectors, named_after, pack_rows
+from kernels.cpu.lanes import copy_rows
+from kernels.cpu.narrow import FEW, INT32, LANES, RANGE, ROW, WIDE, WORDS, in_matrices, in_vectors, named_after, pack_rows
 from kernels.cpu.threads import share, threads
 from kernels.cpu.vector import address, hold
-from kernels.cpu.windows import count, fits, pair, sides
+from kernels.cpu.windows import Pair, count, fits, pair, sides
 from kernels.cpu.words import QUADS, clear, copy_lines, numbers_in_a_word, starts, zipped
 from kernels.registry import rung
 
 EXACT = {"uint8 int8": 0.0, "int8 int8": 0.0}
-COLUMNS = 512  # windows in a block: with 64 filters their sums are 128 KiB, a part of a common second-level cache
+COLUMNS = 256  # windows in a block: with 32 filters their sums are 32 KiB, a first-level cache
 WORTH_A_THREAD = 4_000_000  # products in a piece, see `gemm.py`
 
 
@@ -55,7 +56,7 @@ def flat(x, n, first, channels, zero_point, stride, corner, down, across, room):
     """Some channels of picture n with their padding: in planes of `down` by `across`, one for each place between two windows."""
     h, w = x.shape[2:]
     plane = down * across
-    room[:] = zero_point
+    room[:] = int8(zero_point)
     for c in range(channels):
         base = c * stride[0] * stride[1] * plane
         if stride[0] == 1 == stride[1] and x.strides[3] == 1:
@@ -85,13 +86,21 @@ def table(channels, kernel, stride, dilation, down, across, group):
     return places
 
 
+@njit(nogil=True)
+def total(numbers):
+    found = int32(0)
+    for number in numbers:
+        found += int32(number)
+    return found
+
+
 def convolve_by(strip: Any, in_line: bool) -> Any:
     """The convolution made in strips by the one or the other of `narrow.py`; see `multiply_by` there."""
 
     @njit(nogil=True)
     @named_after(strip)
-    def convolve(x, w, y, starting, zero_point, signed, stride, corner, dilation, groups, pictures, chosen, rows):
-        """The pictures, groups and rows of windows in the three ranges. `starting`: what the sums of each filter start from."""
+    def convolve(x, w, y, offset, zero_point, signed, stride, corner, dilation, groups, pictures, chosen, rows):
+        """The pictures, groups and rows of windows in the three ranges. `offset`: what is added to each number of a word of x, but z."""
         number, like, group = w.dtype.type(0), y.dtype.type(0), numbers_in_a_word(y.dtype.type(0))
         channels, kernel, filters = w.shape[1], w.shape[2:], w.shape[0] // groups
         k, most = channels * kernel[0] * kernel[1], WORDS * group
@@ -112,7 +121,10 @@ def convolve_by(strip: Any, in_line: bool) -> Any:
         scratch = np.empty(LANES * LANES * group, np.int8)
         sums = np.empty((filters, some * across), np.int32)
         block_w, block_x = (address(packed) + 63) // 64 * 64, (address(panels) + 63) // 64 * 64
+        starting, weights = np.empty(filters, np.int32), w.reshape(w.size)
         for g in range(chosen[0], chosen[1]):
+            for f in range(filters):
+                starting[f] = int32(offset * total(weights[(g * filters + f) * k : (g * filters + f + 1) * k]))
             for top in range(0, k, most):
                 source, depth = address(w) + g * filters * k + top, min(most, k - top)
                 pack_rows(like, number, flip_w, source, k, 1, block_w + top // most * block, layout, filters, depth, address(scratch))
@@ -122,7 +134,7 @@ def convolve_by(strip: Any, in_line: bool) -> Any:
                     tall = min(some, rows[1] - p)
                     columns = (tall - 1) * across + y.shape[3]
                     for f in range(filters):
-                        sums[f, :columns] = starting[g * filters + f]
+                        sums[f, :columns] = starting[f]
                     for top in range(0, k, most):
                         words = (min(most, k - top) + group - 1) // group
                         for j in range(0, columns, 2 * LANES):
@@ -139,7 +151,7 @@ def convolve_by(strip: Any, in_line: bool) -> Any:
                             strip(1, like, left, layout[0], right, address(sums) + j * 4, sums.strides[0], filters, words, wide, True)
                     for f in range(filters):
                         target = address(y) + n * y.strides[0] + (g * filters + f) * y.strides[1] + p * y.strides[2]
-                        copy_lines(address(sums) + f * sums.strides[0], across * 4, target, y.strides[2], tall, y.shape[3] * 4)
+                        copy_rows(like, address(sums) + f * sums.strides[0], across * 4, target, y.strides[2], tall, y.shape[3])
         hold(packed)
         hold(panels)
 
@@ -150,13 +162,13 @@ convolve_in_vectors = convolve_by(in_vectors, True)
 convolve_in_matrices = convolve_by(in_matrices, False)
 
 
-def by_vectors(x, w, y, starting, zero_point, signed, stride, corner, dilation, groups, pictures, chosen, rows):
-    convolve_in_vectors(x, w, y, starting, zero_point, signed, stride, corner, dilation, groups, pictures, chosen, rows)
+def by_vectors(x, w, y, offset, zero_point, signed, stride, corner, dilation, groups, pictures, chosen, rows):
+    convolve_in_vectors(x, w, y, offset, zero_point, signed, stride, corner, dilation, groups, pictures, chosen, rows)
 
 
-def by_matrices(x, w, y, starting, zero_point, signed, stride, corner, dilation, groups, pictures, chosen, rows):
+def by_matrices(x, w, y, offset, zero_point, signed, stride, corner, dilation, groups, pictures, chosen, rows):
     lay_out()
-    convolve_in_matrices(x, w, y, starting, zero_point, signed, stride, corner, dilation, groups, pictures, chosen, rows)
+    convolve_in_matrices(x, w, y, offset, zero_point, signed, stride, corner, dilation, groups, pictures, chosen, rows)
     let_go()
 
 
@@ -165,8 +177,8 @@ def compiled(matrices: bool) -> Any:
     """One of the two functions above, once for all layouts of x."""
     run = stamped(njit(cache=True, nogil=True)(by_matrices if matrices else by_vectors))
     x, w = types.Array(types.int8, 4, "A", readonly=True, aligned=False), types.Array(types.int8, 4, "C")
-    y, starting = types.Array(types.int32, 4, "C"), types.Array(types.int32, 1, "C")
-    run.compile((x, w, y, starting, types.int8, types.boolean, RANGE, RANGE, RANGE, types.int64, RANGE, RANGE, RANGE))
+    y = types.Array(types.int32, 4, "C")
+    run.compile((x, w, y, types.int64, types.int64, types.boolean, RANGE, RANGE, RANGE, types.int64, RANGE, RANGE, RANGE))
     run.disable_compile()
     return run
 
@@ -174,30 +186,49 @@ def compiled(matrices: bool) -> Any:
 def convolve(
     x: Any, w: Any, zero_point: int, stride: Any, padding: Any, dilation: Any, groups: int, out: Any, *, matrices: bool, workers: int
 ) -> np.ndarray:
-    stride, dilation, (rows, columns) = pair(stride), pair(dilation), sides(padding)
-    y = result((len(x), len(w), *count(x.shape[2:], w.shape[2:], stride, padding, dilation)), np.dtype(np.int32), out, x, w)
+    grid, stride, corner, dilation = laid(x.shape[2:], w.shape[2:], stride, padding, dilation)
+    y = result((len(x), len(w), *grid), INT32, out, x, w)
     if config.DISABLE_JIT:  # to debug or to measure coverage: instructions exist in compiled code only
-        y[...] = 0
-        seven_loops(x, w, y, int(zero_point), stride, (rows[0], columns[0]), dilation, groups)
+        y[...] = seven_loops_of_int8(x, w, zero_point=zero_point, stride=stride, padding=padding, dilation=dilation, groups=groups)
         return y
-    signed = x.dtype == np.int8
-    offset = (128 if QUADS and not signed else 0) - int(zero_point)
-    starting = (np.sum(w, axis=(1, 2, 3), dtype=np.int64) * offset).astype(np.int32)
-    zero = np.array(zero_point, x.dtype).view(np.int8)[()]
-    given = (x.view(np.int8), dense(w), y, starting, zero, signed, stride, (rows[0], columns[0]), dilation, groups)
+    if not y.size:
+        return y
+    signed, zero = x.dtype.char == "b", byte(zero_point, x.dtype.char)
+    offset = (128 if QUADS and not signed else 0) - zero_point
+    given = (x.view(np.int8), dense(w), y, offset, zero, signed, stride, corner, dilation, groups)
     run = compiled(matrices and len(w) // groups > FEW and lent())
-    share(run, [(*given, *piece) for piece in cut(len(x), groups, y, w, workers)])
+    pieces = min(2 * workers, y.size * w.size // len(w) // WORTH_A_THREAD) if workers > 1 else 1
+    if pieces > 1:
+        share(run, [(*given, *piece) for piece in cut((len(x), groups, grid[0]), pieces)])
+    else:
+        run(*given, (0, len(x)), (0, groups), (0, grid[0]))
     return y
 
 
-def cut(pictures: int, groups: int, y: np.ndarray, w: np.ndarray, workers: int) -> list[tuple[tuple[int, int], ...]]:
-    """Ranges of pictures, groups and rows of windows: a few pieces for each of the workers."""
-    sizes = [pictures, groups, y.shape[2]]
-    count = min(2 * workers, y.size * w[0].size // WORTH_A_THREAD) if workers > 1 else 1
-    if not y.size:
-        return []
-    axis = 0 if pictures >= count else 1 if groups >= count else 2
-    step = [-(-size // count) if a == axis and count > 1 else size for a, size in enumerate(sizes)]
+def laid(size: Pair, kernel: Pair, stride: Any, padding: Any, dilation: Any) -> tuple[Pair, Pair, Pair, Pair]:
+    """How many windows there are, their steps, the padding before the first, and the steps within them."""
+    try:
+        return known(size, kernel, stride, padding, dilation)
+    except TypeError:  # a list
+        return known.__wrapped__(size, kernel, stride, padding, dilation)
+
+
+@lru_cache
+def known(size: Pair, kernel: Pair, stride: Any, padding: Any, dilation: Any) -> tuple[Pair, Pair, Pair, Pair]:
+    stride, dilation, ((top, _), (left, _)) = pair(stride), pair(dilation), sides(padding)
+    return count(size, kernel, stride, padding, dilation), stride, (top, left), dilation
+
+
+@lru_cache
+def byte(number: int, letter: str) -> int:
+    """A number of a dtype as int8 has its bits. Raises OverflowError for one that the dtype does not hold."""
+    return int(np.array(number, letter).view(np.int8))
+
+
+def cut(sizes: tuple[int, int, int], pieces: int) -> list[tuple[Pair, ...]]:
+    """Ranges of pictures, groups and rows of windows: one of the three is cut into so many pieces."""
+    axis = 0 if sizes[0] >= pieces else 1 if sizes[1] >= pieces else 2
+    step = [-(-size // pieces) if a == axis else size for a, size in enumerate(sizes)]
     ranges = [[(i, min(size, i + s)) for i in range(0, size, s)] for size, s in zip(sizes, step, strict=True)]
     return [(n, g, p) for n in ranges[0] for g in ranges[1] for p in ranges[2]]
 

@@ -100,6 +100,27 @@ class Windows(Rows):
 
 
 @intrinsic
+def largest_of_fours(typing: Any, like: Any, top: Any, bottom: Any, y: Any, count: Any) -> Any:
+    """The largest of each window, of whole numbers."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Windows(builder, values[0].type)
+        _, top, bottom, y, count = values
+
+        def larger(a: Any, b: Any) -> Any:
+            return builder.select(builder.icmp_signed(">", a, b), a, b)
+
+        def vector(i: Any, left: Any) -> list[Any]:
+            v.put_values(larger(larger(*v.pixels(top, i, left)), larger(*v.pixels(bottom, i, left))), y, i, left)
+            return []
+
+        v.row(count, vector)
+        return context.get_dummy_value()
+
+    return types.void(like, top, bottom, y, count), code
+
+
+@intrinsic
 def largest(typing: Any, like: Any, top: Any, bottom: Any, y: Any, at: Any, first: Any, width: Any, count: Any) -> Any:
     """The largest of each window, and its index: the first of equal ones, row by row."""
 

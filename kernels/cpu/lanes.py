@@ -71,6 +71,28 @@ class Rows(Vectors):
         return self.builder.extract_element(value, ir.IntType(32)(0))
 
 
+@intrinsic
+def copy_rows(typing: Any, like: Any, x: Any, x_step: Any, y: Any, y_step: Any, rows: Any, count: Any) -> Any:
+    """Rows of so many numbers each, so many bytes apart. Most are too short to be worth a call of memcpy."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        v = Rows(builder, values[0].type)
+        _, x, x_step, y, y_step, rows, count = values
+
+        def row(_: Any, here: Any, there: Any) -> list[Any]:
+            def vector(i: Any, left: Any) -> list[Any]:
+                v.put_values(v.values(here, i, left), there, i, left)
+                return []
+
+            v.row(count, vector)
+            return [builder.add(here, x_step), builder.add(there, y_step)]
+
+        loop(builder, rows, [x, y], row)
+        return context.get_dummy_value()
+
+    return types.void(like, x, x_step, y, y_step, rows, count), code
+
+
 # A bias and an activation, and back.
 
 IDENTITY, RELU, TANH, SIGMOID = range(4)
