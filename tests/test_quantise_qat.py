@@ -18,8 +18,7 @@ from engine.quantise import qat as module
 from engine.quantise.convert import calibrated, flowing, integers, weight_grids
 from engine.quantise.folded import INPUT, Folded, Layer, fold
 from engine.quantise.numbers import Scheme
-from engine.quantise.qat import first_step, prepared, statistics
-from engine.quantise.rules import across
+from engine.quantise.qat import across, first_step, prepared, statistics
 from engine.reverse import grad
 from engine.train import Diverged, fit
 

@@ -35,11 +35,12 @@ import numpy as np
 
 from engine import ops
 from engine.ops.normalise import batch_norm_update
+from engine.ops.requantisation import INT32
 from engine.quantise.convert import FLOWING, Grids, Ranges, check_ranges, flowing, integers, makes_codes
 from engine.quantise.folded import INPUT, Folded, Layer
 from engine.quantise.integer import Add, Codes, Network, whole_bias
 from engine.quantise.numbers import Grid, Scheme, fake_quant, quantise
-from engine.quantise.rules import INT32, RULES, across
+from engine.quantise.rules import RULES
 from engine.traced import primal
 
 Arrays = dict[str, Any]
@@ -364,3 +365,8 @@ def _added(layer: Layer, x: list[np.ndarray], before: list[Codes], after: Codes)
     add = Add.between(layer.name, before[0], before[1], after, reads=layer.reads)  # type: ignore[arg-type]
     whole: np.ndarray = np.floor((x[0] * add.mantissa[0] + x[1] * add.mantissa[1]) * 2.0**-add.shift + 0.5)
     return whole + after.zero_point
+
+
+def across(x: np.ndarray, ndim: int) -> np.ndarray:
+    """One number a channel, ready to meet an array whose second axis is the channels."""
+    return x.reshape(-1, *[1] * (ndim - 2)) if x.size > 1 else x.reshape(())
