@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 import engine  # noqa: F401  (registers the ops)
+from engine.ops.requantisation import drawn
 from engine.traced import OPS
 
 Shape = tuple[int, ...]
@@ -121,7 +122,8 @@ class Case:
     def products(self) -> int:
         """How many products are added up; 0 for an op that is none of products."""
         if self.op.startswith("conv"):
-            grid = OPS["conv2d"].infer(self.shapes, {**OPS["conv2d"].defaults, **dict(self.params)})[0]
+            window = OPS["conv2d"].defaults
+            grid = OPS["conv2d"].infer(self.shapes, {**window, **{k: v for k, v in self.params if k in window}})[0]
             return prod(grid) * prod(self.shapes[1][1:])
         if self.op.startswith(("matmul", "dense")):
             (*stack, m, k), (*_, n) = self.shapes[:2]
@@ -222,6 +224,16 @@ def narrow(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tupl
     return [rng.integers(np.iinfo(d).min, np.iinfo(d).max + 1, s, d) for s, d in zip(case.shapes, kinds, strict=True)], params
 
 
+def quantised(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Sums, or what sums are made of, and the multipliers by which a rule makes codes of them."""
+    codes = {"dtype": "uint8", "zero_point": 5, "pool": 1}
+    if case.op == "requantise":
+        return drawn(rng, case.shapes[0], params["rule"], **codes)  # type: ignore[no-any-return]
+    pictures = case.op.startswith("conv")
+    (_, *by), how = drawn(rng, (0, case.shapes[1][0 if pictures else 1]), params["rule"], **codes)
+    return [*narrow(case, rng, params)[0], *by], {**params, **{k: v for k, v in how.items() if pictures or k != "pool"}}
+
+
 def sampled(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """The gradient of a sparse product, the dense factor, and where the sparse one has numbers."""
     (_, indices, indptr, b), _ = pruned(case, rng, params)
@@ -257,6 +269,7 @@ DRAWS: dict[str, Draw] = {  # ops whose arguments are not just normal numbers of
     **dict.fromkeys(("matmul_csr", "matmul_bsr", "matmul_2to4"), pruned),
     "matmul_int8": narrow,
     "conv2d_int8": narrow,
+    **dict.fromkeys(("requantise", "matmul_codes", "conv2d_codes"), quantised),
     **{f"{name}_step": step for name in ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")},
 }
 REFERENCES: dict[str, Callable[..., Any]] = {  # what stands for a definition in float64, where it takes no float64 or takes for ever

@@ -115,6 +115,19 @@ LOW = [(n, n, n, "square") for n in (256, 512, 1000, 1024, 2048)] + [
 BF16 = [product(m, k, n, text, "matmul_bf16", dtype="bfloat16") for m, k, n, text in LOW]
 INT8 = [product(m, k, n, text, "matmul_int8", dtype="int8") for m, k, n, text in LOW]
 INT8 += [product(n, n, n, "square, u8 x s8", "matmul_int8", dtype="int8", about=(("left", "uint8"),)) for n in (512, 1024)]
+RULE: Pairs = (("rule", "q31-single"),)
+CODES = [
+    Case("requantise", ((64, 64, 7, 7),), "CNN 32-64-64, layer 3: sums to codes", RULE, dtype="int8"),
+    Case("matmul_codes", ((64, 784), (784, 300)), "MLP, first layer", RULE, dtype="int8", about=(("left", "uint8"),)),
+    Case(
+        "conv2d_codes",
+        ((64, 32, 14, 14), (64, 32, 3, 3)),
+        "CNN 32-64-64, layer 2",
+        (*RULE, ("padding", 1)),
+        dtype="int8",
+        about=(("left", "uint8"),),
+    ),
+]
 
 
 def gradients(x: Shape, w: Shape, stands_for: str, *params: tuple[str, Any], first: bool = False, **about: Any) -> list[Case]:
@@ -244,6 +257,7 @@ KERNELS = [
     Suite("conv", "conv2d and its gradients, batch 32 and 128", CONV, ("torch", "onnxruntime"), ("torch",), 1.5),
     Suite("conv-more", "other convolutions", MORE_CONV, ("torch", "onnxruntime")),
     Suite("conv-int8", "conv2d in int8, exact", CONV_INT8, ("onnxruntime", "f32")),
+    Suite("codes", "sums of int8 products to codes, alone and with the products", CODES, ("numpy",)),
     Suite("adam", "Adam, 100 K to 20 M parameters in one array", ADAM, of=("torch",), target=1.0),
     Suite("adam-small", "Adam, 1 K to 16 K parameters in one array", ADAM_SMALL, of=("torch",), target=5.0),
     Suite("adam-ten", "Adam, ten arrays of 1 K to 16 K parameters in one call", ADAM_TEN),
