@@ -116,3 +116,29 @@ def test_a_weight_gradient_by_patches_rounds_relative_to_any_pixel_of_a_window(s
     assert np.all(windows <= 16 * eps * size)
     assert np.all(patches <= 16 * eps * size.sum(axis=(2, 3), keepdims=True))
     assert np.any(patches > 16 * eps * size), "then hold this rung to the bound of the others, and say so"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_convolutions_of_every_geometry_are_right(seed):
+    """More combinations than examples of the law of rungs have: narrow and wide pictures, one and many, strides beyond the kernel."""
+    rng = np.random.default_rng(seed)
+    for _ in range(200):
+        n, h, w = (int(rng.integers(1, most)) for most in (rng.choice([3, 20]), 12, rng.choice([4, 20])))
+        groups, (k, s, d, p) = (
+            int(rng.integers(1, 3)),
+            (tuple(map(int, rng.integers(a, b, 2))) for a, b in ((1, 4), (1, 4), (1, 3), (0, 3))),
+        )
+        if any((k[i] - 1) * d[i] + 1 > size + 2 * p[i] for i, size in enumerate((h, w))):
+            continue
+        x = rng.normal(size=(n, groups * int(rng.integers(1, 4)), h, w))
+        kernel = rng.normal(size=(groups * int(rng.integers(1, 10)), x.shape[1] // groups, *k))
+        about = {"stride": s, "padding": p, "dilation": d, "groups": groups}
+        gy = rng.normal(size=OPS["conv2d"].definition(x, kernel, **about).shape)
+        for op, args, more in (
+            ("conv2d", (x, kernel), {}),
+            ("conv2d_input_grad", (gy, kernel), {"input_size": (h, w)}),
+            ("conv2d_weight_grad", (x, gy), {"kernel_size": k}),
+        ):
+            want, size = (OPS[op].definition(*[f(a) for a in args], **about, **more) for f in (np.asarray, np.abs))
+            got = kernels.serving(op, "cpu").run(*[a.astype(np.float32) for a in args], **about, **more)
+            assert np.all(np.abs(got - want) <= 1e-5 * (size + 1)), (op, x.shape, kernel.shape, about)

@@ -104,8 +104,7 @@ def _(gy, h, x, w, *, activation):
 
 @dense_grad.vjp("gy", "h", "x", "w")
 def _(g, gy, h, x, w, *, activation):
-    r"""u = g_x w + x g_w + g_b: \quad \bar{\bar y} = u \odot \mathrm{act}'(y), \quad \bar y = u \odot \bar y \odot \mathrm{act}''(y), \quad
-    \bar x = \bar a \, g_w^\top, \quad \bar w = g_x^\top \bar a"""
+    r"""u \, \mathrm{act}'(y), \; u \bar y \, \mathrm{act}''(y), \; \bar a \, g_w^\top, \; g_x^\top \bar a \; (u = g_x w + x g_w + g_b)"""
     gx, gw, gb = g
     u, ga = matmul(gx, w) + matmul(x, gw) + gb, _scaled(gy, h, activation)
     return _scaled(u, h, activation), bent(u * gy, h, activation), matmul(ga, turned(gw)), _against(gx, ga)
@@ -113,8 +112,7 @@ def _(g, gy, h, x, w, *, activation):
 
 @dense_grad.jvp("h")
 def _(d, gy, h, x, w, *, activation):
-    r"""\dot{\bar a} = \bar y \odot \mathrm{act}''(y) \odot \dot y: \quad \dot{\bar a} \, w^\top, \quad x^\top \dot{\bar a}, \quad
-    \sum \dot{\bar a}"""
+    r"""\dot{\bar a} \, w^\top, \; x^\top \dot{\bar a}, \; \sum \dot{\bar a} \quad (\dot{\bar a} = \bar y \, \mathrm{act}''(y) \, \dot y)"""
     turning = bent(d * gy, h, activation)
     return matmul(turning, turned(w)), _against(x, turning), sum_to(turning, shape=w.shape[1:])
 

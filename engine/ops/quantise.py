@@ -80,7 +80,7 @@ def _(y, x, scale, zero_point, *, low, high):
 
 @fake_quant.slope("zero_point")
 def _(x, scale, zero_point, *, low, high):
-    r"""dy/dz := -s\, [x / s + z < \mathrm{low} \lor x / s + z > \mathrm{high}]"""
+    r"""dy/dz := -s\, [x / s + z < \mathrm{low}] - s\, [x / s + z > \mathrm{high}]"""
     return where(_inside(x, scale, zero_point, low, high), 0.0, -scale)
 
 

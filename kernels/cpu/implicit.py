@@ -154,7 +154,7 @@ def lay_rows(
                 down_x, there = stride_t * width * size, to + (r0 * pitch + u0) * many * size
                 if many == 1:
                     high, wide = r1 - r0, u1 - u0
-                    if wide == pitch and down_x == pitch * size:  # no gap there, none here
+                    if wide == pitch and down_x == pitch * stride_u * size:  # no gap there, and one step from pixel to pixel here
                         high, wide = 1, high * wide
                     lay_lines(like, pixel, down_x, stride_u * size, there, pitch * size, high, wide)
                 else:
