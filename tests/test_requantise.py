@@ -281,3 +281,12 @@ def test_a_ratio_is_computed_in_the_precision_of_its_source():
     assert RULES["fp32"].ratio(x, w, y).dtype == np.float32
     assert RULES["q31-double"].ratio(x, w, y) == x * w / y
     assert all(isinstance(rule, Rule) and isinstance(rule.store(0.1), Multiplier) for rule in RULES.values())
+
+
+def test_sums_of_any_shape_have_codes():
+    m = RULES["fp32"].store(0.01)
+    sums = np.arange(-300, 300, 25, dtype=np.int32)
+    line = requantise(sums, m, rule="fp32")
+    for shape in ((24,), (4, 6), (2, 3, 4), (1, 2, 3, 4)):
+        assert np.array_equal(requantise(sums.reshape(shape), m, rule="fp32"), line.reshape(shape))
+    assert requantise(sums[3], m, rule="fp32") == line[3]

@@ -77,11 +77,13 @@ class Rule:
 def requantise(
     sums: np.ndarray, multiplier: Multiplier, *, rule: str, zero_point: int = 0, low: int = -128, high: int = 127, dtype: Any = np.int8
 ) -> np.ndarray:
-    """`ops.requantise` of sums that have no bias. The multiplier is as `Rule.store` keeps it: one number, or (o,), one a channel."""
-    by = [np.broadcast_to(part, sums.shape[1]) for part in multiplier]
+    """`ops.requantise` of sums that have no bias, of any shape. The multiplier is as `Rule.store` keeps it: one number, or (o,), one for
+    each place along the second axis."""
+    given = sums if sums.ndim > 1 else sums.reshape(-1, 1)
+    by = [np.broadcast_to(part, given.shape[1]) for part in multiplier]
     to = {"zero_point": zero_point, "low": low, "high": high, "dtype": np.dtype(dtype).name}
-    codes: np.ndarray = ops.requantise(sums, np.zeros(sums.shape[1], np.int32), *by, rule=rule, **to)
-    return codes
+    codes: np.ndarray = ops.requantise(given, np.zeros(given.shape[1], np.int32), *by, rule=rule, **to)
+    return codes.reshape(sums.shape)
 
 
 def named(rule: str) -> Rule:
