@@ -7,12 +7,13 @@ A schedule is any function from a step to a share; those here print as they are 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(ABC):
     """What the schedules have in common.
 
     end      the share that is kept at last, in (0, 1]
@@ -41,9 +42,9 @@ class Schedule:
         done = (step - self.begin) / self.steps
         return self.start if done < 0 else self.end if done >= 1 else self.share(done)
 
+    @abstractmethod
     def share(self, done: float) -> float:
         """What is kept when the part `done` of the way, from 0 to below 1, is gone."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
