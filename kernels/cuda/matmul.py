@@ -273,3 +273,132 @@ def words_apart(a, b, c, m, n, k, a_step, b_step):
 def square_without_conflicts(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
     """Predicted: 16 lanes read 256 bytes of b side by side, two wavefronts, where they read every second 16 bytes in four; stores of a: one for two."""
     return multiply(words_apart, a, b, out, tile=(LARGE, LARGE), block=(256,))
+
+
+TWO_OF_A, TWO_OF_B = 2 * OF_A_PADDED, 2 * OF_B  # two tiles each: one is multiplied while the other arrives
+
+
+@cuda.jit(device=True, inline="always")
+def begin_copies(a, b, tile_a, tile_b, a_at, b_at, a_to, b_to, n, words):
+    """The next tiles, in the background: four numbers of each a thread, those of b in one word if rows of b begin at multiples of 16 bytes."""
+    for r in range(4):
+        copy1(tile_a, u(a_to + u(r) * u(32)), a, a_at[r])
+        a_at[r] = u(a_at[r] + u(DEEP))
+    if words:
+        copy4(tile_b, b_to, b, b_at)
+    else:
+        for r in range(4):
+            copy1(tile_b, u(b_to + u(r) * u(2 * LARGE)), b, u(b_at + u(r) * u(2) * n))
+
+
+@cuda.jit(device=True, inline="always")
+def add_tiles(tile_a, tile_b, left, right, end, x, y, total, tall, wide):
+    """Add the products of two tiles, from `left` in that of a, row by row until `end`."""
+    while left < end:
+        x[0], x[1], x[2], x[3] = load4_shared(tile_a, left)
+        x[4], x[5], x[6], x[7] = load4_shared(tile_a, u(left + tall))
+        y[0], y[1], y[2], y[3] = load4_shared(tile_b, right)
+        y[4], y[5], y[6], y[7] = load4_shared(tile_b, u(right + wide))
+        add_products(x, y, total)
+        left, right = u(left + u(PADDED)), u(right + u(LARGE))
+
+
+@cuda.jit(device=True, inline="always")
+def in_background(a, b, c, m, n, k, a_step, b_step, row, column, tall, wide, words):
+    """Sums of rows row..row+3 and row+tall..row+tall+3 of the block, and of columns column..column+3 and column+wide..column+wide+3.
+
+    Rows and columns beyond the edge are fetched from just inside of it, and their sums are not stored: no test is in the loop. What is left
+    over of k comes last, with tests.
+    """
+    t, z = u(cuda.threadIdx.x), u(cuda.blockIdx.z)
+    top, left = u(u(cuda.blockIdx.y) * u(LARGE)), u(u(cuda.blockIdx.x) * u(LARGE))
+    tile_a = cuda.shared.array(TWO_OF_A, a.dtype, alignment=16)
+    tile_b = cuda.shared.array(TWO_OF_B, a.dtype, alignment=16)
+    x, y, total = cuda.local.array(8, c.dtype), cuda.local.array(8, c.dtype), cuda.local.array((8, 8), c.dtype)
+    for r in range(8):
+        for s in range(8):
+            total[r, s] = c.dtype.type(0)
+    a_i, a_p = u(t // u(8)), u(t % u(8))
+    b_p, b_j = (u(t // u(32)), u(t % u(32) * u(4))) if words else (u(t // u(LARGE)), u(t % u(LARGE)))
+    a_at = cuda.local.array(4, np.uint32)
+    for r in range(4):
+        a_at[r] = u(z * a_step + min(u(top + a_i + u(r) * u(32)), u(m - u(1))) * k + a_p)
+    b_at = u(z * b_step + b_p * n + min(u(left + b_j), u(n - u(4)) if words else u(n - u(1))))
+    a_to, b_to = u(a_p * u(PADDED) + a_i), u(b_p * u(LARGE) + b_j)
+    from_a, from_b = row, column
+    tiles = u(k // u(DEEP))
+    if tiles > u(0):
+        begin_copies(a, b, tile_a, tile_b, a_at, b_at, a_to, b_to, n, words)
+    while tiles > u(0):
+        wait_for_copies()
+        cuda.syncthreads()
+        tiles = u(tiles - u(1))
+        b_at = u(b_at + u(DEEP) * n)
+        if tiles > u(0):
+            a_to = u(a_to + u(OF_A_PADDED)) if a_to < u(OF_A_PADDED) else u(a_to - u(OF_A_PADDED))
+            b_to = u(b_to + u(OF_B)) if b_to < u(OF_B) else u(b_to - u(OF_B))
+            begin_copies(a, b, tile_a, tile_b, a_at, b_at, a_to, b_to, n, words)
+        add_tiles(tile_a, tile_b, from_a, from_b, u(from_a + u(OF_A_PADDED)), x, y, total, tall, wide)
+        from_a = u(from_a + u(OF_A_PADDED)) if from_a < u(OF_A_PADDED) else u(from_a - u(OF_A_PADDED))
+        from_b = u(from_b + u(OF_B)) if from_b < u(OF_B) else u(from_b - u(OF_B))
+    rest = u(k % u(DEEP))
+    if rest > u(0):
+        cuda.syncthreads()
+        for r in range(4):
+            if a_p < rest:
+                tile_a[u(a_p * u(PADDED) + a_i + u(r) * u(32))] = a[a_at[r]]
+            if words:
+                if b_p < rest:
+                    tile_b[u(b_p * u(LARGE) + b_j + u(r))] = b[u(b_at + u(r))]
+            elif u(b_p + u(r) * u(2)) < rest:
+                tile_b[u((b_p + u(r) * u(2)) * u(LARGE) + b_j)] = b[u(b_at + u(r) * u(2) * n)]
+        cuda.syncthreads()
+        add_tiles(tile_a, tile_b, row, column, u(row + rest * u(PADDED)), x, y, total, tall, wide)
+    for r in range(8):
+        i = u(top + row + u(r % 4) + u(r // 4) * tall)
+        for s in range(0, 8, 4):
+            j = u(left + column + u(s // 4) * wide)
+            at = u((z * m + i) * n + j)
+            if words:
+                if i < m and j < n:
+                    store4(c, at, (total[r, s], total[r, s + 1], total[r, s + 2], total[r, s + 3]))
+            else:
+                for e in range(4):
+                    if i < m and u(j + u(e)) < n:
+                        c[u(at + u(e))] = total[r, s + e]
+
+
+def two_tiles(a, b, c, m, n, k, a_step, b_step):
+    t = u(cuda.threadIdx.x)
+    in_background(a, b, c, m, n, k, a_step, b_step, u(t // u(16) * u(4)), u(t % u(16) * u(4)), u(64), u(64), True)
+
+
+def two_tiles_by_number(a, b, c, m, n, k, a_step, b_step):
+    t = u(cuda.threadIdx.x)
+    in_background(a, b, c, m, n, k, a_step, b_step, u(t // u(16) * u(4)), u(t % u(16) * u(4)), u(64), u(64), False)
+
+
+@rung("matmul", "cuda", step=9, idea="two tiles of each: the next arrives from memory in the background (cp.async) while one is multiplied")
+def double_buffered(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
+    """Predicted: one barrier a tile instead of two, no register holds what travels, twice the shared memory."""
+    kernel = two_tiles if b.shape[-1] % 4 == 0 else two_tiles_by_number
+    return multiply(kernel, a, b, out, tile=(LARGE, LARGE), block=(256,))
+
+
+def warp_tiles(a, b, c, m, n, k, a_step, b_step):
+    warp, lane = u(cuda.threadIdx.x) // u(32), u(cuda.threadIdx.x) % u(32)
+    row, column = u(warp // u(2) * u(32) + lane // u(8) * u(4)), u(warp % u(2) * u(64) + lane % u(8) * u(4))
+    in_background(a, b, c, m, n, k, a_step, b_step, row, column, u(16), u(32), True)
+
+
+def warp_tiles_by_number(a, b, c, m, n, k, a_step, b_step):
+    warp, lane = u(cuda.threadIdx.x) // u(32), u(cuda.threadIdx.x) % u(32)
+    row, column = u(warp // u(2) * u(32) + lane // u(8) * u(4)), u(warp % u(2) * u(64) + lane % u(8) * u(4))
+    in_background(a, b, c, m, n, k, a_step, b_step, row, column, u(16), u(32), False)
+
+
+@rung("matmul", "cuda", step=10, serves=True, idea="a warp makes 32 by 64 sums, near a square: what its lanes load from shared memory is less")
+def warp_tiled(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
+    """Predicted: a request of shared memory is of 64 bytes of a or 128 of b, one wavefront each, where a row of 16 threads read 256 of b."""
+    kernel = warp_tiles if b.shape[-1] % 4 == 0 else warp_tiles_by_number
+    return multiply(kernel, a, b, out, tile=(LARGE, LARGE), block=(256,))
