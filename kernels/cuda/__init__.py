@@ -1,0 +1,1 @@
+"""Kernels for NVIDIA's devices, and an interpreter that runs them where there is none."""
