@@ -1,0 +1,188 @@
+"""Loads, stores and atomics of one instruction, for all threads that run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numba import njit
+
+from kernels.cuda.emulate.faults import Fault
+from kernels.cuda.emulate.memory import LOCAL, MASK, SHARED, WINDOW, positions_anywhere, positions_in_regions, positions_in_window
+from kernels.cuda.emulate.parse import Instruction
+
+if TYPE_CHECKING:
+    from kernels.cuda.emulate.machine import Lanes, Machine
+
+READ, WRITE, ATOMIC = 0, 1, 2
+DOES = {READ: "reads", WRITE: "writes", ATOMIC: "updates"}
+
+
+class Access:
+    """One instruction's way to memory: where the bytes of each thread lie, and what to do with them."""
+
+    def __init__(self, machine: Machine, x: Instruction, space: str, width: int, count: int, offset: int) -> None:
+        self.machine, self.memory, self.x, self.space, self.offset = machine, machine.memory, x, space, offset
+        self.width, self.count, self.bytes = width, count, width * count
+
+    def positions(self, R: Lanes, address: np.ndarray, kind: int) -> np.ndarray:
+        """Where in the arena the bytes of each thread begin; one position if it is the same for all."""
+        m = self.memory
+        sizes = m.sizes if kind == READ else m.writable
+        if self.space in ("shared", "local"):
+            base, size = R[self.space], (m.shared_used if self.space == "shared" else m.local_used)
+            out = np.empty(max(address.size, base.size), np.int64)
+            bad = positions_in_window(address, self.offset, self.bytes, self.bytes, base, size, out)
+        elif self.space == "generic":
+            out = np.empty(R.size, np.int64)
+            shared, local = R["shared"], R["local"]
+            bad = positions_anywhere(
+                address, self.offset, self.bytes, self.bytes, m.starts, sizes, shared, m.shared_used, local, m.local_used, out
+            )
+        else:
+            out = np.empty(address.size, np.int64)
+            bad = positions_in_regions(address, self.offset, self.bytes, self.bytes, m.starts, sizes, out)
+        if bad >= 0:
+            raise self.fault(R, address, kind, sizes)
+        for watcher in self.machine.watchers:
+            watcher.access(self, R, out, kind)
+        return out
+
+    def fault(self, R: Lanes, address: np.ndarray, kind: int, sizes: np.ndarray) -> Fault:
+        """Who is out of bounds, or else misaligned, and by how much."""
+        m = self.memory
+        a = np.broadcast_to(address.astype(np.int64), (R.size,)) + self.offset
+        window = (
+            np.full(R.size, {"shared": SHARED, "local": LOCAL}.get(self.space, 0)) if self.space in ("shared", "local") else a >> WINDOW
+        )
+        within = a if self.space in ("shared", "local") else a & MASK
+        table = sizes.copy()
+        if self.space in ("shared", "local", "generic"):
+            table[[SHARED, LOCAL]] = m.shared_used, m.local_used
+        known = (window >= 0) & (window < table.size)
+        limit = np.where(known, table[np.where(known, window, 0)], -1)
+        out = (within < 0) | (within + self.bytes > limit)
+        bad = np.flatnonzero(out) if out.any() else np.flatnonzero(a & (self.bytes - 1))
+        first = int(bad[0])
+        where = self.place(int(a[first]), kind)
+        rule = "" if out.any() else f"; it must be at a multiple of {self.bytes}"
+        return self.machine.fault(
+            "bounds" if out.any() else "alignment", f"{DOES[kind]} {self.bytes} bytes at {where}{rule}", R, bad, self.x, int(a[first])
+        )
+
+    def place(self, address: int, kind: int) -> str:
+        """An address in words."""
+        m = self.memory
+        if self.space in ("shared", "local") or address >> WINDOW in (SHARED, LOCAL):
+            space = self.space if self.space in ("shared", "local") else {SHARED: "shared", LOCAL: "local"}[address >> WINDOW]
+            size = m.shared_used if space == "shared" else m.local_used
+            inside = address if self.space in ("shared", "local") else address & MASK
+            return f"offset {inside} of {space} memory, of which there are {size} bytes"
+        region = m.region_at(address)
+        if region is None:
+            below = m.region_at(address + (1 << WINDOW - 1))
+            if below is None:
+                return f"address {address:#x}, where nothing is"
+            return f"offset {address - below.address} of {below.name}"
+        if kind != READ and not region.writable:
+            return f"offset {address & MASK} of {region.name}, which is read-only"
+        inside = address & MASK
+        if inside > MASK // 2:
+            above = m.region_at(address + (1 << WINDOW - 1)) or region
+            return f"offset {address - above.address} of {above.name}"
+        return f"offset {inside} of {region.name}, which has {region.size} bytes"
+
+    def load(self, dtype: str) -> Callable[[Lanes, np.ndarray], Any]:
+        view, shift, count = self.memory.views[dtype], self.width.bit_length() - 1, self.count
+
+        def one(R: Lanes, address: np.ndarray) -> np.ndarray:
+            return view[self.positions(R, address, READ) >> shift]
+
+        def several(R: Lanes, address: np.ndarray) -> list[np.ndarray]:
+            p = self.positions(R, address, READ) >> shift
+            return [view[p + i] for i in range(count)]
+
+        return one if count == 1 else several
+
+    def store(self, dtype: str) -> Callable[..., None]:
+        view, shift = self.memory.views[dtype], self.width.bit_length() - 1
+
+        def store(R: Lanes, address: np.ndarray, *values: np.ndarray) -> None:
+            p = self.positions(R, address, WRITE) >> shift
+            for i, v in enumerate(values):
+                view[p + i] = v if p.size > 1 else v[-1:]  # the last thread wins
+
+        return store
+
+    def atomic(self, op: str, kind: str) -> Callable[..., np.ndarray]:
+        """Threads in order, each a read and a write that nothing comes between; the values before."""
+        from kernels.cuda.emulate.translate import dtype_of
+
+        dtype, shift = dtype_of(kind), self.width.bit_length() - 1
+        view = self.memory.views[dtype]
+        code = ATOMICS.index(op)
+        flush = kind == "f32" and self.space == "global" and op == "add"  # PTX ISA 9.7.13.5
+        if kind in ("f16x2", "bf16", "bf16x2", "b128") and op not in ("exch", "cas"):
+            raise ValueError(f"atomic {op} of {kind}")
+
+        def atomic(R: Lanes, address: np.ndarray, b: np.ndarray, c: np.ndarray | None = None) -> np.ndarray:
+            p = self.positions(R, address, ATOMIC) >> shift
+            old = np.empty(R.size, view.dtype)
+            if kind == "f16":
+                add_halves(view, p, b, old)
+            elif op in ("and", "or", "xor"):
+                bits_in_turn(view, p, b, old, code)
+            else:
+                in_turn(view, p, b, b if c is None else c, old, code, flush)
+            return old
+
+        return atomic
+
+
+ATOMICS = ("add", "min", "max", "inc", "dec", "and", "or", "xor", "exch", "cas")
+
+
+def add_halves(view: np.ndarray, p: np.ndarray, b: np.ndarray, old: np.ndarray) -> None:
+    for i in range(old.size):
+        j = p[i if p.size > 1 else 0]
+        old[i] = view[j]
+        view[j] = view[j] + b[i if b.size > 1 else 0]
+
+
+@njit(nogil=True, cache=True)
+def in_turn(view, p, b, c, old, code, flush):
+    one_p, one_b, one_c = p.size == 1, b.size == 1, c.size == 1
+    for i in range(old.size):
+        j = p[0 if one_p else i]
+        x, y = view[j], b[0 if one_b else i]
+        old[i] = x
+        if code == 0:
+            if flush:
+                x = x if abs(x) >= 2.0**-126 else x * 0
+                y = y if abs(y) >= 2.0**-126 else y * 0
+            z = x + y
+            view[j] = z if not flush or abs(z) >= 2.0**-126 or z != z else z * 0
+        elif code == 1:
+            view[j] = y if y < x or x != x else x
+        elif code == 2:
+            view[j] = y if y > x or x != x else x
+        elif code == 3:
+            view[j] = 0 if x >= y else x + 1
+        elif code == 4:
+            view[j] = y if x == 0 or x > y else x - 1
+        elif code == 8:
+            view[j] = y
+        elif code == 9:
+            if x == y:
+                view[j] = c[0 if one_c else i]
+
+
+@njit(nogil=True, cache=True)
+def bits_in_turn(view, p, b, old, code):
+    one_p, one_b = p.size == 1, b.size == 1
+    for i in range(old.size):
+        j = p[0 if one_p else i]
+        x, y = view[j], b[0 if one_b else i]
+        old[i] = x
+        view[j] = x & y if code == 5 else x | y if code == 6 else x ^ y

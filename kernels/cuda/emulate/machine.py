@@ -1,0 +1,439 @@
+"""The machine: all threads of a wave of blocks at once, an instruction at a time.
+
+Threads that are at the same instruction run as one group, `Lanes`: the registers of these threads. A branch that they disagree on makes two
+groups of one. The group at the lowest instruction runs first, so groups meet again where the paths join (reconvergence by minimum PC).
+Barriers hold a group's threads until all of their block are there.
+
+Blocks run in waves of at most WAVE threads, so that the registers of a large grid fit the caches; blocks of different waves do not see each
+other run, which only programs that wait for one another would notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from kernels.cuda.emulate.access import Access
+from kernels.cuda.emulate.faults import Fault, Thread, Unsupported
+from kernels.cuda.emulate.instructions import OPCODES, slot
+from kernels.cuda.emulate.memory import Memory, rounded
+from kernels.cuda.emulate.parse import Function, Instruction, Module, Negated, PtxError, Symbol, Vector
+from kernels.cuda.emulate.translate import BOOL, Translator, types_of
+from kernels.cuda.emulate.warps import WARP, Warps
+
+WAVE = 16384  # threads: with 8 bytes, a register of all of them is 128 KiB
+PATIENCE = 200_000_000  # instructions of groups, after which a program is thought to wait for what does not come
+CONTROL = ("bra", "brx", "ret", "exit", "bar", "barrier", "trap")
+END = 1 << 60
+Three = tuple[int, int, int]
+
+
+class Lanes(dict[str, Any]):
+    """The registers of the threads that run now: those of a wave, or of some of them, taken from there when first asked for."""
+
+    def __init__(self, machine: Machine, size: int, parent: Lanes | None = None, index: np.ndarray | None = None) -> None:
+        super().__init__()
+        self.machine, self.size, self.parent, self.index = machine, size, parent, index
+        self.taken: dict[str, np.ndarray] = {}
+        self.masks: np.ndarray | None = None
+
+    def __missing__(self, name: str) -> np.ndarray:
+        if self.parent is None:
+            value = np.zeros(1, self.machine.translator.home(name))  # never written
+        else:
+            value = self.parent[name]
+            if value.size > 1:
+                value = value[self.index]
+            self.taken[name] = value
+        self[name] = value
+        return value
+
+    def some(self, index: np.ndarray) -> Lanes:
+        return Lanes(self.machine, len(index), self, index)
+
+    def put_back(self) -> None:
+        """Give the parent the registers that were written."""
+        if self.parent is None:
+            return
+        for name, value in self.items():
+            if self.taken.get(name) is not value:
+                whole = np.empty(self.parent.size, value.dtype)
+                whole[:] = self.parent[name]
+                whole[self.index] = value
+                self.parent[name] = whole
+        self.taken = dict(self)
+
+
+class Machine:
+    """A kernel, its memory and its grid; `run` runs it."""
+
+    def __init__(
+        self,
+        module: Module,
+        kernel: Function,
+        grid: Three,
+        block: Three,
+        arguments: list[Any],
+        *,
+        shared: int = 0,
+        checks: frozenset[str] = frozenset(),
+        watchers: tuple[Any, ...] = (),
+    ) -> None:
+        self.module, self.kernel, self.grid, self.block, self.checks = module, kernel, grid, block, checks
+        self.watchers: list[Any] = list(watchers)
+        self.threads = block[0] * block[1] * block[2]
+        self.blocks = grid[0] * grid[1] * grid[2]
+        self.wave = max(1, min(self.blocks, WAVE // max(self.threads, 1)))
+        self.memory = Memory()
+        self.warps = Warps(self)
+        self.symbols: dict[str, int] = {}
+        self.dynamic = shared
+        self.first_block = self.warps_now = 0
+        self.output: list[str] = []
+        self.lay_out(arguments)
+        self.translator = Translator(kernel, self.symbols, self.parameters, OPCODES, self)
+        self.lines = [None if self.is_control(x) else self.translator.line(x) for x in kernel.body]
+        self.next_control = self.find_controls()
+        self.segments: dict[tuple[int, int], Callable[[Lanes], None]] = {}
+        self.tests = [None if x.guard is None or not self.is_control(x) else self.test(x) for x in kernel.body]
+
+    # Memory and parameters.
+
+    def lay_out(self, arguments: list[Any]) -> None:
+        from kernels.cuda.emulate.launch import parameters
+
+        arrays = {f"argument {i}": a for i, a in enumerate(arguments) if isinstance(a, np.ndarray)}
+        addresses = self.memory.take_in(arrays)
+        self.parameters = parameters(self.kernel, arguments, [addresses.get(f"argument {i}", 0) for i in range(len(arguments))])
+        used = self.used_symbols()
+        variables = {**self.module.variables, **self.kernel.variables}
+        placed = [
+            (v, self.memory.region(v.name, v.size, writable=v.space == "global"))
+            for n, v in variables.items()
+            if v.space in ("global", "const") and not n.startswith("_ZN08NumbaEnv")
+        ]
+        self.symbols.update({v.name: r.address for v, r in placed})
+        static = self.offsets([v for n, v in variables.items() if v.space == "shared" and v.size and n in used])
+        local = self.offsets([v for v in variables.values() if v.space == "local"])
+        dynamic = [v for v in variables.values() if v.space == "shared" and not v.size]
+        self.static = static
+        base = rounded(static, max([16, *(v.align for v in dynamic)])) if dynamic else static
+        self.symbols.update({v.name: base for v in dynamic})
+        self.memory.lay_out((self.wave, base + self.dynamic if self.dynamic else static), (self.wave * self.threads, local))
+        for v, r in placed:
+            data = np.frombuffer(v.data or bytes(v.size), np.uint8)
+            self.memory.arena[r.start : r.start + v.size] = data
+            for at, name in v.pointers:
+                self.memory.arena[r.start + at : r.start + at + 8] = np.array([self.symbols[name]], np.uint64).view(np.uint8)
+
+    def offsets(self, variables: list[Any]) -> int:
+        """Places for variables of a block or a thread, one after the other; their size."""
+        at = 0
+        for v in variables:
+            at = rounded(at, v.align)
+            self.symbols[v.name] = at
+            at += v.size
+        return at
+
+    def used_symbols(self) -> set[str]:
+        def names(o: Any) -> list[str]:
+            if isinstance(o, Symbol):
+                return [o.name]
+            inner = getattr(o, "items", None) or [i for i in (getattr(o, "base", None),) if i is not None]
+            return [n for i in inner for n in names(i)]
+
+        return {n for x in self.kernel.body for o in x.operands for n in names(o)}
+
+    # The program, as segments of Python between branches and labels where others wait.
+
+    def is_control(self, x: Instruction) -> bool:
+        return x.parts[0] in CONTROL and not x.opcode.startswith("bar.warp")
+
+    def find_controls(self) -> list[int]:
+        after, at = [0] * (len(self.lines) + 1), len(self.lines)
+        for i in range(len(self.lines), -1, -1):
+            if i == len(self.lines) or self.lines[i] is None:
+                at = i
+            after[i] = at
+        return after
+
+    def segment(self, start: int, end: int) -> Callable[[Lanes], None]:
+        """The lines from `start` to `end` as one function: line i of it is instruction start + i - 2."""
+        found = self.segments.get((start, end))
+        if found is None:
+            lines = [line for line in self.lines[start:end] if line is not None]
+            space = self.translator.names
+            exec(compile("def segment(R):\n " + "\n ".join(lines or ["pass"]), f"<ptx {start}>", "exec"), space)
+            found = self.segments[start, end] = space.pop("segment")
+        return found
+
+    def test(self, x: Instruction) -> Callable[[Lanes], np.ndarray]:
+        assert x.guard is not None
+        return eval(f"lambda R: {self.translator.value(x.guard, BOOL)}", self.translator.names)  # type: ignore[no-any-return]
+
+    def access(self, x: Instruction, space: str, width: int, count: int, offset: int) -> Access:
+        return Access(self, x, space, width, count, offset)
+
+    def guarded(self, step: Callable[[Lanes], None]) -> Callable[[Lanes, np.ndarray], None]:
+        """A step that only the threads do whose predicate holds."""
+
+        def of(R: Lanes, yes: np.ndarray) -> None:
+            if yes.all():
+                step(R)
+            elif yes.any():
+                some = R.some(np.flatnonzero(yes))
+                step(some)
+                some.put_back()
+
+        return of
+
+    # A run.
+
+    def run(self) -> None:
+        with np.errstate(all="ignore"):
+            for first in range(0, self.blocks, self.wave):
+                self.first_block = first
+                self.run_wave(min(self.wave, self.blocks - first))
+
+    def begin(self, blocks: int) -> Lanes:
+        """The registers of a wave: what a thread knows of itself."""
+        t, n = self.threads, blocks * self.threads
+        thread = np.arange(n)
+        inside, block = thread % t, thread // t
+        R = Lanes(self, n)
+        per_block = -(-t // WARP)
+        self.warps_now = blocks * per_block
+        R["thread"] = thread
+        R["lane"], R["warp"] = inside % WARP, block * per_block + inside // WARP
+        R["shared"] = self.memory.shared[0] + block * self.memory.shared[1] if blocks > 1 else np.array([self.memory.shared[0]])
+        R["local"] = self.memory.local[0] + thread * self.memory.local[1]
+        R.update(self.special(inside, block + self.first_block))
+        self.block_of, self.live = block, np.ones(n, bool)
+        self.live_count, self.arrived_count = np.full(blocks, t), np.zeros(blocks, np.int64)
+        self.arrived_at = np.full(n, -1)
+        return R
+
+    def special(self, inside: np.ndarray, block: np.ndarray) -> dict[str, np.ndarray]:
+        def u4(x: Any) -> np.ndarray:
+            return np.atleast_1d(np.asarray(x)).astype(np.uint32)
+
+        registers = {}
+        for letters, index, sizes in (("tid", inside, self.block), ("ctaid", block, self.grid)):
+            step = 1
+            for axis, size in zip("xyz", sizes, strict=True):
+                registers[f"%{letters}.{axis}"] = u4(0) if size == 1 else u4(index // step % size)
+                registers[f"%n{letters}.{axis}"] = u4(size)
+                step *= size
+        lane = u4(inside % WARP)
+        one = np.uint32(1)
+        below = (one << lane) - one
+        registers.update({
+            "%laneid": lane, "%warpid": u4(inside // WARP), "%nwarpid": u4(-(-self.threads // WARP)), "%smid": u4(0), "%nsmid": u4(1),
+            "%lanemask_eq": one << lane, "%lanemask_lt": below, "%lanemask_le": below | one << lane,
+            "%lanemask_gt": ~(below | one << lane), "%lanemask_ge": ~below, "%dynamic_smem_size": u4(self.dynamic),
+            "%total_smem_size": u4(self.memory.shared_used), "%clock": u4(0), "%clock_hi": u4(0),
+            "%clock64": np.zeros(1, np.uint64), "%globaltimer": np.zeros(1, np.uint64), "%gridid": np.zeros(1, np.uint64),
+        })  # fmt: skip
+        return registers
+
+    def run_wave(self, blocks: int) -> None:
+        root = self.begin(blocks)
+        self.memory.forget()
+        for w in self.watchers:
+            w.begin(self, root)
+        self.waiting: dict[int, list[np.ndarray]] = {0: [root["thread"]]}
+        while self.waiting:
+            pc = min(self.waiting)
+            parts = self.waiting.pop(pc)
+            threads = parts[0] if len(parts) == 1 else np.sort(np.concatenate(parts))
+            lanes = root if len(threads) == root.size else root.some(threads)
+            self.advance(root, lanes, pc)
+            lanes.put_back()
+        for w in self.watchers:
+            w.end(self, root)
+
+    def advance(self, root: Lanes, R: Lanes, pc: int) -> None:
+        """Run a group until it parts, ends, waits, or comes to where others wait."""
+        stop = min(self.waiting, default=END)
+        body = self.kernel.body
+        while pc < stop:
+            end = min(self.next_control[pc], stop)
+            self.steps(R, pc, end)
+            pc = end
+            if pc >= stop:
+                break
+            if pc == len(body):
+                return self.exit(root, R)
+            x = body[pc]
+            test = self.tests[pc]
+            yes = None if test is None else test(R)
+            for w in self.watchers:
+                w.segment(R, pc, pc + 1)
+            if yes is not None and not yes.any():
+                pc += 1
+                continue
+            if yes is not None and not yes.all():
+                if x.parts[0] != "bra":
+                    some = R.some(np.flatnonzero(yes))
+                    R.put_back()
+                    self.wait(pc + 1, R["thread"][~yes])
+                    return self.control(root, root.some(some["thread"]), pc, x)
+                yes = np.broadcast_to(yes, (R.size,))
+                for w in self.watchers:
+                    w.parted(R, x, yes)
+                self.wait(self.kernel.labels[x.operands[0].name], R["thread"][yes])  # type: ignore[union-attr]
+                self.wait(pc + 1, R["thread"][~yes])
+                return None
+            if x.parts[0] == "bra":
+                pc = self.kernel.labels[x.operands[0].name]  # type: ignore[union-attr]
+                continue
+            if self.passes(R, x):
+                pc += 1
+                continue
+            return self.control(root, R, pc, x)
+        self.wait(pc, R["thread"])
+        return None
+
+    def steps(self, R: Lanes, start: int, end: int) -> None:
+        if end <= start:
+            return
+        for w in self.watchers:
+            w.segment(R, start, end)
+        try:
+            self.segment(start, end)(R)
+        except (Fault, Unsupported):
+            raise
+        except Exception as e:
+            where = e.__traceback__
+            at = 0
+            while where is not None:
+                at = where.tb_lineno if where.tb_frame.f_code.co_filename.startswith("<ptx") else at
+                where = where.tb_next
+            x = self.kernel.body[start + max(at - 2, 0)]
+            raise RuntimeError(f"the interpreter failed at PTX line {x.line}: {x.text}\n  as {self.lines[start + max(at - 2, 0)]}") from e
+
+    def wait(self, pc: int, threads: np.ndarray) -> None:
+        self.waiting.setdefault(pc, []).append(threads)
+
+    def passes(self, R: Lanes, x: Instruction) -> bool:
+        """A barrier at which all threads of all blocks are at once."""
+        if x.parts[0] not in ("bar", "barrier") or "sync" not in x.parts or R.size != self.live.size:
+            return False
+        for w in self.watchers:
+            w.barrier(self, np.arange(self.live_count.size))
+        return True
+
+    def control(self, root: Lanes, R: Lanes, pc: int, x: Instruction) -> None:
+        """An instruction after which a group does not simply go on."""
+        name = x.parts[0]
+        if name in ("ret", "exit"):
+            return self.exit(root, R)
+        if name == "trap":
+            raise self.fault("trap", "the kernel stops itself", R, np.arange(R.size), x)
+        if name == "brx":
+            return self.switch(R, x)
+        if name in ("bar", "barrier") and "arrive" not in x.parts:
+            R.put_back()
+            return self.arrive(root, R, pc, x)
+        raise Unsupported(x)
+
+    def switch(self, R: Lanes, x: Instruction) -> None:
+        index = np.broadcast_to(eval(self.translator.value(x.operands[0], "u4"), self.translator.names, {"R": R}), (R.size,))
+        table = self.kernel.tables[x.operands[1].name]  # type: ignore[union-attr]
+        for i, label in enumerate(table):
+            threads = R["thread"][index == i]
+            if threads.size:
+                self.wait(self.kernel.labels[label], threads)
+
+    def exit(self, root: Lanes, R: Lanes) -> None:
+        threads = R["thread"]
+        self.live[threads] = False
+        self.live_count -= np.bincount(self.block_of[threads], minlength=self.live_count.size)
+        self.release(root)
+
+    def arrive(self, root: Lanes, R: Lanes, pc: int, x: Instruction) -> None:
+        count = x.operands[1:2] if "red" not in x.parts else ()
+        if count and getattr(count[0], "value", None) != self.threads:
+            raise Unsupported(x, "a barrier of some threads of a block is not interpreted")
+        threads = R["thread"]
+        self.arrived_at[threads] = pc
+        self.arrived_count += np.bincount(self.block_of[threads], minlength=self.live_count.size)
+        self.release(root)
+
+    def release(self, root: Lanes) -> None:
+        """Let the blocks go on of which all threads that are left have come to a barrier."""
+        full = (self.arrived_count == self.live_count) & (self.arrived_count > 0)
+        if not full.any():
+            return
+        threads = np.flatnonzero(full[self.block_of] & (self.arrived_at >= 0))
+        places = self.arrived_at[threads]
+        if "barrier" in self.checks:
+            self.check_barrier(root, threads, places, full)
+        self.arrived_at[threads] = -1
+        self.arrived_count[full] = 0
+        for w in self.watchers:
+            w.barrier(self, np.flatnonzero(full))
+        for pc in np.unique(places):
+            here = threads[places == pc]
+            x = self.kernel.body[pc]
+            if "red" in x.parts:
+                self.barrier_reduction(root, here, x)
+            self.wait(int(pc) + 1, here)
+
+    def check_barrier(self, root: Lanes, threads: np.ndarray, places: np.ndarray, full: np.ndarray) -> None:
+        x = self.kernel.body[int(places[0])]
+        gone = full & (self.live_count < self.threads)
+        if gone.any():
+            waiting = threads[gone[self.block_of[threads]]]
+            left = self.threads - int(self.live_count[self.block_of[waiting[0]]])
+            raise self.fault("barrier", f"threads wait for {left} of their block that have ended", root, waiting, x)
+        first = np.full(full.size, -1)
+        first[self.block_of[threads][::-1]] = places[::-1]
+        apart = places != first[self.block_of[threads]]
+        if apart.any():
+            other = self.kernel.body[int(places[apart][0])]
+            raise self.fault(
+                "barrier", f"threads of a block wait at different barriers, others of it at line {x.line}", root, threads[apart], other
+            )
+
+    def barrier_reduction(self, root: Lanes, threads: np.ndarray, x: Instruction) -> None:
+        """bar.red: and, or, or the number of the predicates of a block."""
+        yes = np.broadcast_to(eval(self.translator.value(x.operands[-1], BOOL), self.translator.names, {"R": root}), (root.size,))[threads]
+        blocks = self.block_of[threads]
+        n = np.bincount(blocks, yes, self.live_count.size).astype(np.uint32)
+        value = {"popc": n, "and": n == np.bincount(blocks, minlength=n.size), "or": n > 0}[
+            next(p for p in x.parts if p in ("popc", "and", "or"))
+        ]
+        R = root.some(threads)
+        exec(
+            self.translator.set(x.operands[0], "value", "u4" if "popc" in x.parts else BOOL),
+            self.translator.names,
+            {"R": R, "value": value[blocks]},
+        )
+        R.put_back()
+
+    # Telling who.
+
+    def who(self, thread: int) -> Thread:
+        """The coordinates of a thread of this wave."""
+
+        def three(i: int, sizes: Three) -> Three:
+            return i % sizes[0], i // sizes[0] % sizes[1], i // (sizes[0] * sizes[1])
+
+        return Thread(three(self.first_block + thread // self.threads, self.grid), three(thread % self.threads, self.block))
+
+    def fault(self, check: str, what: str, R: Lanes, index: np.ndarray, x: Instruction | None, address: int | None = None) -> Fault:
+        """A fault of those threads of a group."""
+        threads = R["thread"][index]
+        return Fault(check, what, threads=[self.who(int(i)) for i in threads[:4]], count=len(threads), address=address, instruction=x)
+
+    def printed(self, x: Instruction) -> Callable[[Lanes, np.ndarray, np.ndarray], None]:
+        """vprintf: the lines go to `output`, in the order of threads."""
+        from kernels.cuda.emulate.printf import printed
+
+        def of(R: Lanes, form: np.ndarray, buffer: np.ndarray) -> None:
+            self.output.extend(printed(self.memory, R, form, buffer))
+
+        return of
