@@ -65,9 +65,10 @@ def multiply(
         return c
     place = c if c.__array_interface__["data"][0] % ALIGNED == 0 else aligned(c.shape, c.dtype)
     a, b = stack(a, leading), stack(b, leading)
-    if len(b) == 1:  # one matrix serves all: one product, not one for each
-        a = a.reshape(1, -1, k)
-    for x, y, z in parts(a, b, place.reshape(len(a), -1, n) if len(b) == 1 else place.reshape(-1, m, n), tile[0]):
+    matrices = place.reshape(-1, m, n)
+    if len(b) == 1 and len(a) > 1:  # one matrix serves all: one product, not one for each
+        a, matrices = a.reshape(1, len(a) * m, k), matrices.reshape(1, -1, n)
+    for x, y, z in parts(a, b, matrices, tile[0]):
         grid = -(-n // tile[1]), -(-x.shape[1] // tile[0]), len(z)
         if not flat:
             launch(kernel, grid, block, x, y, z, writes=[z], blocks_per_sm=blocks_per_sm)
