@@ -19,7 +19,7 @@ import numpy as np
 from numba import cuda
 
 from kernels.cuda.arrays import multiply
-from kernels.cuda.intrinsics import copy1, copy4, load4, load4_shared, store4, wait_for_copies
+from kernels.cuda.intrinsics import address, copy1, copy4, load4, load4_shared, store4, wait_for_copies
 from kernels.registry import rung
 
 u = np.uint32
@@ -232,10 +232,10 @@ def by_words(a, b, c, m, n, k, a_step, b_step, row, column, apart, side):
         cuda.syncthreads()
         q = u(0)
         while q < u(DEEP):
-            x[0], x[1], x[2], x[3] = load4_shared(tile_a, u(q * side + row))
-            x[4], x[5], x[6], x[7] = load4_shared(tile_a, u(q * side + row + apart))
-            y[0], y[1], y[2], y[3] = load4_shared(tile_b, u(q * u(LARGE) + column))
-            y[4], y[5], y[6], y[7] = load4_shared(tile_b, u(q * u(LARGE) + column + apart))
+            x[0], x[1], x[2], x[3] = load4(tile_a, u(q * side + row))
+            x[4], x[5], x[6], x[7] = load4(tile_a, u(q * side + row + apart))
+            y[0], y[1], y[2], y[3] = load4(tile_b, u(q * u(LARGE) + column))
+            y[4], y[5], y[6], y[7] = load4(tile_b, u(q * u(LARGE) + column + apart))
             add_products(x, y, total)
             q = u(q + u(1))
         cuda.syncthreads()
@@ -294,13 +294,15 @@ def begin_copies(a, b, tile_a, tile_b, a_at, b_at, a_to, b_to, n, words):
 @cuda.jit(device=True, inline="always")
 def add_tiles(tile_a, tile_b, left, right, end, x, y, total, tall, wide):
     """Add the products of two tiles, from `left` in that of a, row by row until `end`."""
+    size = u(tile_a.itemsize)
+    left, right, end = address(tile_a, left), address(tile_b, right), address(tile_a, end)
     while left < end:
         x[0], x[1], x[2], x[3] = load4_shared(tile_a, left)
-        x[4], x[5], x[6], x[7] = load4_shared(tile_a, u(left + tall))
+        x[4], x[5], x[6], x[7] = load4_shared(tile_a, u(left + tall * size))
         y[0], y[1], y[2], y[3] = load4_shared(tile_b, right)
-        y[4], y[5], y[6], y[7] = load4_shared(tile_b, u(right + wide))
+        y[4], y[5], y[6], y[7] = load4_shared(tile_b, u(right + wide * size))
         add_products(x, y, total)
-        left, right = u(left + u(PADDED)), u(right + u(LARGE))
+        left, right = u(left + u(PADDED) * size), u(right + u(LARGE) * size)
 
 
 @cuda.jit(device=True, inline="always")
@@ -325,33 +327,33 @@ def in_background(a, b, c, m, n, k, a_step, b_step, row, column, tall, wide, wor
         a_at[r] = u(z * a_step + min(u(top + a_i + u(r) * u(32)), u(m - u(1))) * k + a_p)
     b_at = u(z * b_step + b_p * n + min(u(left + b_j), u(n - u(4)) if words else u(n - u(1))))
     a_to, b_to = u(a_p * u(PADDED) + a_i), u(b_p * u(LARGE) + b_j)
-    from_a, from_b = row, column
-    tiles = u(k // u(DEEP))
+    tiles = u(k // u(DEEP))  # still to be multiplied: a tile that is followed by an odd number of others lies in the second room
     if tiles > u(0):
-        begin_copies(a, b, tile_a, tile_b, a_at, b_at, a_to, b_to, n, words)
+        odd = u(tiles - u(1)) & u(1)
+        begin_copies(a, b, tile_a, tile_b, a_at, b_at, u(a_to + odd * u(OF_A_PADDED)), u(b_to + odd * u(OF_B)), n, words)
     while tiles > u(0):
         wait_for_copies()
         cuda.syncthreads()
         tiles = u(tiles - u(1))
-        b_at = u(b_at + u(DEEP) * n)
+        odd = tiles & u(1)
         if tiles > u(0):
-            a_to = u(a_to + u(OF_A_PADDED)) if a_to < u(OF_A_PADDED) else u(a_to - u(OF_A_PADDED))
-            b_to = u(b_to + u(OF_B)) if b_to < u(OF_B) else u(b_to - u(OF_B))
-            begin_copies(a, b, tile_a, tile_b, a_at, b_at, a_to, b_to, n, words)
-        add_tiles(tile_a, tile_b, from_a, from_b, u(from_a + u(OF_A_PADDED)), x, y, total, tall, wide)
-        from_a = u(from_a + u(OF_A_PADDED)) if from_a < u(OF_A_PADDED) else u(from_a - u(OF_A_PADDED))
-        from_b = u(from_b + u(OF_B)) if from_b < u(OF_B) else u(from_b - u(OF_B))
+            even = u(u(1) - odd)
+            b_at = u(b_at + u(DEEP) * n)
+            begin_copies(a, b, tile_a, tile_b, a_at, b_at, u(a_to + even * u(OF_A_PADDED)), u(b_to + even * u(OF_B)), n, words)
+        first, end = u(row + odd * u(OF_A_PADDED)), u(row + (odd + u(1)) * u(OF_A_PADDED))
+        add_tiles(tile_a, tile_b, first, u(column + odd * u(OF_B)), end, x, y, total, tall, wide)
     rest = u(k % u(DEEP))
     if rest > u(0):
+        b_at = u(z * b_step + (k - rest + b_p) * n + min(u(left + b_j), u(n - u(4)) if words else u(n - u(1))))
         cuda.syncthreads()
         for r in range(4):
             if a_p < rest:
-                tile_a[u(a_p * u(PADDED) + a_i + u(r) * u(32))] = a[a_at[r]]
+                tile_a[u(a_to + u(r) * u(32))] = a[a_at[r]]
             if words:
                 if b_p < rest:
-                    tile_b[u(b_p * u(LARGE) + b_j + u(r))] = b[u(b_at + u(r))]
+                    tile_b[u(b_to + u(r))] = b[u(b_at + u(r))]
             elif u(b_p + u(r) * u(2)) < rest:
-                tile_b[u((b_p + u(r) * u(2)) * u(LARGE) + b_j)] = b[u(b_at + u(r) * u(2) * n)]
+                tile_b[u(b_to + u(r) * u(2 * LARGE))] = b[u(b_at + u(r) * u(2) * n)]
         cuda.syncthreads()
         add_tiles(tile_a, tile_b, row, column, u(row + rest * u(PADDED)), x, y, total, tall, wide)
     for r in range(8):
