@@ -11,7 +11,6 @@ bounds are in APPROXIMATE. What a kernel makes of such a result can therefore di
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
