@@ -84,7 +84,7 @@ def store4_twin(array: np.ndarray, index: int, four: tuple[Any, ...]) -> None:
 
 @intrinsic
 def address(typing, array, index):
-    """Where `array[index]` lies in shared memory, in bytes: a uint32, so that a loop adds to it, and an instruction a constant, for nothing."""
+    """Where `array[index]` lies in shared memory, in bytes: a uint32. Constants added to it are added by the instruction, for nothing."""
 
     def code(context, builder, signature, args):
         return shared_address(context, builder, array, *args)
@@ -139,7 +139,7 @@ def background(n: int) -> Any:
         return types.void(to, types.uint32, source, types.uint32), code
 
     copy.__doc__ = (
-        f"copy(to, index, source, start): {n} of `source` to `to`, in the background: `cp.async`; there after `wait_for_copies` and a barrier"
+        f"copy(to, index, source, start): {n} of `source` to the shared `to`: `cp.async`; there after `wait_for_copies` and a barrier"
     )
     return copy
 
@@ -232,9 +232,9 @@ def half_twin(x: Any) -> Any:
 
 @intrinsic
 def load_matrices(typing, array, place):
-    """Four matrices of 8 rows of 16 bytes from shared memory: `ldmatrix.x4`. Lane 8 i + r says where row r of matrix i lies, as an `address`.
+    """Four matrices of 8 rows of 16 bytes from shared memory: `ldmatrix.x4`. Each lane gets four words: of matrix i, word t of row g.
 
-    Each lane gets four words: of matrix i, word t of row g.
+    place   in lane 8 i + r the `address` of row r of matrix i
     """
 
     def code(context, builder, signature, args):
@@ -262,7 +262,7 @@ PRODUCTS = {  # kind: shape of one product, types of c, a, b. A row of a and a c
 
 
 def product_of_warp(kind: str) -> Any:
-    """An intrinsic: c + a b of a warp on tensor cores, `mma.sync`, where c is 16 by 8, a 16 rows of eight words, b eight columns of eight words.
+    """An intrinsic: c + a b of a warp on tensor cores, `mma.sync`: c is 16 by 8, a 16 rows of eight words, b eight columns of eight words.
 
     a   four words: of row g, g + 8, g, g + 8; word t, t, t + 4, t + 4
     b   two words of column g: t, t + 4

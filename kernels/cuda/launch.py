@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -58,7 +58,7 @@ def ptx_of(function: Kernel, args: Sequence[Any], cc: CC = (8, 0), launch_bounds
     return _compiled(function, tuple([type_of(a) for a in args]), tuple(cc), launch_bounds)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compiled(function: Kernel, types: tuple[Any, ...], cc: CC, launch_bounds: tuple[int, ...] | None) -> tuple[str, str]:
     text, _ = numba_cuda().compile(function, types, device=False, abi="numba", cc=cc, launch_bounds=launch_bounds)
     entry = re.search(r"\.visible\s+\.entry\s+(\w+)", text)
@@ -127,14 +127,18 @@ class Real:
         return numba_cuda().device_array(size, dtype)
 
     def run(self, launch: Launch) -> None:
-        there = [a if isinstance(a, np.generic) or hasattr(a, "__cuda_array_interface__") else numba_cuda().to_device(a) for a in launch.args]
+        there = [self.there(a) for a in launch.args]
         _dispatcher(launch.function, launch.bounds)[launch.grid, launch.block, 0, launch.shared](*there)
         for a, b in zip(launch.args, there, strict=True):
             if a is not b and any(a is w for w in launch.writes):
                 b.copy_to_host(a)
 
+    def there(self, a: Any) -> Any:
+        stays = isinstance(a, np.generic) or hasattr(a, "__cuda_array_interface__")
+        return a if stays else numba_cuda().to_device(a)
 
-@lru_cache(maxsize=None)
+
+@cache
 def _dispatcher(function: Kernel, bounds: tuple[int, ...]) -> Any:
     return numba_cuda().jit(function, launch_bounds=bounds)
 

@@ -2,19 +2,19 @@
 
     a (..., m, k)   b (..., k, n)   c (..., m, n)     any strides; leading axes broadcast
 
-A word is 32 bits: one tf32, two float16 or bfloat16, four int8, neighbours along k. In words all kinds are alike: a row of a and a column of
-b lie along k, one product of a warp (`mma.sync`) is 16 by 8 sums of 8 words, and a fragment of it is read by `ldmatrix`, whatever the
-words hold. So there is one kernel, in which only the name of the instruction changes. k is filled up with zeros to a whole slab, and so no
-test is in its loop.
+A word is 32 bits: one tf32, two float16 or bfloat16, four int8, neighbours along k. In words all kinds are alike: a row of a and a
+column of b lie along k, one product of a warp (`mma.sync`) is 16 by 8 sums of 8 words, and a fragment of it is read by `ldmatrix`,
+whatever the words hold. So there is one kernel, in which only the name of the instruction changes. k is filled up with zeros to a
+whole slab, so no test is in its loop.
 
-Copying costs a pass over both factors: a 2 n-th of the work of n by n, and whatever has to be done to a number, rounding, is done there, once
-for each number instead of once for each of its tiles.
+Copying costs a pass over both factors: a 2 n-th of the work of n by n. Whatever has to be done to a number, rounding, is done there, once
+and not once a tile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ PER_WORD = {"tf32": 1, "f16": 2, "bf16": 2, "s8": 4, "u8": 4}
 RAW = {"tf32": np.float32, "bf16": np.float32, "f16": np.uint16, "s8": np.uint8, "u8": np.uint8}  # an array as the kernels read it
 
 
-@lru_cache(maxsize=None)
+@cache
 def rows_into_words(narrow: Any, per: int) -> Callable[..., None]:
     """A kernel: words[z, i, q] are the numbers `per` q and on of row i of x (z, rows, k), with zeros beyond k. A block does TILE rows."""
     width, per = u(32 // per), u(per)
@@ -79,9 +79,9 @@ def rows_into_words(narrow: Any, per: int) -> Callable[..., None]:
     return kernel
 
 
-@lru_cache(maxsize=None)
+@cache
 def columns_into_words(narrow: Any, per: int) -> Callable[..., None]:
-    """A kernel: the same of the columns of x (z, k, rows). Lanes read x along its rows and write words along k: a square turns them over."""
+    """A kernel: the same of the columns of x (z, k, rows). Lanes read along rows of x and write along k: a square turns them over."""
     width, per = u(32 // per), u(per)
 
     def kernel(x, words, rows, k, deep, x_step):
@@ -123,7 +123,7 @@ def words_of(kind: str, x: np.ndarray, deep: int, *, columns: bool) -> Any:
 # Products.
 
 
-@lru_cache(maxsize=None)
+@cache
 def product_of_words(kind: str) -> Callable[..., None]:
     """A kernel: c (z, m, n) of words a (z, m, deep) and b (z, n, deep). A warp makes 64 by 32 sums, in 4 by 4 tiles of 16 by 8.
 
@@ -184,7 +184,8 @@ def product_of_words(kind: str) -> Callable[..., None]:
         for i in range(4):
             for j in range(4):
                 for e in range(4):
-                    down, across = u(top + rows + lane // u(4) + u(16 * i + 8 * (e // 2))), u(left + columns + lane % u(4) * u(2) + u(8 * j + e % 2))
+                    down = u(top + rows + lane // u(4) + u(16 * i + 8 * (e // 2)))
+                    across = u(left + columns + lane % u(4) * u(2) + u(8 * j + e % 2))
                     if down < m and across < n:
                         c[u((z * m + down) * n + across)] = half(sums[i, j, e]) if halves else sums[i, j, e]
 
@@ -199,7 +200,7 @@ def on_tensor_cores(kind: str, a: Any, b: Any, out: np.ndarray | None, dtype: An
         deep = -(-k // (PER_WORD[kind] * SLAB)) * SLAB
         counted(x, y, z)
         left, right = words_of(kind, x, deep, columns=False), words_of(kind, y, deep, columns=True)
-        sizes = map(np.uint32, (m, n, deep, m * deep if len(x) > 1 else 0, n * deep if len(y) > 1 else 0))
+        sizes = map(np.uint32, (m, n, deep, 0 if len(x) == 1 else m * deep, 0 if len(y) == 1 else n * deep))
         z = z.reshape(-1).view(np.uint16 if kind == "f16" else dtype)
         launch(product_of_words(kind), (-(-n // TILE), -(-m // TILE), many), (256,), left, right, z, *sizes, writes=[z])
 
@@ -208,14 +209,20 @@ def on_tensor_cores(kind: str, a: Any, b: Any, out: np.ndarray | None, dtype: An
 
 @rung(
     "matmul", "cuda", step=11, rtol={"float32": 2e-3},
-    idea="tensor cores: numbers are rounded to the eleven bits of tf32 and 1024 products a warp are one instruction; sums in float32 (reassoc)",
+    idea="tensor cores: numbers are rounded to the eleven bits of tf32, 1024 products are one instruction; sums in float32 (reassoc)",
 )  # fmt: skip
 def tensor_tf32(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
-    """Predicted: an instruction of a warp does 32 times what a fused product does. Two roundings of 2^-12 each are its error, whatever k is."""
+    """Predicted: an instruction does 32 times what a fused product does. The error is that of two roundings to 2^-11, whatever k is."""
     return on_tensor_cores("tf32", a, b, out, np.float32)
 
 
-@rung("matmul", "cuda", step=12, rtol={"float16": 2e-3}, idea="tensor cores for float16: two numbers a word, sums in float32, rounded once (reassoc)")
+@rung(
+    "matmul",
+    "cuda",
+    step=12,
+    rtol={"float16": 2e-3},
+    idea="tensor cores for float16: two numbers a word, sums in float32, rounded once (reassoc)",
+)
 def tensor_f16(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
     """Predicted: half the bytes and twice the products an instruction of tf32, from the same kernel."""
     return on_tensor_cores("f16", a, b, out, np.float16)
@@ -237,11 +244,25 @@ def inner_product_of_bf16(a, b, c, m, n, k, a_step, b_step):
         c[u((z * m + i) * n + j)] = total
 
 
-@rung("matmul_bf16", "cuda", step=1, wants="... m k, ... k n", rtol=RTOL, idea="the definition: one inner product a thread, of rounded numbers")
+@rung(
+    "matmul_bf16",
+    "cuda",
+    step=1,
+    wants="... m k, ... k n",
+    rtol=RTOL,
+    idea="the definition: one inner product a thread, of rounded numbers",
+)
 def inner_products_of_bf16(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
     return multiply(inner_product_of_bf16, a, b, out, tile=(8, 32), block=(32, 8))
 
 
-@rung("matmul_bf16", "cuda", step=2, serves=True, rtol=RTOL, idea="tensor cores: numbers are rounded once, two a word; sums in float32 (reassoc)")
+@rung(
+    "matmul_bf16",
+    "cuda",
+    step=2,
+    serves=True,
+    rtol=RTOL,
+    idea="tensor cores: numbers are rounded once, two a word; sums in float32 (reassoc)",
+)
 def tensor_bf16(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
     return on_tensor_cores("bf16", a, b, out, np.float32)
