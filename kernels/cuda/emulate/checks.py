@@ -101,14 +101,15 @@ class Uninitialised(Watcher):
     """A byte for each of the arena: has it been written?"""
 
     def __init__(self, uninitialised: tuple[int, ...] = ()) -> None:
-        self.names = {f"argument {i}" for i in uninitialised}
+        self.arguments = uninitialised
         self.written = np.zeros(0, bool)
 
     def begin(self, machine: Machine, root: Lanes) -> None:
         if self.written.size != machine.memory.arena.size:
             self.written = np.ones(machine.memory.arena.size, bool)
+            names = {machine.names[i] for i in self.arguments}
             for r in machine.memory.regions:
-                if self.names & set(r.name.split(", ")):
+                if names & set(r.name.split(", ")):
                     self.written[r.start : r.start + r.size] = False
         self.written[machine.memory.shared[0] :] = False
 

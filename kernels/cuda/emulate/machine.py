@@ -10,7 +10,7 @@ other run, which only programs that wait for one another would notice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,10 +82,11 @@ class Machine:
         *,
         shared: int = 0,
         checks: frozenset[str] = frozenset(),
-        watchers: tuple[Any, ...] = (),
+        names: Sequence[str] = (),
     ) -> None:
         self.module, self.kernel, self.grid, self.block, self.checks = module, kernel, grid, block, checks
-        self.watchers: list[Any] = list(watchers)
+        self.watchers: list[Any] = []
+        self.names = [names[i] if i < len(names) else f"argument {i}" for i in range(len(arguments))]
         self.threads = block[0] * block[1] * block[2]
         self.blocks = grid[0] * grid[1] * grid[2]
         self.wave = max(1, min(self.blocks, WAVE // max(self.threads, 1), WAVE_BYTES // max(shared, 1)))
@@ -110,9 +111,9 @@ class Machine:
     def lay_out(self, arguments: list[Any]) -> None:
         from kernels.cuda.emulate.launch import parameters
 
-        arrays = {f"argument {i}": a for i, a in enumerate(arguments) if isinstance(a, np.ndarray)}
+        arrays = {name: a for name, a in zip(self.names, arguments, strict=True) if isinstance(a, np.ndarray)}
         addresses = self.memory.take_in(arrays)
-        self.parameters = parameters(self.kernel, arguments, [addresses.get(f"argument {i}", 0) for i in range(len(arguments))])
+        self.parameters = parameters(self.kernel, arguments, [addresses.get(name, 0) for name in self.names])
         used = self.used_symbols()
         variables = {**self.module.variables, **self.kernel.variables}
         placed = [
