@@ -166,7 +166,7 @@ class Counters(Watcher):
         self.barriers += len(blocks)
 
     def access(self, access: Access, R: Lanes, positions: np.ndarray, kind: int) -> None:
-        m = access.memory
+        m = R.machine.memory
         if positions.size == 1 and R.size > 1:
             positions = np.full(R.size, positions[0])
         first = int(positions[0])

@@ -73,7 +73,7 @@ class Touches(Watcher):
 
     def access(self, access: Access, R: Lanes, positions: np.ndarray, kind: int) -> None:
         here = np.flatnonzero((R["thread"] >= self.low) & (R["thread"] < self.high))
-        m = access.memory
+        m = R.machine.memory
         if not here.size or int(positions[0]) >= m.local[0] or access.space == "const":
             return
         mine = np.broadcast_to(positions, (R.size,))[here]
