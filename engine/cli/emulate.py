@@ -211,8 +211,14 @@ def by_line(report: Report, wanted: bool) -> list[str]:
     """Requests by line of the PTX."""
     if not wanted or report.counts is None:
         return []
-    head = f"{'line':>6} {'requests':>9} {'cost':>9}  sectors of global memory, wavefronts of shared memory"
-    return [head, *(f"{line:>6} {c['requests']:>9} {c['cost']:>9}  {c['text'][:90]}" for line, c in report.counts.by_line.items())]
+    head = f"{'PTX':>6}{'source':>8}{'requests':>10}{'cost':>10}  sectors of global memory, wavefronts of shared memory"
+    return [
+        head,
+        *(
+            f"{c['line']:>6}{c['source'][1] if c['source'] else '':>8}{c['requests']:>10}{c['cost']:>10}  {c['text'][:90]}"
+            for c in report.counts.by_line
+        ),
+    ]
 
 
 def compared(expected: str, names: Sequence[str], before: Sequence[Any], after: Sequence[Any]) -> list[str]:

@@ -99,6 +99,13 @@ def test_calls_of_functions():
     same(written(call, declared=FUNCTIONS)[0], np.where(i > 50, 8, 2 * i + 1).astype("u4"))
 
 
+def test_a_call_that_some_threads_make():
+    call = "{ .param .b32 param0; st.param.b32 [param0], %i; .param .b32 retval0; @!%p1 call (retval0), twice, (param0); @!%p1 ld.param.b32 %r0, [retval0]; }"
+    i = np.arange(N)
+    body = "mov.u32 %r0, 3; setp.gt.u32 %p1, %i, 40;" + call
+    same(written(body, declared=FUNCTIONS)[0], np.where(i > 40, 3, 2 * i).astype("u4"))
+
+
 def test_a_call_without_an_end_or_a_body_is_refused():
     endless = ".func f () { call f; ret; }"
     with pytest.raises(PtxError, match="recursion"):

@@ -69,6 +69,8 @@ def test_scalars_of_every_width_are_parameters():
     assert out.tolist() == [200, -3, 7, 0.5, 0.1]
     run(text, None, 1, 1, [out, True, -3, 7, 0.5, 0.1])
     assert out.tolist() == [1, -3, 7, 0.5, 0.1]
+    run(text, None, 1, 1, [out, (np.uint8(2), np.int16(4)), np.uint32(7), (np.float32(0.5), np.float64(0.25))])
+    assert out.tolist() == [2, 4, 7, 0.5, 0.25]
     with pytest.raises(TypeError, match="12 parameters, these arguments fill 8"):
         run(text, None, 1, 1, [out, np.uint8(1)])
     with pytest.raises(TypeError, match="8 bytes .float64. for a parameter of 1"):

@@ -94,6 +94,11 @@ def test_reductions(op, kind):
     )
 
 
+def test_one_lane_is_elected():
+    got = elementwise("setp.gt.u32 %p2, %i, 100; elect.sync %r1|%p1, 0xffffffff; selp.u32 %d, 1, 0, %p1;", np.zeros(N, "u4"), result="u4")
+    same(got, (LANE == 0).astype("u4"))
+
+
 @pytest.mark.parametrize("line, words", [
     ("setp.lt.u32 %p1, %tid, 8; @%p1 exit; shfl.sync.bfly.b32 %r1, %i, 1, 31, -1;", "its mask 0xffffffff names lanes that are not here: 0x000000ff"),
     ("shfl.sync.bfly.b32 %r1, %i, 1, 31, 0x0000ffff;", "a lane is not in the mask that it gives, 0x0000ffff"),

@@ -85,7 +85,7 @@ class Counts:
     shared_loads: Traffic
     shared_stores: Traffic
     atomics: Traffic
-    by_line: dict[int, dict[str, Any]] = field(default_factory=dict)  # of the PTX text: memory instructions
+    by_line: list[dict[str, Any]] = field(default_factory=list)  # each instruction that touches memory: where it stands, its traffic
 
     @property
     def total(self) -> int:
@@ -150,7 +150,7 @@ class Counters(Watcher):
         self.threads, self.warps = np.zeros(len(body) + 2, np.int64), np.zeros(len(body) + 2, np.int64)  # differences along the program
         self.divergent = self.barriers = 0
         self.traffic = {name: Traffic() for name in ("global_loads", "global_stores", "shared_loads", "shared_stores", "atomics")}
-        self.by_line: dict[int, Traffic] = {}
+        self.by_instruction: dict[Instruction, Traffic] = {}
 
     def segment(self, R: Lanes, start: int, end: int) -> None:
         warps = int(np.count_nonzero(masks(R)))
@@ -180,7 +180,7 @@ class Counters(Watcher):
             name = "global_loads" if kind == READ else "global_stores"
         name = "atomics" if kind == ATOMIC else name
         self.traffic[name].add(*found)
-        self.by_line.setdefault(access.x.line, Traffic()).add(*found)
+        self.by_instruction.setdefault(access.x, Traffic()).add(*found)
 
     def counts(self) -> Counts:
         threads, warps = np.cumsum(self.threads)[: len(self.body)], np.cumsum(self.warps)[: len(self.body)]
@@ -189,8 +189,10 @@ class Counters(Watcher):
         for x, n in zip(self.body, threads, strict=True):
             instructions[class_of(x)] += int(n)
             flops += int(n) * flops_of(x)
-        texts = {x.line: x.text for x in self.body}
-        lines = {line: {"text": texts[line], **asdict(t)} for line, t in sorted(self.by_line.items())}
+        lines = [
+            {"line": x.line, "source": x.source, "text": x.text, **asdict(t)}
+            for x, t in sorted(self.by_instruction.items(), key=lambda item: item[0].line)
+        ]
         share = ratio(int(threads.sum()), WARP * int(warps.sum()))
         return Counts(instructions, int(warps.sum()), share, flops, self.divergent, self.barriers, **self.traffic, by_line=lines)
 

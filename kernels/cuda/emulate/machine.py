@@ -18,7 +18,7 @@ import numpy as np
 from kernels.cuda.emulate.copies import Copies
 from kernels.cuda.emulate.faults import Fault, Thread, Unsupported
 from kernels.cuda.emulate.memory import Memory, rounded
-from kernels.cuda.emulate.parse import Function, Instruction, Module, PtxError, Symbol
+from kernels.cuda.emulate.parse import Function, Instruction, Module, PtxError
 from kernels.cuda.emulate.program import program_of
 from kernels.cuda.emulate.warps import WARP
 
@@ -107,7 +107,7 @@ class Machine:
         arrays = {name: a for name, a in zip(self.names, arguments, strict=True) if isinstance(a, np.ndarray)}
         addresses = self.memory.take_in(arrays)
         self.parameters = parameters(self.kernel, arguments, [addresses.get(name, 0) for name in self.names])
-        used = self.used_symbols()
+        used = {name for what, name, *_ in self.program.fixed.values() if what == "address"}
         variables = {**self.module.variables, **self.kernel.variables}
         placed = [
             (v, self.memory.region(v.name, v.size, writable=v.space == "global"))
@@ -136,15 +136,6 @@ class Machine:
             self.symbols[v.name] = at
             at += v.size
         return at
-
-    def used_symbols(self) -> set[str]:
-        def names(o: Any) -> list[str]:
-            if isinstance(o, Symbol):
-                return [o.name]
-            inner = getattr(o, "items", None) or [i for i in (getattr(o, "base", None),) if i is not None]
-            return [n for i in inner for n in names(i)]
-
-        return {n for x in self.program.body for o in x.operands for n in names(o)}
 
     def fixed_value(self, what: str, name: str, offset: int, dtype: str) -> np.ndarray:
         """An address, or bytes of a parameter, as one number for all threads."""
