@@ -78,7 +78,7 @@ def test_a_broken_rule_is_told_and_exits_with_1(gnomon, doubled):
     ],
 )
 def test_what_is_not_understood_exits_with_2(gnomon, doubled, arguments, says):
-    code, out, err = gnomon("emulate", doubled, *arguments)
+    code, _, err = gnomon("emulate", doubled, *arguments)
     assert code == 2 and says in err
 
 
@@ -97,7 +97,10 @@ def test_the_drawing_shows_sectors_and_banks(gnomon, doubled, tmp_path):
     picture = tmp_path / "lanes.png"
     code, _, _ = gnomon("emulate", doubled, "f32:100", "f32:100", "--grid", "4", "--picture", picture)
     assert code == 0 and picture.read_bytes().startswith(b"\x89PNG")
-    body = "mov.u32 %r1, tile; mad.lo.u32 %r1, %tid, 128, %r1; st.shared.u32 [%r1], 0; mad.lo.s64 %q1, %j, 16, %a0; ld.global.v4.u32 {%r2, %r3, %r4, %r5}, [%q1];"
+    body = (
+        "mov.u32 %r1, tile; mad.lo.u32 %r1, %tid, 128, %r1; st.shared.u32 [%r1], 0; "
+        "mad.lo.s64 %q1, %j, 16, %a0; ld.global.v4.u32 {%r2, %r3, %r4, %r5}, [%q1];"
+    )
     text = kernel(body + "ld.global.u32 %r6, [%a0];", declared=".shared .b8 tile[8192];")
     report = run(text, None, 2, 64, [np.zeros(512, "u4")], touches=True, names=["x"])
     store, words, one = report.touches

@@ -354,5 +354,5 @@ def test_an_unknown_instruction_is_named_with_its_line():
         run(kernel("mov.u32 %r1, %cluster_ctarank;"), None, 1, 1, [np.zeros(1)])
     with pytest.raises(Unsupported, match=r"barrier\.cluster"):
         run(kernel("barrier.cluster.arrive;"), None, 1, 1, [np.zeros(1)])
-    with pytest.raises(Unsupported, match="mma.sync.*this form"):
+    with pytest.raises(Unsupported, match=r"mma\.sync.*this form"):
         run(kernel("mma.sync.aligned.m8n8k4.row.col.f16.f16.f16.f16 {%r1,%r2},{%r1},{%r1},{%r1};"), None, 1, 32, [np.zeros(1)])
