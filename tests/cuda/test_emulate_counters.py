@@ -43,7 +43,8 @@ FOUR, TWO = "v4.f32 {%f1, %f2, %f3, %f4}", "v2.f32 {%f1, %f2}"
 
 
 @pytest.mark.parametrize("kind, step, requests, fronts", [
-    (FOUR, 16, 4, 1), (FOUR, 32, 4, 2), (FOUR, 128, 4, 8), (TWO, 8, 2, 1), (TWO, 16, 2, 2), ("u8 %r5", 1, 1, 1), ("u8 %r5", 128, 1, 32), ("f64 %g1", 8, 2, 1),
+    (FOUR, 16, 4, 1), (FOUR, 32, 4, 2), (FOUR, 128, 4, 8), (TWO, 8, 2, 1), (TWO, 16, 2, 2),
+    ("u8 %r5", 1, 1, 1), ("u8 %r5", 128, 1, 32), ("f64 %g1", 8, 2, 1),
 ])  # fmt: skip
 def test_wavefronts_of_words_by_parts_of_a_warp(kind, step, requests, fronts):
     counts = counted(f"mov.u32 %r1, tile; mad.lo.u32 %r1, %tid, {step}, %r1; ld.shared.{kind}, [%r1];", threads=32, blocks=1)
