@@ -46,40 +46,56 @@ def registers(first: int, n: int) -> str:
     return "{" + ", ".join(f"${first + i}" for i in range(n)) + "}"
 
 
-@intrinsic
-def load4(typing, array, index):
-    """Four neighbours from `array[index]` on, which lies at 16 bytes: `ld.v4.f32`, or `ld.v2.f64` twice."""
+def loaded(n: int) -> Any:
+    """An intrinsic: n neighbours from `array[index]` on."""
 
-    def code(context, builder, signature, args):
-        pointer = place(context, builder, array, *args)
-        four = builder.load(builder.bitcast(pointer, ir.VectorType(pointer.type.pointee, 4).as_pointer()), align=WORD)
-        return context.make_tuple(builder, signature.return_type, [builder.extract_element(four, I32(i)) for i in range(4)])
+    @intrinsic
+    def load(typing, array, index):
+        def code(context, builder, signature, args):
+            pointer = place(context, builder, array, *args)
+            size = n * context.get_abi_sizeof(pointer.type.pointee)
+            some = builder.load(builder.bitcast(pointer, ir.VectorType(pointer.type.pointee, n).as_pointer()), align=min(size, WORD))
+            return context.make_tuple(builder, signature.return_type, [builder.extract_element(some, I32(i)) for i in range(n)])
 
-    return types.UniTuple(array.dtype, 4)(array, types.uint32), code
+        return types.UniTuple(array.dtype, n)(array, types.uint32), code
+
+    return load
+
+
+def stored(n: int) -> Any:
+    """An intrinsic: a tuple of n to `array[index]` and its neighbours."""
+
+    @intrinsic
+    def store(typing, array, index, some):
+        def code(context, builder, signature, args):
+            pointer = place(context, builder, array, *args[:2])
+            size, kind = n * context.get_abi_sizeof(pointer.type.pointee), ir.VectorType(pointer.type.pointee, n)
+            vector = ir.Constant(kind, ir.Undefined)
+            for i in range(n):
+                vector = builder.insert_element(vector, builder.extract_value(args[2], i), I32(i))
+            builder.store(vector, builder.bitcast(pointer, kind.as_pointer()), align=min(size, WORD))
+            return context.get_dummy_value()
+
+        return types.void(array, types.uint32, types.UniTuple(array.dtype, n)), code
+
+    return store
+
+
+load4 = loaded(4)  # of float32 at 16 bytes: ld.v4.f32; of float64 ld.v2.f64 twice
+store4 = stored(4)  # st.v4.f32, or st.v2.f64 twice
+store2 = stored(2)  # of float32 at 8 bytes: st.v2.f32; of uint16 at 4 bytes: st.v2.u16
 
 
 def load4_twin(array: np.ndarray, index: int) -> tuple[Any, ...]:
     return tuple(array[index : index + 4])
 
 
-@intrinsic
-def store4(typing, array, index, four):
-    """A tuple of four to `array[index]` and its neighbours, at 16 bytes: `st.v4.f32`, or `st.v2.f64` twice."""
-
-    def code(context, builder, signature, args):
-        pointer = place(context, builder, array, *args[:2])
-        kind = ir.VectorType(pointer.type.pointee, 4)
-        vector = ir.Constant(kind, ir.Undefined)
-        for i in range(4):
-            vector = builder.insert_element(vector, builder.extract_value(args[2], i), I32(i))
-        builder.store(vector, builder.bitcast(pointer, kind.as_pointer()), align=WORD)
-        return context.get_dummy_value()
-
-    return types.void(array, types.uint32, types.UniTuple(array.dtype, 4)), code
-
-
 def store4_twin(array: np.ndarray, index: int, four: tuple[Any, ...]) -> None:
     array[index : index + 4] = four
+
+
+def store2_twin(array: np.ndarray, index: int, two: tuple[Any, ...]) -> None:
+    array[index : index + 2] = two
 
 
 @intrinsic
