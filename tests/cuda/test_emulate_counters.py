@@ -56,6 +56,15 @@ def test_lanes_that_are_off_cost_nothing():
     assert (counts.global_loads.requests, counts.global_loads.cost) == (2, 2)
 
 
+def test_atomics_by_memory():
+    counts = counted("mad.lo.s64 %q1, %j, 4, %a0; red.global.add.f32 [%q1], 0f3F800000; atom.shared.add.u32 %r1, [tile], 1;")
+    assert (counts.atomics.requests, counts.atomics.cost) == (4, 16) and (counts.shared_atomics.requests, counts.shared_atomics.cost) == (
+        4,
+        4,
+    )
+    assert counts.l2_bytes() == 16 * 32 and counts.shared_stores.requests == counts.global_stores.requests == 0
+
+
 def test_instructions_by_class_and_divergence():
     n = 2 * 64
     base = counted("")
