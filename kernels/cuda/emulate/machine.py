@@ -23,6 +23,7 @@ from kernels.cuda.emulate.memory import Memory, rounded
 from kernels.cuda.emulate.parse import Function, Instruction, Module, Symbol
 from kernels.cuda.emulate.translate import BOOL, Translator
 from kernels.cuda.emulate.warps import WARP, Warps
+from kernels.cuda.places import Places
 
 WAVE = 16384  # threads: with 8 bytes, a register of all of them is 128 KiB
 WAVE_BYTES = 1 << 22  # of dynamic shared memory: what the checks know of a byte takes 40
@@ -110,8 +111,14 @@ class Machine:
     def lay_out(self, arguments: list[Any]) -> None:
         from kernels.cuda.emulate.launch import parameters
 
+        lists = {i: a for i, a in enumerate(arguments) if isinstance(a, Places)}
+        arguments = [a.table([0] * len(a.arrays)) if i in lists else a for i, a in enumerate(arguments)]
         arrays = {f"argument {i}": a for i, a in enumerate(arguments) if isinstance(a, np.ndarray)}
+        arrays.update({f"argument {i} array {j}": x for i, a in lists.items() for j, x in enumerate(a.arrays)})
         addresses = self.memory.take_in(arrays)
+        for i, a in lists.items():
+            arguments[i][:] = [addresses[f"argument {i} array {j}"] for j in range(len(a.arrays))]
+        self.arguments = arguments  # until their bytes are given back
         self.parameters = parameters(self.kernel, arguments, [addresses.get(f"argument {i}", 0) for i in range(len(arguments))])
         used = self.used_symbols()
         variables = {**self.module.variables, **self.kernel.variables}
