@@ -8,13 +8,23 @@ from hand_written import kernel
 from kernels.cuda.emulate import CHECKS, Fault, run
 
 TILE = ".shared .align 16 .b8 tile[2048];"
-MINE = "shl.b32 %r1, %tid, 2; mov.u32 %r2, tile; add.u32 %r1, %r1, %r2; mad.lo.s64 %q1, %j, 4, %a0;"  # my word of the tile, and of the array
+MINE = (
+    "shl.b32 %r1, %tid, 2; mov.u32 %r2, tile; add.u32 %r1, %r1, %r2; mad.lo.s64 %q1, %j, 4, %a0;"  # my word of the tile, and of the array
+)
 
 
 def launched(body, threads=64, blocks=1, arrays=None, checks=True, declared=TILE, **options):
     arrays = [np.zeros(threads * blocks, "u4")] if arrays is None else arrays
     bounds, target = options.pop("bounds", ""), options.pop("written_for", "sm_80")
-    return run(kernel(MINE + body, len(arrays), declared=declared, bounds=bounds, target=target), None, blocks, threads, arrays, checks=checks, **options)
+    return run(
+        kernel(MINE + body, len(arrays), declared=declared, bounds=bounds, target=target),
+        None,
+        blocks,
+        threads,
+        arrays,
+        checks=checks,
+        **options,
+    )
 
 
 def stopped(check, body, words=None, **options):
@@ -92,7 +102,11 @@ def test_a_missing_barrier_is_found_though_the_answer_is_right():
 
 def test_a_write_after_a_read_and_after_a_write():
     into = WRITE + "bar.sync 0; "
-    stopped("race", into + "ld.shared.u32 %r4, [%r1]; " + NEIGHBOUR + "st.shared.u32 [%r3], 1;", "writes offset .* thread .* read, with no barrier")
+    stopped(
+        "race",
+        into + "ld.shared.u32 %r4, [%r1]; " + NEIGHBOUR + "st.shared.u32 [%r3], 1;",
+        "writes offset .* thread .* read, with no barrier",
+    )
     launched(into + "ld.shared.u32 %r4, [%r1]; bar.sync 0; " + NEIGHBOUR + "st.shared.u32 [%r3], 1;")
     stopped("race", WRITE + NEIGHBOUR + "st.shared.u32 [%r3], 1;", "writes offset .* thread .* wrote, with no barrier")
     launched(WRITE + "st.shared.u32 [%r1], 1;")
@@ -181,7 +195,7 @@ def test_what_was_written_before_a_fault_stays():
 
 
 def test_a_fault_tells_the_line_of_the_source():
-    body = '.loc 1 42 7\nst.global.u32 [%q1+16], 1;'
+    body = ".loc 1 42 7\nst.global.u32 [%q1+16], 1;"
     text = kernel(MINE + body, 1, declared=TILE) + '\n.file 1 "lesson.py"\n'
     with pytest.raises(Fault, match="lesson.py, line 42") as fault:
         run(text, None, 1, 64, [np.zeros(64, "u4")])

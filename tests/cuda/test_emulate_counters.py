@@ -56,7 +56,9 @@ def test_lanes_that_are_off_cost_nothing():
 def test_instructions_by_class_and_divergence():
     n = 2 * 64
     base = counted("")
-    counts = counted("fma.rn.f32 %f1, %f1, %f1, %f1; add.f32 %f2, %f1, %f1; mad.lo.u32 %r1, %r1, %r1, %r1; bar.sync 0; shfl.sync.bfly.b32 %r2, %r1, 1, 31, -1;")
+    counts = counted(
+        "fma.rn.f32 %f1, %f1, %f1, %f1; add.f32 %f2, %f1, %f1; mad.lo.u32 %r1, %r1, %r1, %r1; bar.sync 0; shfl.sync.bfly.b32 %r2, %r1, 1, 31, -1;"
+    )
     more = {k: counts.instructions[k] - base.instructions[k] for k in counts.instructions}
     assert {k: v for k, v in more.items() if v} == {"fma": n, "float": n, "integer": n, "sync": n, "warp": n}
     assert counts.flops == 3 * n and counts.barriers == 2 and counts.active_share == 1 and counts.divergent_branches == 0
@@ -79,7 +81,9 @@ def test_a_tiled_product_by_its_formulas():
     add.u32 %r6, %k, %y; mad.lo.u32 %r6, %r6, 64, %gx; mul.wide.u32 %q2, %r6, 4; add.s64 %q2, %q2, %a1; ld.global.f32 %f2, [%q2];
     st.shared.f32 [%r2], %f1; st.shared.f32 [%r2+4096], %f2; bar.sync 0;
     """
-    body += "".join(f"ld.shared.f32 %f3, [%r3+{4 * p}]; ld.shared.f32 %f4, [%r4+{4096 + 128 * p}]; fma.rn.f32 %sum, %f3, %f4, %sum;" for p in range(32))
+    body += "".join(
+        f"ld.shared.f32 %f3, [%r3+{4 * p}]; ld.shared.f32 %f4, [%r4+{4096 + 128 * p}]; fma.rn.f32 %sum, %f3, %f4, %sum;" for p in range(32)
+    )
     body += """
     bar.sync 0; add.u32 %k, %k, 32; setp.lt.u32 %p1, %k, 64; @%p1 bra outer;
     mad.lo.u32 %r7, %gy, 64, %gx; mul.wide.u32 %q3, %r7, 4; add.s64 %q3, %q3, %a2; st.global.f32 [%q3], %sum;

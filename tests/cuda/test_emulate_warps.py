@@ -36,7 +36,9 @@ def test_shuffles(mode, width):
 def test_the_last_warp_may_be_short():
     x = np.arange(40, dtype="u4")
     body = "mad.lo.s64 %q1, %j, 4, %a0; ld.global.u32 %r1, [%q1]; setp.lt.u32 %p2, %i, 32; selp.b32 %r9, -1, 255, %p2;"
-    body += "shfl.sync.bfly.b32 %r2|%p1, %r1, 1, 31, %r9; vote.sync.ballot.b32 %r3, %p2, %r9; add.u32 %r2, %r2, %r3; st.global.u32 [%q1], %r2;"
+    body += (
+        "shfl.sync.bfly.b32 %r2|%p1, %r1, 1, 31, %r9; vote.sync.ballot.b32 %r3, %p2, %r9; add.u32 %r2, %r2, %r3; st.global.u32 [%q1], %r2;"
+    )
     run(kernel(body), None, 1, 40, [x])
     i = np.arange(40)
     assert (x == ((i ^ 1) + np.where(i < 32, 2**32 - 1, 0)) % 2**32).all()
@@ -87,7 +89,9 @@ def test_reductions(op, kind):
     x = integers(np.random.default_rng(3), N, dtype)
     f = {"add": np.add, "min": np.minimum, "max": np.maximum, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}[op]
     form = "b32" if op in ("and", "or", "xor") else kind
-    same(elementwise(f"redux.sync.{op}.{form} %d, %x0, {FULL};", x, result=dtype), f.reduce(x.reshape(3, 32), axis=1, dtype=dtype).repeat(32))
+    same(
+        elementwise(f"redux.sync.{op}.{form} %d, %x0, {FULL};", x, result=dtype), f.reduce(x.reshape(3, 32), axis=1, dtype=dtype).repeat(32)
+    )
 
 
 @pytest.mark.parametrize("line, words", [
@@ -217,7 +221,9 @@ def copied(body, threads=32):
 def test_a_copy_is_there_after_the_wait():
     out = copied("cp.async.cg.shared.global [%r1], [%q2], 16; cp.async.commit_group; cp.async.wait_group 0; ld.shared.u32 %r5, [%r1+4];")
     assert (out == np.arange(32) * 4 + 1).all()
-    out = copied("cp.async.ca.shared.global [%r1], [%q2], 4; cp.async.wait_all; bar.sync 0; xor.b32 %r1, %r1, 16; ld.shared.u32 %r5, [%r1];")
+    out = copied(
+        "cp.async.ca.shared.global [%r1], [%q2], 4; cp.async.wait_all; bar.sync 0; xor.b32 %r1, %r1, 16; ld.shared.u32 %r5, [%r1];"
+    )
     assert (out == (np.arange(32) ^ 1) * 4).all()
 
 
@@ -226,7 +232,9 @@ def test_groups_arrive_in_order():
     two = "cp.async.ca.shared.global [%r1], [%q2], 4; cp.async.commit_group; cp.async.ca.shared.global [%r1+512], [%q2], 8; cp.async.commit_group;"
     out = copied(first + two + "cp.async.wait_group 1; ld.shared.u32 %r5, [%r1];")
     assert (out == np.arange(32) * 4).all()
-    with pytest.raises(Fault, match=r"race: reads offset 512 of shared memory, which block \(0, 0, 0\) thread \(0, 0, 0\) copies to, and has not waited"):
+    with pytest.raises(
+        Fault, match=r"race: reads offset 512 of shared memory, which block \(0, 0, 0\) thread \(0, 0, 0\) copies to, and has not waited"
+    ):
         copied(first + two + "cp.async.wait_group 1; ld.shared.u32 %r5, [%r1+512];")
 
 
@@ -239,7 +247,9 @@ def test_a_copy_that_nobody_waits_for_is_not_seen():
 
 
 def test_a_short_source_is_filled_with_zeros():
-    out = copied("mov.u32 %r9, 4; cp.async.cg.shared.global [%r1], [%q2], 16, %r9; cp.async.wait_all; ld.shared.v2.u32 {%r5, %r6}, [%r1]; add.u32 %r5, %r5, %r6;")
+    out = copied(
+        "mov.u32 %r9, 4; cp.async.cg.shared.global [%r1], [%q2], 16, %r9; cp.async.wait_all; ld.shared.v2.u32 {%r5, %r6}, [%r1]; add.u32 %r5, %r5, %r6;"
+    )
     assert (out == np.arange(32) * 4).all()
     edge = "setp.lt.u32 %p1, %i, 30; selp.b32 %r9, 16, 0, %p1; add.s64 %q9, %q2, 100000; selp.b64 %q2, %q2, %q9, %p1;"
     out = copied(edge + "cp.async.cg.shared.global [%r1], [%q2], 16, %r9; cp.async.wait_all; ld.shared.u32 %r5, [%r1+12];")

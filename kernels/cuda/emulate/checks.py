@@ -101,14 +101,15 @@ class Uninitialised(Watcher):
     """A byte for each of the arena: has it been written?"""
 
     def __init__(self, uninitialised: tuple[int, ...] = ()) -> None:
-        self.names = {f"argument {i}" for i in uninitialised}
+        self.arguments = uninitialised
         self.written = np.zeros(0, bool)
 
     def begin(self, machine: Machine, root: Lanes) -> None:
         if self.written.size != machine.memory.arena.size:
             self.written = np.ones(machine.memory.arena.size, bool)
+            names = {machine.names[i] for i in self.arguments}
             for r in machine.memory.regions:
-                if self.names & set(r.name.split(", ")):
+                if names & set(r.name.split(", ")):
                     self.written[r.start : r.start + r.size] = False
         self.written[machine.memory.shared[0] :] = False
 
@@ -127,14 +128,14 @@ class Uninitialised(Watcher):
         every = np.broadcast_to(positions, (R.size,))
         bad = np.flatnonzero(~self.written[every[:, None] + np.arange(access.bytes)].all(axis=1))
         what, address = described(access, R, every, int(bad[0]))
-        raise access.machine.fault(
+        raise R.machine.fault(
             "uninitialised", f"reads {access.bytes} bytes at {what} that nobody has written", R, bad, access.x, address
         )
 
 
 def described(access: Access, R: Lanes, positions: np.ndarray, i: int) -> tuple[str, int]:
     """A position in the arena in words, and the address that thread i knows it by."""
-    m = access.memory
+    m = R.machine.memory
     p = int(positions[i])
     if p >= m.local[0]:
         return f"offset {(p - m.local[0]) % m.local[1]} of local memory", (p - m.local[0]) % m.local[1]

@@ -112,6 +112,27 @@ class Counts:
     def flops_per_l2_byte(self) -> float | None:
         return ratio(self.flops, self.l2_bytes())
 
+    def rows(self) -> list[tuple[str, str]]:
+        """The counters in words and figures, for a table."""
+        by_class = ", ".join(f"{name} {n}" for name, n in self.instructions.items() if n)
+        figures = [
+            ("instructions of threads", self.total, "d"),
+            ("  for each fused product", self.per_fma(), ".2f"),
+            ("active share of lanes", self.active_share, ".1%"),
+            ("divergent branches of warps", self.divergent_branches, "d"),
+            ("barriers of blocks", self.barriers, "d"),
+            ("floating-point operations", self.flops, "d"),
+            ("requests to global memory", self.global_loads.requests + self.global_stores.requests, "d"),
+            ("  sectors for each", self.sectors_per_request(), ".2f"),
+            ("  useful share of their bytes", self.useful_share(), ".1%"),
+            ("requests to shared memory", self.shared_loads.requests + self.shared_stores.requests, "d"),
+            ("  wavefronts for each", self.wavefronts_per_request(), ".2f"),
+            ("atomics", self.atomics.requests, "d"),
+            ("bytes by way of the L2 cache", self.l2_bytes(), "d"),
+            ("  operations for each", self.flops_per_l2_byte(), ".2f"),
+        ]
+        return [*((name, "-" if n is None else format(n, form)) for name, n, form in figures), (by_class, "")]
+
     def as_dict(self) -> dict[str, Any]:
         ratios = ("per_fma", "sectors_per_request", "useful_share", "wavefronts_per_request", "l2_bytes", "flops_per_l2_byte")
         return {"total": self.total, **{name: getattr(self, name)() for name in ratios}, **asdict(self)}
@@ -145,7 +166,7 @@ class Counters(Watcher):
         self.barriers += len(blocks)
 
     def access(self, access: Access, R: Lanes, positions: np.ndarray, kind: int) -> None:
-        m = access.memory
+        m = R.machine.memory
         if positions.size == 1 and R.size > 1:
             positions = np.full(R.size, positions[0])
         first = int(positions[0])
