@@ -15,8 +15,8 @@ from kernels.cuda.emulate.parse import Instruction
 if TYPE_CHECKING:
     from kernels.cuda.emulate.machine import Lanes, Machine
 
-READ, WRITE, ATOMIC = 0, 1, 2
-DOES = {READ: "reads", WRITE: "writes", ATOMIC: "updates"}
+READ, WRITE, ATOMIC, COPY = 0, 1, 2, 3  # COPY: cp.async, which writes later
+DOES = {READ: "reads", WRITE: "writes", ATOMIC: "updates", COPY: "copies"}
 
 
 class Access:
@@ -25,6 +25,7 @@ class Access:
     def __init__(self, machine: Machine, x: Instruction, space: str, width: int, count: int, offset: int) -> None:
         self.machine, self.memory, self.x, self.space, self.offset = machine, machine.memory, x, space, offset
         self.width, self.count, self.bytes = width, count, width * count
+        self.align = self.bytes
 
     def positions(self, R: Lanes, address: np.ndarray, kind: int) -> np.ndarray:
         """Where in the arena the bytes of each thread begin; one position if it is the same for all."""
@@ -33,16 +34,16 @@ class Access:
         if self.space in ("shared", "local"):
             base, size = R[self.space], (m.shared_used if self.space == "shared" else m.local_used)
             out = np.empty(max(address.size, base.size), np.int64)
-            bad = positions_in_window(address, self.offset, self.bytes, self.bytes, base, size, out)
+            bad = positions_in_window(address, self.offset, self.bytes, self.align, base, size, out)
         elif self.space == "generic":
             out = np.empty(R.size, np.int64)
             shared, local = R["shared"], R["local"]
             bad = positions_anywhere(
-                address, self.offset, self.bytes, self.bytes, m.starts, sizes, shared, m.shared_used, local, m.local_used, out
+                address, self.offset, self.bytes, self.align, m.starts, sizes, shared, m.shared_used, local, m.local_used, out
             )
         else:
             out = np.empty(address.size, np.int64)
-            bad = positions_in_regions(address, self.offset, self.bytes, self.bytes, m.starts, sizes, out)
+            bad = positions_in_regions(address, self.offset, self.bytes, self.align, m.starts, sizes, out)
         if bad >= 0:
             raise self.fault(R, address, kind, sizes)
         for watcher in self.machine.watchers:
@@ -63,10 +64,10 @@ class Access:
         known = (window >= 0) & (window < table.size)
         limit = np.where(known, table[np.where(known, window, 0)], -1)
         out = (within < 0) | (within + self.bytes > limit)
-        bad = np.flatnonzero(out) if out.any() else np.flatnonzero(a & (self.bytes - 1))
+        bad = np.flatnonzero(out) if out.any() else np.flatnonzero(a & (self.align - 1))
         first = int(bad[0])
         where = self.place(int(a[first]), kind)
-        rule = "" if out.any() else f"; it must be at a multiple of {self.bytes}"
+        rule = "" if out.any() else f"; it must be at a multiple of {self.align}"
         return self.machine.fault(
             "bounds" if out.any() else "alignment", f"{DOES[kind]} {self.bytes} bytes at {where}{rule}", R, bad, self.x, int(a[first])
         )
@@ -106,14 +107,25 @@ class Access:
         return one if count == 1 else several
 
     def store(self, dtype: str) -> Callable[..., None]:
-        view, shift = self.memory.views[dtype], self.width.bit_length() - 1
+        view, shift, count = self.memory.views[dtype], self.width.bit_length() - 1, self.count
 
         def store(R: Lanes, address: np.ndarray, *values: np.ndarray) -> None:
             p = self.positions(R, address, WRITE) >> shift
             for i, v in enumerate(values):
                 view[p + i] = v if p.size > 1 else v[-1:]  # the last thread wins
+            if "race" in self.machine.checks:
+                self.all_kept(R, address, [view[p + i] for i in range(count)], values)
 
         return store
+
+    def all_kept(self, R: Lanes, address: np.ndarray, kept: list[np.ndarray], values: tuple[np.ndarray, ...]) -> None:
+        """A race that needs no second instruction: of two numbers that threads write to one place, one is lost."""
+        for k, v in zip(kept, values, strict=True):
+            lost = k.view(f"u{k.itemsize}") != v.view(f"u{k.itemsize}")
+            if lost.any():
+                bad = np.flatnonzero(np.broadcast_to(lost, (R.size,)))
+                a = int(np.broadcast_to(address, (R.size,))[bad[0]]) + self.offset
+                raise self.machine.fault("race", f"threads write different numbers to {self.place(a, WRITE)}, at once", R, bad, self.x, a)
 
     def atomic(self, op: str, kind: str) -> Callable[..., np.ndarray]:
         """Threads in order, each a read and a write that nothing comes between; the values before."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -84,7 +84,7 @@ def _max(a, b):  # type: ignore[no-untyped-def]
 SCALAR = {"fma": _fma, "add": _add, "sub": _sub, "mul": _mul, "min": _min, "max": _max}
 
 
-@lru_cache(maxsize=None)
+@cache
 def ufunc(name: str, dtype: str) -> Any:
     """The function of that name over arrays of that dtype, compiled when first asked for."""
     f, t = SCALAR[name], {"f4": types.float32, "f8": types.float64}[dtype]

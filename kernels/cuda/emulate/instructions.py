@@ -859,6 +859,12 @@ def _(t: Translator, x: Instruction) -> str:
     return t.set(x.operands[0], f"{f}(R, {t.value(x.operands[1], dtype)}, {t.value(x.operands[2], 'u4')})", dtype)
 
 
+@opcode("bar")
+def _(t: Translator, x: Instruction) -> str:
+    """bar.warp.sync; barriers of a block are the machine's."""
+    return f"{t.bind(t.machine.warps.meet(x))}(R, {t.value(x.operands[0], 'u4')})"
+
+
 @opcode("call")
 def _(t: Translator, x: Instruction) -> str:
     name = next((o.name for o in x.operands if isinstance(o, Symbol)), "")
@@ -869,3 +875,56 @@ def _(t: Translator, x: Instruction) -> str:
         t.homes[result] = "u4"
         return f"{t.bind(t.machine.printed(x))}(R, {address}, {buffer}); R[{result!r}] = {t.constant(0, 'u4')}"
     raise Unsupported(x, f"it calls {name or 'a pointer'}, of which this text has no body")
+
+
+# Tensor cores, and copies in the background.
+
+
+@opcode("mma")
+def _(t: Translator, x: Instruction) -> str:
+    from kernels.cuda.emulate.tensor import multiply_add
+
+    kinds = types_of(x)[-4:]
+    f = t.bind(multiply_add(t.machine, x, kinds), "mma")
+    dtypes = [dtype_of(k) if SIZES[k] >= 4 and k != "tf32" else "u4" for k in kinds]
+    groups = [(o.items if isinstance(o, Vector) else (o,)) for o in x.operands]
+    given = ", ".join(t.value(o, d) for group, d in zip(groups[1:], dtypes[1:], strict=True) for o in group)
+    lines = [f"got_ = {f}(R, {given})", *(t.set(o, f"got_[{i}]", dtypes[0]) for i, o in enumerate(groups[0]))]
+    return "; ".join(lines)
+
+
+@opcode("ldmatrix", "stmatrix")
+def _(t: Translator, x: Instruction) -> str:
+    from kernels.cuda.emulate.tensor import load_matrices, store_matrices
+
+    if "m8n8" not in x.parts or "b16" not in x.parts:
+        raise ValueError("8 by 8 matrices of 16 bits only")
+    count = next(int(p[1]) for p in x.parts if p in ("x1", "x2", "x4"))
+    load = x.parts[0] == "ldmatrix"
+    registers, where = x.operands if load else x.operands[::-1]
+    items = registers.items if isinstance(registers, Vector) else (registers,)
+    assert isinstance(where, Address)
+    if load:
+        f = t.bind(load_matrices(t.machine, x, count, where.offset), "ldmatrix")
+        return "; ".join([f"got_ = {f}(R, {address_of(t, where)})", *(t.set(o, f"got_[{i}]", "u4") for i, o in enumerate(items))])
+    f = t.bind(store_matrices(t.machine, x, count, where.offset), "stmatrix")
+    return f"{f}(R, {address_of(t, where)}, {', '.join(t.value(o, 'u4') for o in items)})"
+
+
+@opcode("cp")
+def _(t: Translator, x: Instruction) -> str:
+    copies = t.machine.copies
+    if x.parts[1] != "async" or any(p in ("bulk", "mbarrier", "reduce") for p in x.parts):
+        raise Unsupported(x)
+    if "commit_group" in x.parts:
+        return f"{t.bind(copies.close)}(R)"
+    if "wait_group" in x.parts or "wait_all" in x.parts:
+        left = x.operands[0].value if "wait_group" in x.parts else -1  # type: ignore[union-attr]
+        return f"{t.bind(copies.wait)}(R, {left})"
+    to, of, size = x.operands[:3]
+    assert isinstance(to, Address) and isinstance(of, Address)
+    f = t.bind(copies.start(x, size.value, to.offset, of.offset))  # type: ignore[union-attr]
+    extra = x.operands[3] if len(x.operands) > 3 and not any("cache_hint" in p for p in x.parts) else size
+    if isinstance(extra, Register) and t.home(extra.name) == BOOL:
+        raise ValueError("ignore-src")
+    return f"{f}(R, {address_of(t, to)}, {address_of(t, of)}, {t.value(extra, 'u4')})"

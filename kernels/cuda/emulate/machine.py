@@ -16,15 +16,17 @@ from typing import Any
 import numpy as np
 
 from kernels.cuda.emulate.access import Access
+from kernels.cuda.emulate.copies import Copies
 from kernels.cuda.emulate.faults import Fault, Thread, Unsupported
-from kernels.cuda.emulate.instructions import OPCODES, slot
+from kernels.cuda.emulate.instructions import OPCODES
 from kernels.cuda.emulate.memory import Memory, rounded
-from kernels.cuda.emulate.parse import Function, Instruction, Module, Negated, PtxError, Symbol, Vector
-from kernels.cuda.emulate.translate import BOOL, Translator, types_of
+from kernels.cuda.emulate.parse import Function, Instruction, Module, Symbol
+from kernels.cuda.emulate.translate import BOOL, Translator
 from kernels.cuda.emulate.warps import WARP, Warps
 
 WAVE = 16384  # threads: with 8 bytes, a register of all of them is 128 KiB
-PATIENCE = 200_000_000  # instructions of groups, after which a program is thought to wait for what does not come
+PATIENCE = 100_000_000  # instructions of groups, after which a program is thought to wait for what does not come
+TURNS = 1000  # of a loop that looks at what others may change, while others wait: then these go on for once
 CONTROL = ("bra", "brx", "ret", "exit", "bar", "barrier", "trap")
 END = 1 << 60
 Three = tuple[int, int, int]
@@ -87,7 +89,7 @@ class Machine:
         self.blocks = grid[0] * grid[1] * grid[2]
         self.wave = max(1, min(self.blocks, WAVE // max(self.threads, 1)))
         self.memory = Memory()
-        self.warps = Warps(self)
+        self.warps, self.copies = Warps(self), Copies(self)
         self.symbols: dict[str, int] = {}
         self.dynamic = shared
         self.first_block = self.warps_now = 0
@@ -97,6 +99,9 @@ class Machine:
         self.lines = [None if self.is_control(x) else self.translator.line(x) for x in kernel.body]
         self.next_control = self.find_controls()
         self.segments: dict[tuple[int, int], Callable[[Lanes], None]] = {}
+        self.loops: dict[tuple[int, int], bool] = {}
+        self.yielding = False
+        self.patience = PATIENCE
         self.tests = [None if x.guard is None or not self.is_control(x) else self.test(x) for x in kernel.body]
 
     # Memory and parameters.
@@ -213,6 +218,7 @@ class Machine:
         self.block_of, self.live = block, np.ones(n, bool)
         self.live_count, self.arrived_count = np.full(blocks, t), np.zeros(blocks, np.int64)
         self.arrived_at = np.full(n, -1)
+        self.copies.begin(n)
         return R
 
     def special(self, inside: np.ndarray, block: np.ndarray) -> dict[str, np.ndarray]:
@@ -245,7 +251,9 @@ class Machine:
             w.begin(self, root)
         self.waiting: dict[int, list[np.ndarray]] = {0: [root["thread"]]}
         while self.waiting:
-            pc = min(self.waiting)
+            places = sorted(self.waiting)
+            pc = places[1] if self.yielding and len(places) > 1 else places[0]
+            self.yielding = False
             parts = self.waiting.pop(pc)
             threads = parts[0] if len(parts) == 1 else np.sort(np.concatenate(parts))
             lanes = root if len(threads) == root.size else root.some(threads)
@@ -256,13 +264,13 @@ class Machine:
 
     def advance(self, root: Lanes, R: Lanes, pc: int) -> None:
         """Run a group until it parts, ends, waits, or comes to where others wait."""
-        stop = min(self.waiting, default=END)
-        body = self.kernel.body
+        stop = self.next_waiting(pc)
+        body, turns = self.kernel.body, 0
         while pc < stop:
             end = min(self.next_control[pc], stop)
             self.steps(R, pc, end)
             pc = end
-            if pc >= stop:
+            if pc == stop:
                 break
             if pc == len(body):
                 return self.exit(root, R)
@@ -287,7 +295,13 @@ class Machine:
                 self.wait(pc + 1, R["thread"][~yes])
                 return None
             if x.parts[0] == "bra":
-                pc = self.kernel.labels[x.operands[0].name]  # type: ignore[union-attr]
+                back, pc = pc, self.kernel.labels[x.operands[0].name]  # type: ignore[union-attr]
+                if pc <= back and self.waiting:
+                    stop = self.next_waiting(pc)
+                    turns += self.may_wait(pc, back)
+                    self.yielding = turns > TURNS
+                    if self.yielding or pc in self.waiting:
+                        break
                 continue
             if self.passes(R, x):
                 pc += 1
@@ -299,6 +313,11 @@ class Machine:
     def steps(self, R: Lanes, start: int, end: int) -> None:
         if end <= start:
             return
+        self.patience -= end - start
+        if self.patience < 0:
+            raise self.fault(
+                "limit", f"no end after {PATIENCE} instructions: do threads wait for one another?", R, np.arange(1), self.kernel.body[start]
+            )
         for w in self.watchers:
             w.segment(R, start, end)
         try:
@@ -313,6 +332,19 @@ class Machine:
                 where = where.tb_next
             x = self.kernel.body[start + max(at - 2, 0)]
             raise RuntimeError(f"the interpreter failed at PTX line {x.line}: {x.text}\n  as {self.lines[start + max(at - 2, 0)]}") from e
+
+    def next_waiting(self, pc: int) -> int:
+        """The next place from here on where others wait."""
+        return min((p for p in self.waiting if p > pc), default=END)
+
+    def may_wait(self, start: int, end: int) -> bool:
+        """Whether a loop looks at what other threads may change."""
+        found = self.loops.get((start, end))
+        if found is None:
+            words = {"volatile", "acquire", "relaxed"}
+            found = any(x.parts[0] == "atom" or words & set(x.parts) for x in self.kernel.body[start:end])
+            self.loops[start, end] = found
+        return found
 
     def wait(self, pc: int, threads: np.ndarray) -> None:
         self.waiting.setdefault(pc, []).append(threads)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from kernels.cuda.emulate.checks import launchable, watchers
+from kernels.cuda.emulate.counters import Counters, Counts
 from kernels.cuda.emulate.faults import CHECKS, STRICT
 from kernels.cuda.emulate.machine import Machine, Three
 from kernels.cuda.emulate.parse import parse
@@ -15,13 +17,15 @@ from kernels.cuda.emulate.parse import parse
 
 @dataclass
 class Report:
-    """What a run did: the kernel, its launch, what it printed."""
+    """What a run did: the kernel, its launch, what it printed, and the counters if they were asked for."""
 
     kernel: str
     grid: Three
     block: Three
     target: str
+    checks: tuple[str, ...]
     output: list[str] = field(default_factory=list)
+    counts: Counts | None = None
 
 
 def run(
@@ -35,17 +39,39 @@ def run(
     checks: bool | Sequence[str] = True,
     counters: bool = False,
     target: str | None = None,
+    uninitialised: Sequence[int] = (),
 ) -> Report:
-    """Run a kernel of a PTX text on NumPy arrays, which it writes in place, and numbers."""
+    """Run a kernel of a PTX text on NumPy arrays, which it writes in place, and numbers.
+
+    kernel         its name; None if the text has one only
+    grid, block    sizes along x, y, z
+    shared         bytes of dynamic shared memory
+    checks         all of CHECKS, none, or some by name; "warp" looks for races within a warp too. Bounds and alignment are always checked
+    counters       count instructions, sectors, wavefronts: `Report.counts`
+    target         the device to hold the launch against, such as "sm_90"; that of the PTX by default
+    uninitialised  positions in `args` of arrays whose contents are not to be read before they are written
+
+    Raises `Fault` for what a check finds, `Unsupported` for an instruction that is not interpreted, `PtxError` for text that is not understood
+    and `TypeError` for arguments that do not fit the kernel's parameters. What was written before a fault stays written.
+    """
     module = parse(ptx)
     function = module.kernel(kernel)
     named = frozenset(CHECKS if checks is True else checks or ())
-    machine = Machine(module, function, three(grid), three(block), list(args), shared=shared, checks=named)
-    try:
-        machine.run()
-    finally:
-        machine.memory.give_back()
-    return Report(function.name, machine.grid, machine.block, target or module.target, machine.output)
+    if named - {*CHECKS, STRICT}:
+        raise ValueError(f"no check {', '.join(sorted(named - {*CHECKS, STRICT}))}: there are {', '.join([*CHECKS, STRICT])}")
+    with np.errstate(all="ignore"):
+        machine = Machine(module, function, three(grid), three(block), list(args), shared=shared, checks=named)
+        if "limit" in named:
+            used = machine.static, machine.memory.local_used
+            launchable(function, module.target, target or module.target, machine.grid, machine.block, shared, *used)
+        counting = [Counters(function.body)] if counters else []
+        machine.watchers += [*watchers(named, tuple(uninitialised)), *counting]
+        try:
+            machine.run()
+        finally:
+            machine.memory.give_back()
+    counts = counting[0].counts() if counting else None
+    return Report(function.name, machine.grid, machine.block, target or module.target, tuple(sorted(named)), machine.output, counts)
 
 
 def three(sizes: int | Sequence[int]) -> Three:

@@ -118,5 +118,15 @@ class Warps:
 
         return reduce
 
+    def meet(self, x: Instruction) -> Callable[[Lanes, np.ndarray], None]:
+        """bar.warp.sync"""
+
+        def meet(R: Lanes, mask: np.ndarray) -> None:
+            self.members(R, x, mask)
+            for w in self.machine.watchers:
+                w.warp_barrier(R)
+
+        return meet
+
     def active(self, R: Lanes) -> np.ndarray:
         return active(R)
