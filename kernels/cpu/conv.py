@@ -25,7 +25,7 @@ from numba import njit
 
 from kernels.cpu.arrays import dense, result
 from kernels.cpu.threads import share
-from kernels.cpu.windows import count, fits, fits_to_w, fits_to_x, pair, sides
+from kernels.windows import count, fits, fits_to_w, fits_to_x, pair, sides
 from kernels.registry import rung
 
 BLOCK_BYTES = 4096  # of a row: four rows of the result are half of a common first-level cache

@@ -93,7 +93,7 @@ def load4_shared(typing, array, index):
         n = WORD // size
         four = []
         for offset in range(0, 4 * size, WORD):
-            text = f"ld.shared.v{n}.f{8 * size} {registers(0, n)}, [${n}+{offset}];"
+            text = f"ld.shared.v{n}.b{8 * size} {registers(0, n)}, [${n}+{offset}];"
             some = assembly(builder, text, [address], ir.LiteralStructType([kind] * n))
             four += [builder.extract_value(some, i) for i in range(n)]
         return context.make_tuple(builder, signature.return_type, four)
@@ -138,6 +138,26 @@ def copy1_twin(to: np.ndarray, index: int, source: np.ndarray, start: int) -> No
 
 def copy4_twin(to: np.ndarray, index: int, source: np.ndarray, start: int) -> None:
     to[index : index + 4] = source[start : start + 4]
+
+
+@intrinsic
+def copy1_or_zero(typing, to, index, source, start, inside):
+    """`copy1` if `inside`, else a zero to the same place, and nothing is read: `cp.async` of 0 bytes, of which the rest is filled."""
+
+    def code(context, builder, signature, args):
+        target = shared_address(context, builder, to, *args[:2])
+        pointer = place(context, builder, source, *args[2:4])
+        size = context.get_abi_sizeof(pointer.type.pointee)
+        there = builder.ptrtoint(builder.addrspacecast(pointer, pointer.type.pointee.as_pointer(GLOBAL)), I64)
+        read = builder.select(args[4], I32(size), I32(0))
+        assembly(builder, f"cp.async.ca.shared.global [$0], [$1], {size}, $2;", [target, there, read], ir.VoidType())
+        return context.get_dummy_value()
+
+    return types.void(to, types.uint32, source, types.uint32, types.boolean), code
+
+
+def copy1_or_zero_twin(to: np.ndarray, index: int, source: np.ndarray, start: int, inside: bool) -> None:
+    to[index] = source[start] if inside else 0
 
 
 @intrinsic

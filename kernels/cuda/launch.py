@@ -1,8 +1,8 @@
 """From a plain Python function to PTX, and from PTX to numbers: on a GPU where there is one, else on the emulator.
 
-A kernel is a Python function without a decorator. Its arguments are NumPy arrays in C order and NumPy scalars, `np.uint32(n)`; what it
-gives back it writes into an array. `ptx_of` compiles it for any compute capability, with no GPU and no driver. `launch` runs it on the
-device in force:
+A kernel is a Python function without a decorator. Its arguments are NumPy arrays in C order, NumPy scalars, `np.uint32(n)`, and tuples
+of such scalars; what it gives back it writes into an array. `ptx_of` compiles it for any compute capability, with no GPU and no driver.
+`launch` runs it on the device in force:
 
     with on("emulated", cc=(8, 0), checks=True) as device:
         launch(kernel, grid, block, a, b, c, np.uint32(n), writes=[c])
@@ -74,9 +74,16 @@ def type_of(a: Any) -> Any:
         return a
     if isinstance(a, np.generic):
         return from_dtype(a.dtype)
+    if isinstance(a, tuple):
+        return types.UniTuple(type_of(a[0]), len(a))
     if not hasattr(a, "dtype") or not hasattr(a, "ndim"):
         raise TypeError(f"a kernel takes arrays and NumPy scalars, such as np.uint32(1); given {type(a).__name__} {a!r}")
     return types.Array(from_dtype(a.dtype), a.ndim, "C")
+
+
+def flattened(args: Sequence[Any]) -> list[Any]:
+    """Arguments as the PTX counts them: each number of a tuple is one."""
+    return [b for a in args for b in (a if isinstance(a, tuple) else (a,))]
 
 
 def numba_cuda() -> Any:
@@ -105,7 +112,7 @@ class Emulated:
 
         text, entry = launch.ptx(self.cc)
         report = run(
-            text, entry, launch.grid, launch.block, launch.args,
+            text, entry, launch.grid, launch.block, flattened(launch.args),
             shared=launch.shared, checks=self.checks, counters=self.counters, target="sm_" + "".join(map(str, self.cc)),
         )  # fmt: skip
         if self.counters:
@@ -117,7 +124,7 @@ class Real:
     """The GPU that Numba finds. Compiled lazily, for it."""
 
     def run(self, launch: Launch) -> None:
-        there = [a if isinstance(a, np.generic) or hasattr(a, "__cuda_array_interface__") else numba_cuda().to_device(a) for a in launch.args]
+        there = [a if isinstance(a, (np.generic, tuple)) or hasattr(a, "__cuda_array_interface__") else numba_cuda().to_device(a) for a in launch.args]
         _dispatcher(launch.function, launch.bounds)[launch.grid, launch.block, 0, launch.shared](*there)
         for a, b in zip(launch.args, there, strict=True):
             if a is not b and any(a is w for w in launch.writes):

@@ -1,0 +1,530 @@
+"""Convolution on a GPU, and its two transposes, one idea at a time.
+
+    y[n, o, p, q]  +=  x[n, k, p s + i d - top, q s + j d - left]  *  w[o, k, i, j]
+
+    x  (n, c, h, w)   w (o, c / groups, i, j)   y (n, o, p, q)     float32 or float64, any strides
+
+    conv2d               x, w -> y
+    conv2d_input_grad    y, w -> x
+    conv2d_weight_grad   x, y -> w
+
+Each rung takes every size, stride, padding, dilation and number of groups, and differs from the one above it by its idea and by nothing
+else. Docstrings say what was predicted, the table in README.md what the emulator then counted. A sum runs over (k, i, j), over (o, i, j) or
+over (n, p, q) in this order, with products fused into sums: but where a sum is cut into parts, the bits of all rungs are the same.
+
+A kernel is the function of a thread. Capitals are sizes, small letters what runs below them, (r, s) a pixel of the picture. From the second
+rung on arrays are flat and indices are uint32, `u`; a row that may lie above the picture is int32, `i32`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import gcd, prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import cuda
+
+from kernels.cuda.arrays import MOST, dense, result
+from kernels.cuda.launch import launch
+from kernels.registry import rung
+from kernels.windows import count, fits, fits_to_w, fits_to_x, pair, sides
+
+u, i32 = np.uint32, np.int32
+THREADS = 256  # of a block, unless said otherwise
+
+
+class Geometry(NamedTuple):
+    """The sizes of x, w and y, and how windows lie on the picture: strides `down` and `across`, dilations di and dj."""
+
+    N: int
+    C: int
+    H: int
+    W: int
+    O: int
+    K: int
+    I: int
+    J: int
+    P: int
+    Q: int
+    down: int
+    across: int
+    top: int
+    left: int
+    di: int
+    dj: int
+    groups: int
+
+    @property
+    def filters(self) -> int:
+        """Of one group."""
+        return self.O // self.groups
+
+
+Run = Callable[[np.ndarray, np.ndarray, np.ndarray, Geometry], None]
+
+
+def geometry(x: Any, w: Any, y: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Geometry:
+    """From three shapes and the parameters of the op. Raises ValueError where an array has 2^32 numbers or more, which a uint32 does not count."""
+    if max(map(prod, (x, w, y))) >= 2**32:
+        raise ValueError(f"a convolution of {x} by {w} to {y}: one of them has 2^32 numbers or more")
+    (top, _), (left, _) = sides(padding)
+    return Geometry(*x, *w, *y[2:], *pair(stride), top, left, *pair(dilation), groups)
+
+
+def forward(run: Run, x: Any, w: Any, out: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> np.ndarray:
+    """conv2d by `run(x, w, y, geometry)`, which writes y."""
+    shape = (len(x), len(w), *count(x.shape[2:], w.shape[2:], pair(stride), padding, pair(dilation)))
+    y = result(shape, x.dtype, out, x, w)
+    if y.size:
+        run(dense(x), dense(w), y, geometry(x.shape, w.shape, shape, stride, padding, dilation, groups))
+    return y
+
+
+def to_x(run: Run, gy: Any, w: Any, out: Any, input_size: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> np.ndarray:
+    """conv2d_input_grad by `run(gx, w, gy, geometry)`, which writes gx."""
+    shape = (len(gy), w.shape[1] * groups, *map(int, input_size))
+    gx = result(shape, gy.dtype, out, gy, w)
+    if gx.size:
+        run(gx, dense(w), dense(gy), geometry(shape, w.shape, gy.shape, stride, padding, dilation, groups))
+    return gx
+
+
+def to_w(run: Run, x: Any, gy: Any, out: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> np.ndarray:
+    """conv2d_weight_grad by `run(x, gw, gy, geometry)`, which writes gw."""
+    shape = (gy.shape[1], x.shape[1] // groups, *map(int, kernel_size))
+    gw = result(shape, x.dtype, out, x, gy)
+    if gw.size:
+        run(dense(x), gw, dense(gy), geometry(x.shape, shape, gy.shape, stride, padding, dilation, groups))
+    return gw
+
+
+def numbers(values: Any, kind: Any = u) -> tuple[Any, ...]:
+    """Whole numbers as a kernel takes them; a negative one wraps around, as sums with it then do."""
+    return tuple([kind(value % 2**32 if kind is u else value) for value in values])
+
+
+# The first rung: the definition. Arrays as they are, and the integers of Python.
+
+
+def window_a_thread(x, w, y, sizes):
+    N, C, H, W, O, K, I, J, P, Q, down, across, top, left, di, dj, groups = sizes
+    at = cuda.grid(1)
+    if at < y.size:
+        n, o, p, q = at // (O * P * Q), at // (P * Q) % O, at // Q % P, at % Q
+        first = o // (O // groups) * K
+        total = y.dtype.type(0)
+        for k in range(K):
+            for i in range(I):
+                for j in range(J):
+                    r, s = p * down + i * di - top, q * across + j * dj - left
+                    if 0 <= r < H and 0 <= s < W:
+                        total += x[n, first + k, r, s] * w[o, k, i, j]
+        y[n, o, p, q] = total
+
+
+def pixel_a_thread(x, w, y, sizes):
+    N, C, H, W, O, K, I, J, P, Q, down, across, top, left, di, dj, groups = sizes
+    at = cuda.grid(1)
+    if at < x.size:
+        n, c, r, s = at // (C * H * W), at // (H * W) % C, at // W % H, at % W
+        first = c // K * (O // groups)
+        total = x.dtype.type(0)
+        for o in range(first, first + O // groups):
+            for i in range(I):
+                for j in range(J):
+                    p, q = r + top - i * di, s + left - j * dj  # of the window, in pixels
+                    if p % down == 0 and 0 <= p < P * down and q % across == 0 and 0 <= q < Q * across:
+                        total += y[n, o, p // down, q // across] * w[o, c % K, i, j]
+        x[n, c, r, s] = total
+
+
+def weight_a_thread(x, w, y, sizes):
+    N, C, H, W, O, K, I, J, P, Q, down, across, top, left, di, dj, groups = sizes
+    at = cuda.grid(1)
+    if at < w.size:
+        o, k, i, j = at // (K * I * J), at // (I * J) % K, at // J % I, at % J
+        first = o // (O // groups) * K
+        total = w.dtype.type(0)
+        for n in range(N):
+            for p in range(P):
+                for q in range(Q):
+                    r, s = p * down + i * di - top, q * across + j * dj - left
+                    if 0 <= r < H and 0 <= s < W:
+                        total += y[n, o, p, q] * x[n, first + k, r, s]
+        w[o, k, i, j] = total
+
+
+def by_definition(kernel: Any, writes: int) -> Run:
+    """A thread for each number of the array that is written, the first, second or third."""
+
+    def run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometry) -> None:
+        written = (x, w, y)[writes]
+        launch(kernel, (-(-written.size // THREADS),), (THREADS,), x, w, y, numbers(g, np.int64), writes=[written])
+
+    return run
+
+
+A_SUM = "the definition: one sum a thread, and a test at each product whether the window lies inside the picture"
+
+
+@rung("conv2d", "cuda", step=1, wants="n c h w, o k i j", check=fits, idea=A_SUM)
+def windows(x: Any, w: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None) -> np.ndarray:
+    """Predicted: lanes read x side by side, with stride 1, and one weight together; the indices of 64 bits are most of the work."""
+    return forward(by_definition(window_a_thread, 2), x, w, out, stride, padding, dilation, groups)
+
+
+@rung("conv2d_input_grad", "cuda", step=1, wants="n o p q, o k i j", check=fits_to_x, idea=A_SUM)
+def pixels(
+    gy: Any, w: Any, *, input_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None
+) -> np.ndarray:
+    """Predicted: with stride s, s s - 1 of s s tests fail; and a division at each, for what the compiler does not know is not a shift."""
+    return to_x(by_definition(pixel_a_thread, 0), gy, w, out, input_size, stride, padding, dilation, groups)
+
+
+@rung("conv2d_weight_grad", "cuda", step=1, wants="n c h w, n o p q", check=fits_to_w, idea=A_SUM)
+def weights(
+    x: Any, gy: Any, *, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None
+) -> np.ndarray:
+    """Predicted: neighbouring lanes read the same rows of x; there are far fewer weights than threads that a device wants."""
+    return to_w(by_definition(weight_a_thread, 1), x, gy, out, kernel_size, stride, padding, dilation, groups)
+
+
+# The second rung: what can be known before the loops is: where the picture begins and ends for a window, which windows see a pixel.
+
+
+@cuda.jit(device=True, inline="always")
+def inside(start, step, size, most):
+    """The first, and the last plus one, of `most` places start, start + step, ... that lie in 0..size - 1."""
+    first = u(0) if i32(start) >= i32(0) else min(u(u(u(0) - start + step - u(1)) // step), most)
+    last = min(u(u(size - start + step - u(1)) // step), most) if i32(start) < i32(size) else u(0)
+    return first, max(first, last)
+
+
+@cuda.jit(device=True, inline="always")
+def meeting(pixel, dilation, stride, step, move, most, windows):
+    """Which of `most` weights a pixel meets, and in which of the windows: the first of each, and how many.
+
+    Weight i meets it in window (pixel - i dilation) / stride, if this is whole: each `step`-th weight does, each time `move` windows before.
+    """
+    rest, turn = pixel % stride, dilation % stride
+    i = u(0)
+    while rest != u(0) and i < step:
+        rest, i = u(rest - turn) if rest >= turn else u(rest + stride - turn), u(i + u(1))
+    if rest != u(0) or u(i * dilation) > pixel:
+        return u(0), u(0), u(0)
+    window = u(u(pixel - i * dilation) // stride)
+    skipped = u(0) if window < windows else u(u(window - windows) // move + u(1))
+    i = u(i + skipped * step)
+    if u(skipped * move) > window or i >= most:
+        return u(0), u(0), u(0)
+    window = u(window - skipped * move)
+    return i, window, min(u(window // move + u(1)), u(u(most - i + step - u(1)) // step))
+
+
+def window_hoisted(x, w, y, sizes):
+    N, C, H, W, O, K, I, J, P, Q, down, across, top, left, di, dj, groups = sizes
+    at = u(u(cuda.blockIdx.x) * u(cuda.blockDim.x) + u(cuda.threadIdx.x))
+    if at < y.size:
+        q, p, o, n = at % Q, u(at // Q) % P, u(at // u(P * Q)) % O, u(at // u(O * P * Q))
+        r, s = u(p * down - top), u(q * across - left)
+        first_i, last_i = inside(r, di, H, I)
+        first_j, last_j = inside(s, dj, W, J)
+        from_x = u((n * C + o // u(O // groups) * K) * H * W + (r + first_i * di) * W + s + first_j * dj)
+        from_w = u(o * K * I * J + first_i * J + first_j)
+        total = y.dtype.type(0)
+        k = u(0)
+        while k < K:
+            row_x, row_w, i = from_x, from_w, first_i
+            while i < last_i:
+                at_x, at_w, end = row_x, row_w, u(row_w + last_j - first_j)
+                while at_w < end:
+                    total += x[at_x] * w[at_w]
+                    at_x, at_w = u(at_x + dj), u(at_w + u(1))
+                row_x, row_w, i = u(row_x + di * W), u(row_w + J), u(i + u(1))
+            from_x, from_w, k = u(from_x + H * W), u(from_w + I * J), u(k + u(1))
+        y[at] = total
+
+
+def pixel_hoisted(x, w, y, sizes, step_i, move_p, step_j, move_q):
+    N, C, H, W, O, K, I, J, P, Q, down, across, top, left, di, dj, groups = sizes
+    at = u(u(cuda.blockIdx.x) * u(cuda.blockDim.x) + u(cuda.threadIdx.x))
+    if at < x.size:
+        s, r, c, n = at % W, u(at // W) % H, u(at // u(H * W)) % C, u(at // u(C * H * W))
+        i, p, rows = meeting(u(r + top), di, down, step_i, move_p, I, P)
+        j, q, columns = meeting(u(s + left), dj, across, step_j, move_q, J, Q)
+        first = u(c // K * u(O // groups))
+        from_y = u(((n * O + first) * P + p) * Q + q)
+        from_w = u(((first * K + c % K) * I + i) * J + j)
+        total = x.dtype.type(0)
+        o = u(0)
+        while o < u(O // groups):
+            row_y, row_w, a = from_y, from_w, u(0)
+            while a < rows:
+                at_y, at_w, b = row_y, row_w, u(0)
+                while b < columns:
+                    total += y[at_y] * w[at_w]
+                    at_y, at_w, b = u(at_y - move_q), u(at_w + step_j), u(b + u(1))
+                row_y, row_w, a = u(row_y - move_p * Q), u(row_w + step_i * J), u(a + u(1))
+            from_y, from_w, o = u(from_y + P * Q), u(from_w + K * I * J), u(o + u(1))
+        x[at] = total
+
+
+def weight_hoisted(x, w, y, sizes):
+    N, C, H, W, O, K, I, J, P, Q, down, across, top, left, di, dj, groups = sizes
+    at = u(u(cuda.blockIdx.x) * u(cuda.blockDim.x) + u(cuda.threadIdx.x))
+    if at < w.size:
+        j, i, k, o = at % J, u(at // J) % I, u(at // u(I * J)) % K, u(at // u(K * I * J))
+        r, s = u(i * di - top), u(j * dj - left)
+        first_p, last_p = inside(r, down, H, P)
+        first_q, last_q = inside(s, across, W, Q)
+        from_x = u((o // u(O // groups) * K + k) * H * W + (r + first_p * down) * W + s + first_q * across)
+        from_y = u((o * P + first_p) * Q + first_q)
+        total = w.dtype.type(0)
+        n = u(0)
+        while n < N:
+            row_x, row_y, p = from_x, from_y, first_p
+            while p < last_p:
+                at_x, at_y, end = row_x, row_y, u(row_y + last_q - first_q)
+                while at_y < end:
+                    total += y[at_y] * x[at_x]
+                    at_x, at_y = u(at_x + across), u(at_y + u(1))
+                row_x, row_y, p = u(row_x + down * W), u(row_y + Q), u(p + u(1))
+            from_x, from_y, n = u(from_x + C * H * W), u(from_y + O * P * Q), u(n + u(1))
+        w[at] = total
+
+
+def moves(stride: int, dilation: int) -> tuple[int, int]:
+    """Of the weights that a pixel meets: from one to the next, and how many windows lie between where it does."""
+    return stride // gcd(stride, dilation), dilation // gcd(stride, dilation)
+
+
+def hoisted(kernel: Any, writes: int) -> Run:
+    def run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometry) -> None:
+        flat = [a.reshape(-1) for a in (x, w, y)]
+        steps = numbers((*moves(g.down, g.di), *moves(g.across, g.dj))) if kernel is pixel_hoisted else ()
+        launch(kernel, (-(-flat[writes].size // THREADS),), (THREADS,), *flat, numbers(g), *steps, writes=[flat[writes]])
+
+    return run
+
+
+HOISTED = "flat arrays and uint32 indices; the bounds of loops are known before them, so that no test and no division is within"
+
+
+@rung("conv2d", "cuda", step=2, idea=HOISTED)
+def hoisted_windows(x: Any, w: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None) -> np.ndarray:
+    """Predicted: a product is two loads, one fused product, two sums and a test: a fifth of the instructions, the same requests."""
+    return forward(hoisted(window_hoisted, 2), x, w, out, stride, padding, dilation, groups)
+
+
+@rung("conv2d_input_grad", "cuda", step=2, idea=HOISTED)
+def hoisted_pixels(
+    gy: Any, w: Any, *, input_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None
+) -> np.ndarray:
+    """Predicted: as of conv2d, and with a stride only the windows that see the pixel are visited; lanes beside one another part there."""
+    return to_x(hoisted(pixel_hoisted, 0), gy, w, out, input_size, stride, padding, dilation, groups)
+
+
+@rung("conv2d_weight_grad", "cuda", step=2, idea=HOISTED)
+def hoisted_weights(
+    x: Any, gy: Any, *, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None
+) -> np.ndarray:
+    """Predicted: a fifth of the instructions; lanes of other i and j have other bounds, and part where they end."""
+    return to_w(hoisted(weight_hoisted, 1), x, gy, out, kernel_size, stride, padding, dilation, groups)
+
+
+# The third rung: shared memory holds what a tile of windows sees: the tile and its halo.
+
+LANES, ROWS = 32, 8  # windows of a tile, or pixels
+FEW_ROWS = 4  # of windows in a tile of the gradient to weights, where each of many filters has one
+
+
+@cuda.jit(device=True, inline="always")
+def fetch(tile, source, start, top, left, height, width, tall, wide, lane, row, rows):
+    """A rectangle of a plane that begins at `start`: from row `top` and column `left` on, zeros where the plane is not. `rows` warps do it."""
+    r = row
+    while r < tall:
+        s = lane
+        while s < wide:
+            a, b = u(top + r), u(left + s)
+            tile[u(r * wide + s)] = source[u(start + a * width + b)] if a < height and b < width else tile.dtype.type(0)
+            s = u(s + u(LANES))
+        r = u(r + rows)
+
+
+def window_halo(x, w, y, sizes, tiles_across, tall, wide):
+    N, C, H, W, O, K, I, J, P, Q, down, across, top, left, di, dj, groups = sizes
+    tile = cuda.shared.array(0, x.dtype)
+    lane, row = u(cuda.threadIdx.x), u(cuda.threadIdx.y)
+    p0, q0 = u(u(cuda.blockIdx.x) // tiles_across * u(ROWS)), u(u(cuda.blockIdx.x) % tiles_across * u(LANES))
+    p, q = u(p0 + row), u(q0 + lane)
+    plane = u(cuda.blockIdx.y)
+    while plane < u(N * O):
+        n, o = plane // O, plane % O
+        from_x = u((n * C + o // u(O // groups) * K) * H * W)
+        at_w = u(o * K * I * J)
+        total = y.dtype.type(0)
+        k = u(0)
+        while k < K:
+            fetch(tile, x, from_x, u(p0 * down - top), u(q0 * across - left), H, W, tall, wide, lane, row, u(ROWS))
+            cuda.syncthreads()
+            from_tile, i = u(row * down * wide + lane * across), u(0)
+            while i < I:
+                at, j = from_tile, u(0)
+                while j < J:
+                    total += tile[at] * w[at_w]
+                    at, at_w, j = u(at + dj), u(at_w + u(1)), u(j + u(1))
+                from_tile, i = u(from_tile + di * wide), u(i + u(1))
+            cuda.syncthreads()
+            from_x, k = u(from_x + H * W), u(k + u(1))
+        if p < P and q < Q:
+            y[u((plane * P + p) * Q + q)] = total
+        plane = u(plane + u(cuda.gridDim.y))
+
+
+@cuda.jit(device=True, inline="always")
+def first_window(pixel, reach, stride):
+    """The first window that sees `pixel`, whose kernel reaches so far: (pixel - reach) / stride rounded up, which may lie before the first."""
+    return u(u(pixel - reach + stride - u(1)) // stride) if pixel >= reach else u(u(0) - u(reach - pixel) // stride)
+
+
+def pixel_halo(x, w, y, sizes, tiles_across, tall, wide, step_i, move_p, step_j, move_q):
+    N, C, H, W, O, K, I, J, P, Q, down, across, top, left, di, dj, groups = sizes
+    tile = cuda.shared.array(0, x.dtype)
+    lane, row = u(cuda.threadIdx.x), u(cuda.threadIdx.y)
+    r0, s0 = u(u(cuda.blockIdx.x) // tiles_across * u(ROWS)), u(u(cuda.blockIdx.x) % tiles_across * u(LANES))
+    r, s = u(r0 + row), u(s0 + lane)
+    p0, q0 = first_window(u(r0 + top), u((I - u(1)) * di), down), first_window(u(s0 + left), u((J - u(1)) * dj), across)
+    i0, p, rows = meeting(u(r + top - p0 * down), di, down, step_i, move_p, I, tall)
+    j0, q, columns = meeting(u(s + left - q0 * across), dj, across, step_j, move_q, J, wide)
+    plane = u(cuda.blockIdx.y)
+    while plane < u(N * C):
+        n, c = plane // C, plane % C
+        first = u(c // K * u(O // groups))
+        from_w = u(((first * K + c % K) * I + i0) * J + j0)
+        from_y = u((n * O + first) * P * Q)
+        total = x.dtype.type(0)
+        o = u(0)
+        while o < u(O // groups):
+            fetch(tile, y, from_y, p0, q0, P, Q, tall, wide, lane, row, u(ROWS))
+            cuda.syncthreads()
+            from_tile, row_w, a = u(p * wide + q), from_w, u(0)
+            while a < rows:
+                at, at_w, b = from_tile, row_w, u(0)
+                while b < columns:
+                    total += tile[at] * w[at_w]
+                    at, at_w, b = u(at - move_q), u(at_w + step_j), u(b + u(1))
+                from_tile, row_w, a = u(from_tile - move_p * wide), u(row_w + step_i * J), u(a + u(1))
+            cuda.syncthreads()
+            from_y, from_w, o = u(from_y + P * Q), u(from_w + K * I * J), u(o + u(1))
+        if r < H and s < W:
+            x[u((plane * H + r) * W + s)] = total
+        plane = u(plane + u(cuda.gridDim.y))
+
+
+def weight_halo(x, w, y, sizes, filters, chunks, tall, wide):
+    N, C, H, W, O, K, I, J, P, Q, down, across, top, left, di, dj, groups = sizes
+    room = cuda.shared.array(0, x.dtype)
+    tile, ours = room[: u(tall * wide)], room[u(tall * wide) :]
+    t, warps = u(cuda.threadIdx.x), u(cuda.blockDim.x) // u(LANES)
+    lane, row = t % u(LANES), t // u(LANES)
+    k, chunk, group = u(cuda.blockIdx.x) % K, u(u(cuda.blockIdx.x) // K) % chunks, u(u(cuda.blockIdx.x) // u(K * chunks))
+    first = u(chunk * filters)
+    here = min(filters, u(u(O // groups) - first))  # of the filters of this chunk, which begins at `first` of its group
+    f, j, i = u(t // u(I * J)), t % J, u(t // J) % I
+    o = u(group * u(O // groups) + first)
+    total = w.dtype.type(0)
+    n = u(0)
+    while n < N:
+        p0 = u(0)
+        while p0 < P:
+            q0 = u(0)
+            while q0 < Q:
+                from_x = u((n * C + group * K + k) * H * W)
+                fetch(tile, x, from_x, u(p0 * down - top), u(q0 * across - left), H, W, tall, wide, lane, row, warps)
+                z = u(0)
+                while z < here:
+                    of_filter = ours[u(z * u(FEW_ROWS * LANES)) :]
+                    fetch(of_filter, y, u((n * O + o + z) * P * Q), p0, q0, P, Q, u(FEW_ROWS), u(LANES), lane, row, warps)
+                    z = u(z + u(1))
+                cuda.syncthreads()
+                if f < here:
+                    p, last_p, last_q = u(0), min(u(FEW_ROWS), u(P - p0)), min(u(LANES), u(Q - q0))
+                    while p < last_p:
+                        at, at_y = u((p * down + i * di) * wide + j * dj), u((f * u(FEW_ROWS) + p) * u(LANES))
+                        end = u(at_y + last_q)
+                        while at_y < end:
+                            total += ours[at_y] * tile[at]
+                            at, at_y = u(at + across), u(at_y + u(1))
+                        p = u(p + u(1))
+                cuda.syncthreads()
+                q0 = u(q0 + u(LANES))
+            p0 = u(p0 + u(FEW_ROWS))
+        n = u(n + u(1))
+    if f < here:
+        w[u((((o + f) * K + k) * I + i) * J + j)] = total
+
+
+SHARED = 48 * 1024  # bytes that a block has without asking for more
+
+
+def halo_windows_run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometry) -> None:
+    tall, wide = (ROWS - 1) * g.down + (g.I - 1) * g.di + 1, (LANES - 1) * g.across + (g.J - 1) * g.dj + 1
+    in_planes(window_halo, hoisted(window_hoisted, 2), (x, w, y), 2, g, tall, wide)
+
+
+def halo_pixels_run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometry) -> None:
+    tall, wide = (ROWS - 1 + (g.I - 1) * g.di) // g.down + 1, (LANES - 1 + (g.J - 1) * g.dj) // g.across + 1
+    in_planes(pixel_halo, hoisted(pixel_hoisted, 0), (x, w, y), 0, g, tall, wide, *moves(g.down, g.di), *moves(g.across, g.dj))
+
+
+def in_planes(kernel: Any, above: Run, arrays: tuple[np.ndarray, ...], writes: int, g: Geometry, tall: int, wide: int, *steps: int) -> None:
+    """Blocks of LANES by ROWS over each plane that is written; by the rung `above` if what a tile sees does not fit into shared memory."""
+    written = arrays[writes]
+    bytes = tall * wide * written.itemsize
+    if bytes > SHARED:
+        return above(*arrays, g)
+    flat = [a.reshape(-1) for a in arrays]
+    height, width = written.shape[2:]
+    tiles_across = -(-width // LANES)
+    grid = -(-height // ROWS) * tiles_across, min(written.shape[0] * written.shape[1], MOST)
+    launch(kernel, grid, (LANES, ROWS), *flat, numbers(g), *numbers((tiles_across, tall, wide, *steps)), writes=[flat[writes]], shared=bytes)
+
+
+def halo_weights_run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometry) -> None:
+    tall, wide = (FEW_ROWS - 1) * g.down + (g.I - 1) * g.di + 1, (LANES - 1) * g.across + (g.J - 1) * g.dj + 1
+    room = SHARED // w.itemsize - tall * wide
+    filters = min(g.filters, THREADS // (g.I * g.J), room // (FEW_ROWS * LANES))
+    if filters < 1:
+        return hoisted(weight_hoisted, 1)(x, w, y, g)
+    flat = [a.reshape(-1) for a in (x, w, y)]
+    chunks = -(-g.filters // filters)
+    threads = -(-filters * g.I * g.J // LANES) * LANES
+    shared = (tall * wide + filters * FEW_ROWS * LANES) * w.itemsize
+    more = numbers((filters, chunks, tall, wide))
+    launch(weight_halo, (g.groups * chunks * g.K,), (threads,), *flat, numbers(g), *more, writes=[flat[1]], shared=shared)
+
+
+HALO = "shared memory holds what a tile of windows sees of a channel, its halo too; what does not fit goes by the rung above"
+
+
+@rung("conv2d", "cuda", step=3, idea=HALO)
+def halo_windows(x: Any, w: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None) -> np.ndarray:
+    """Predicted: a pixel is loaded once a tile, not i j times: of 3 by 3, 1.3 times 8 by 32 pixels instead of 9 times; a weight still each time."""
+    return forward(halo_windows_run, x, w, out, stride, padding, dilation, groups)
+
+
+@rung("conv2d_input_grad", "cuda", step=3, idea=HALO)
+def halo_pixels(
+    gy: Any, w: Any, *, input_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None
+) -> np.ndarray:
+    """Predicted: as of conv2d. With a stride, neighbours want the same number of gy with other weights."""
+    return to_x(halo_pixels_run, gy, w, out, input_size, stride, padding, dilation, groups)
+
+
+@rung("conv2d_weight_grad", "cuda", step=3, idea=HALO + "; the sum goes tile by tile")
+def halo_weights(
+    x: Any, gy: Any, *, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None
+) -> np.ndarray:
+    """Predicted: all weights of some filters share a tile of x, so memory is read i j times the filters less; two loads of shared memory a product."""
+    return to_w(halo_weights_run, x, gy, out, kernel_size, stride, padding, dilation, groups)
