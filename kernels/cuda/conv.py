@@ -19,14 +19,17 @@ rung on arrays are flat and indices are uint32, `u`; a row that may lie above th
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from math import gcd, prod
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import cuda
 
-from kernels.cuda.arrays import MOST, dense, result
+from kernels.cuda.arrays import MOST, aligned, dense, result
+from kernels.cuda.intrinsics import copy1_or_zero, load4, store4, wait_for_copies
 from kernels.cuda.launch import launch
+from kernels.cuda.matmul import DEEP, LARGE, OF_A_PADDED, OF_B, PADDED, TWO_OF_A, TWO_OF_B, add_tiles
 from kernels.registry import rung
 from kernels.windows import count, fits, fits_to_w, fits_to_x, pair, sides
 
@@ -528,3 +531,289 @@ def halo_weights(
 ) -> np.ndarray:
     """Predicted: all weights of some filters share a tile of x, so memory is read i j times the filters less; two loads of shared memory a product."""
     return to_w(halo_weights_run, x, gy, out, kernel_size, stride, padding, dilation, groups)
+
+
+# The fourth rung: each of the three is a product of matrices, c = a b, of which b is nowhere: its numbers are found in a picture.
+#
+#                        row of c    column of c    summed over
+#   conv2d               o           n p q          k i j         a = w, b = x
+#   conv2d_input_grad    k           n r s          o i j         a = w, b = y; a product for each place of a pixel between two windows
+#   conv2d_weight_grad   o           k i j          n p q         a = y, b = x
+#
+# A column is three numbers, z r s, found by division once a thread. What is summed over is looked up in a table, `places`: of each, where it
+# is in a row of a; how far from the start of a column in b; how many rows below it and columns to the right, for the test whether that is
+# inside the picture. Tiles, and the loop that multiplies them, are those of matmul.
+
+
+class Product(NamedTuple):
+    """What such a product is told. From one of a kind to the next in a, b or c it is a_kind, b_kind, c_kind numbers."""
+
+    rows: int
+    columns: int
+    depth: int  # of what is summed over in a part
+    whole: int  # in all parts
+    groups: int
+    R: int
+    S: int
+    a_row: int
+    a_group: int
+    a_part: int
+    b_z: int
+    b_r: int
+    b_s: int
+    b_start: int
+    b_group: int
+    b_part: int
+    height: int  # of a picture in b
+    width: int
+    down: int  # from one r to the next
+    top: int
+    across: int
+    left: int
+    c_row: int
+    c_z: int
+    c_r: int
+    c_s: int
+    c_start: int
+    c_group: int
+    c_part: int
+    in_fours: int  # four columns are neighbours in c, at 16 bytes
+
+
+@cuda.jit(device=True, inline="always")
+def look_up(a, b, tile_a, tile_b, places, p, depth, a_at, b_at, row, column, height, width, t):
+    """Tiles from p on, in the background. A thread fetches four numbers of each, those of b from one column; beyond `depth` are zeros."""
+    buffer, a_p = u(p // u(DEEP)) & u(1), u(t % u(8))
+    of_a, _, _, _ = load4(places, u((p + a_p) * u(4)))
+    for e in range(4):
+        to = u(buffer * u(OF_A_PADDED) + a_p * u(PADDED) + t // u(8) + u(e) * u(32))
+        copy1_or_zero(tile_a, to, a, u(a_at[e] + of_a), u(p + a_p) < depth)
+    for e in range(4):
+        b_p = u(t // u(LARGE) + u(e) * u(2))
+        _, of_b, rows, columns = load4(places, u((p + b_p) * u(4)))
+        there = u(p + b_p) < depth and u(row + rows) < height and u(column + columns) < width
+        copy1_or_zero(tile_b, u(buffer * u(OF_B) + b_p * u(LARGE) + t % u(LARGE)), b, u(b_at + of_b), there)
+
+
+def implicit(a, b, c, places, told):
+    (
+        rows, columns, depth, whole, groups, R, S, a_row, a_group, a_part, b_z, b_r, b_s, b_start, b_group, b_part, height, width,
+        down, top, across, left, c_row, c_z, c_r, c_s, c_start, c_group, c_part, in_fours,
+    ) = told  # fmt: skip
+    t, group, part = u(cuda.threadIdx.x), u(cuda.blockIdx.z) % groups, u(cuda.blockIdx.z) // groups
+    first_i, first_j = u(u(cuda.blockIdx.y) * u(LARGE)), u(u(cuda.blockIdx.x) * u(LARGE))
+    depth = min(depth, u(whole - part * depth))
+    tile_a = cuda.shared.array(TWO_OF_A, a.dtype, alignment=16)
+    tile_b = cuda.shared.array(TWO_OF_B, a.dtype, alignment=16)
+    x, y, total = cuda.local.array(8, c.dtype), cuda.local.array(8, c.dtype), cuda.local.array((8, 8), c.dtype)
+    for i in range(8):
+        for j in range(8):
+            total[i, j] = c.dtype.type(0)
+    a_at = cuda.local.array(4, np.uint32)
+    for e in range(4):
+        a_at[e] = u(group * a_group + part * a_part + min(u(first_i + t // u(8) + u(e) * u(32)), u(rows - u(1))) * a_row)
+    j = min(u(first_j + t % u(LARGE)), u(columns - u(1)))
+    s, r, z = j % S, u(j // S) % R, u(j // u(R * S))
+    b_at = u(b_start + group * b_group + part * b_part + z * b_z + r * b_r + s * b_s)
+    above, before = u(r * down - top), u(s * across - left)
+    warp, lane = t // u(32), t % u(32)
+    i, j = u(warp // u(2) * u(32) + lane // u(8) * u(4)), u(warp % u(2) * u(64) + lane % u(8) * u(4))  # of the sums of this thread
+    p = u(0)
+    if p < depth:
+        look_up(a, b, tile_a, tile_b, places, p, depth, a_at, b_at, above, before, height, width, t)
+    while p < depth:
+        wait_for_copies()
+        cuda.syncthreads()
+        buffer = u(p // u(DEEP)) & u(1)
+        p = u(p + u(DEEP))
+        if p < depth:
+            look_up(a, b, tile_a, tile_b, places, p, depth, a_at, b_at, above, before, height, width, t)
+        from_a, from_b = u(buffer * u(OF_A_PADDED) + i), u(buffer * u(OF_B) + j)
+        add_tiles(tile_a, tile_b, from_a, from_b, u(from_a + u(OF_A_PADDED)), x, y, total, u(16), u(32))
+    first_i, first_j = u(first_i + i), u(first_j + j)
+    start = u(c_start + group * c_group + part * c_part)
+    for side in range(2):
+        j = u(first_j + u(side) * u(32))
+        s, r, z = j % S, u(j // S) % R, u(j // u(R * S))
+        for e in range(4):
+            at = u(start + z * c_z + r * c_r + s * c_s)
+            for f in range(8):
+                i = u(first_i + u(f % 4) + u(f // 4) * u(16))
+                if i < rows and u(j + u(e)) < columns:
+                    if in_fours == u(0):
+                        c[u(at + i * c_row)] = total[f, side * 4 + e]
+                    elif e == 0:
+                        four = total[f, side * 4], total[f, side * 4 + 1], total[f, side * 4 + 2], total[f, side * 4 + 3]
+                        store4(c, u(at + i * c_row), four)
+            s = u(s + u(1))
+            if s == S:
+                s, r = u(0), u(r + u(1))
+                if r == R:
+                    r, z = u(0), u(z + u(1))
+
+
+def multiply(a: np.ndarray, b: np.ndarray, c: np.ndarray, places: np.ndarray, product: Product, parts: int = 1) -> None:
+    """c = a b, in which `places` finds the numbers of b. c has a plane for each part."""
+    flat = [x.reshape(-1) for x in (a, b, c)]
+    at_words = (product.in_fours != 0) & (c.__array_interface__["data"][0] % 16 == 0)
+    blocks = -(-product.columns // LARGE), -(-product.rows // LARGE)
+    for first in range(0, product.groups, MOST // parts):
+        groups = min(MOST // parts, product.groups - first)
+        told = product._replace(
+            groups=groups, b_start=product.b_start + first * product.b_group, c_start=product.c_start + first * product.c_group, in_fours=at_words
+        )  # fmt: skip
+        launch(
+            implicit, (*blocks, groups * parts), (THREADS,), flat[0][first * product.a_group :], *flat[1:], places, numbers(told), writes=[flat[2]]
+        )  # fmt: skip
+
+
+def table(of_a: Any, of_b: Any, rows: Any, columns: Any) -> np.ndarray:
+    """The four numbers of each place, flat, and as many more as the last tile asks for."""
+    found = np.broadcast_arrays(of_a, of_b, rows, columns)
+    places = aligned((-(-found[0].size // DEEP) * DEEP, 4), np.uint32)
+    places[...] = 0
+    for column, numbers in enumerate(found):
+        places[: numbers.size, column] = numbers.reshape(-1) % 2**32
+    return places.reshape(-1)
+
+
+def axes(*sizes: int) -> list[np.ndarray]:
+    """0, 1, 2, ... along each of so many axes."""
+    return list(np.ogrid[tuple(slice(size) for size in sizes)])
+
+
+@lru_cache(maxsize=64)
+def places_of_windows(g: Geometry) -> np.ndarray:
+    k, i, j = axes(g.K, g.I, g.J)
+    return table((k * g.I + i) * g.J + j, (k * g.H + i * g.di) * g.W + j * g.dj, i * g.di, j * g.dj)
+
+
+def implicit_windows_run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometry) -> None:
+    depth, windows = g.K * g.I * g.J, g.P * g.Q
+    product = Product(
+        rows=g.filters, columns=g.N * windows, depth=depth, whole=depth, groups=g.groups, R=g.P, S=g.Q,
+        a_row=depth, a_group=g.filters * depth, a_part=0,
+        b_z=g.C * g.H * g.W, b_r=g.down * g.W, b_s=g.across, b_start=-g.top * g.W - g.left, b_group=g.K * g.H * g.W, b_part=0,
+        height=g.H, width=g.W, down=g.down, top=g.top, across=g.across, left=g.left,
+        c_row=windows, c_z=g.O * windows, c_r=g.Q, c_s=1, c_start=0, c_group=g.filters * windows, c_part=0, in_fours=windows % 4 == 0,
+    )  # fmt: skip
+    multiply(w, x, y, places_of_windows(g), product)
+
+
+def met(first: int, corner: int, stride: int, dilation: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The weights that pixels first, first + stride, ... meet, and how many windows after the pixel's own number: `meeting`, for all of them."""
+    weights = np.arange(most)
+    shifts = first + corner - weights * dilation
+    return weights[shifts % stride == 0], shifts[shifts % stride == 0] // stride
+
+
+@lru_cache(maxsize=64)
+def places_of_pixels(g: Geometry, r: int, s: int) -> np.ndarray:
+    i, down = met(r, g.top, g.down, g.di, g.I)
+    j, across = met(s, g.left, g.across, g.dj, g.J)
+    o, i, down = np.arange(g.filters)[:, None, None], i[:, None], down[:, None]
+    return table((o * g.K * g.I + i) * g.J + j, (o * g.P + down) * g.Q + across, down, across)
+
+
+def implicit_pixels_run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometry) -> None:
+    weights, windows, picture = g.I * g.J, g.P * g.Q, g.H * g.W
+    for r in range(min(g.down, g.H)):
+        for s in range(min(g.across, g.W)):
+            R, S = -(-(g.H - r) // g.down), -(-(g.W - s) // g.across)
+            depth = g.filters * len(met(r, g.top, g.down, g.di, g.I)[0]) * len(met(s, g.left, g.across, g.dj, g.J)[0])
+            product = Product(
+                rows=g.K, columns=g.N * R * S, depth=depth, whole=depth, groups=g.groups, R=R, S=S,
+                a_row=weights, a_group=g.filters * g.K * weights, a_part=0,
+                b_z=g.O * windows, b_r=g.Q, b_s=1, b_start=0, b_group=g.filters * windows, b_part=0,
+                height=g.P, width=g.Q, down=1, top=0, across=1, left=0,
+                c_row=picture, c_z=g.C * picture, c_r=g.down * g.W, c_s=g.across, c_start=r * g.W + s, c_group=g.K * picture, c_part=0,
+                in_fours=g.down == g.across == 1 and picture % 4 == 0,
+            )  # fmt: skip
+            multiply(w, y, x, places_of_pixels(g, r, s), product)
+
+
+def implicit_weights_run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometry) -> None:
+    product_of_weights(x, w, y, g, g.N, 1)
+
+
+@lru_cache(maxsize=64)
+def places_of_weights(g: Geometry, pictures: int) -> np.ndarray:
+    n, p, q = axes(pictures, g.P, g.Q)
+    down, across = p * g.down - g.top, q * g.across - g.left
+    return table((n * g.O * g.P + p) * g.Q + q, (n * g.C * g.H + down) * g.W + across, down, across)
+
+
+def product_of_weights(x: np.ndarray, sums: np.ndarray, y: np.ndarray, g: Geometry, pictures: int, parts: int) -> None:
+    """The gradient of the weights from so many pictures at a time, each part to a sum of its own."""
+    weights, windows, picture = g.K * g.I * g.J, g.P * g.Q, g.H * g.W
+    product = Product(
+        rows=g.filters, columns=weights, depth=pictures * windows, whole=g.N * windows, groups=g.groups, R=g.I, S=g.J,
+        a_row=windows, a_group=g.filters * windows, a_part=pictures * g.O * windows,
+        b_z=picture, b_r=g.di * g.W, b_s=g.dj, b_start=0, b_group=g.K * picture, b_part=pictures * g.C * picture,
+        height=g.H, width=g.W, down=g.di, top=0, across=g.dj, left=0,
+        c_row=weights, c_z=g.I * g.J, c_r=g.J, c_s=1, c_start=0, c_group=g.filters * weights, c_part=g.O * weights,
+        in_fours=weights % 4 == 0,
+    )  # fmt: skip
+    multiply(y, x, sums, places_of_weights(g, pictures), product, parts)
+
+
+IMPLICIT = "a product of matrices by matmul's tiles, in which a table of offsets finds the numbers of the picture: no division in the loop"
+
+
+@rung("conv2d", "cuda", step=4, serves=True, idea=IMPLICIT)
+def implicit_windows(
+    x: Any, w: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None
+) -> np.ndarray:
+    """Predicted: 8 by 8 sums a thread from registers, so a quarter of a load a product; a number fetched costs a look-up and three tests of 64 products."""
+    return forward(implicit_windows_run, x, w, out, stride, padding, dilation, groups)
+
+
+@rung("conv2d_input_grad", "cuda", step=4, serves=True, idea=IMPLICIT)
+def implicit_pixels(
+    gy: Any, w: Any, *, input_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None
+) -> np.ndarray:
+    """Predicted: as of conv2d, and with strides no product is for nothing: pixels between the same windows meet the same weights."""
+    return to_x(implicit_pixels_run, gy, w, out, input_size, stride, padding, dilation, groups)
+
+
+@rung("conv2d_weight_grad", "cuda", step=4, idea=IMPLICIT)
+def implicit_weights(
+    x: Any, gy: Any, *, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None
+) -> np.ndarray:
+    """Predicted: a quarter of a load a product; but a tile of 128 filters by 128 weights leaves few blocks, each with a long sum."""
+    return to_w(implicit_weights_run, x, gy, out, kernel_size, stride, padding, dilation, groups)
+
+
+# The fifth rung of the gradient to weights: parts.
+
+PARTS, PART = 64, 2048  # at most so many parts, of so many windows at least
+
+
+def add_parts(sums, w, parts):
+    at = u(u(cuda.blockIdx.x) * u(cuda.blockDim.x) + u(cuda.threadIdx.x))
+    size = u(w.size)
+    if at < size:
+        total, part, place = sums[at], u(1), u(at + size)
+        while part < parts:
+            total += sums[place]
+            part, place = u(part + u(1)), u(place + size)
+        w[at] = total
+
+
+def weights_in_parts_run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometry) -> None:
+    pictures = max(-(-g.N // PARTS), min(-(-PART // (g.P * g.Q)), g.N))
+    parts = -(-g.N // max(pictures, 1))
+    if parts <= 1:
+        return product_of_weights(x, w, y, g, g.N, 1)
+    sums = aligned((parts, *w.shape), w.dtype)
+    product_of_weights(x, sums, y, g, pictures, parts)
+    flat = w.reshape(-1)
+    launch(add_parts, (-(-w.size // THREADS),), (THREADS,), sums.reshape(-1), flat, u(parts), writes=[flat])
+
+
+@rung("conv2d_weight_grad", "cuda", step=5, serves=True, idea="the sum is cut into parts for blocks of their own, and the parts are added up in order")
+def weights_in_parts(
+    x: Any, gy: Any, *, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None
+) -> np.ndarray:
+    """Predicted: as many blocks as parts more for one more pass over the sums; the table holds one part only. Bits depend on sizes alone."""
+    return to_w(weights_in_parts_run, x, gy, out, kernel_size, stride, padding, dilation, groups)
