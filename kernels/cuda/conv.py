@@ -591,7 +591,7 @@ def look_up(a, b, tile_a, tile_b, places, p, depth, a_at, b_at, row, column, hei
     for e in range(4):
         b_p = u(t // u(LARGE) + u(e) * u(2))
         _, of_b, rows, columns = load4(places, u((p + b_p) * u(4)))
-        there = u(p + b_p) < depth and u(row + rows) < height and u(column + columns) < width
+        there = (u(p + b_p) < depth) & (u(row + rows) < height) & (u(column + columns) < width)  # not `and`: no branch
         copy1_or_zero(tile_b, u(buffer * u(OF_B) + b_p * u(LARGE) + t % u(LARGE)), b, u(b_at + of_b), there)
 
 
