@@ -36,7 +36,7 @@ def place(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
 
 
 def shared_address(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
-    """The same in shared memory, as a number of 32 bits: then a constant added to `index` costs nothing, the instruction adds it."""
+    """The same in shared memory, whose addresses are numbers of 32 bits."""
     data = context.make_array(kind)(context, builder, array).data
     start = builder.ptrtoint(builder.addrspacecast(data, data.type.pointee.as_pointer(SHARED)), I32)
     return builder.add(start, builder.mul(index, I32(context.get_abi_sizeof(data.type.pointee))))
@@ -83,25 +83,40 @@ def store4_twin(array: np.ndarray, index: int, four: tuple[Any, ...]) -> None:
 
 
 @intrinsic
-def load4_shared(typing, array, index):
-    """`load4` from shared memory, by an address of 32 bits: `ld.shared.v4.f32`, or `ld.shared.v2.f64` twice."""
+def address(typing, array, index):
+    """Where `array[index]` lies in shared memory, in bytes: a uint32, so that a loop adds to it, and an instruction a constant, for nothing."""
 
     def code(context, builder, signature, args):
-        address = shared_address(context, builder, array, *args)
+        return shared_address(context, builder, array, *args)
+
+    return types.uint32(array, types.uint32), code
+
+
+def address_twin(array: np.ndarray, index: int) -> int:
+    """From the beginning of the array."""
+    return index * array.itemsize
+
+
+@intrinsic
+def load4_shared(typing, array, place):
+    """Four neighbours from an `address` in a shared array on, a multiple of 16 bytes: `ld.shared.v4.b32`, or `ld.shared.v2.b64` twice."""
+
+    def code(context, builder, signature, args):
         kind = context.get_value_type(array.dtype)
         size = context.get_abi_sizeof(kind)
         n = WORD // size
         four = []
         for offset in range(0, 4 * size, WORD):
             text = f"ld.shared.v{n}.b{8 * size} {registers(0, n)}, [${n}+{offset}];"
-            some = assembly(builder, text, [address], ir.LiteralStructType([kind] * n))
+            some = assembly(builder, text, [args[1]], ir.LiteralStructType([kind] * n))
             four += [builder.extract_value(some, i) for i in range(n)]
         return context.make_tuple(builder, signature.return_type, four)
 
     return types.UniTuple(array.dtype, 4)(array, types.uint32), code
 
 
-load4_shared_twin = load4_twin
+def load4_shared_twin(array: np.ndarray, place: int) -> tuple[Any, ...]:
+    return load4_twin(array, place // array.itemsize)
 
 
 def background(n: int) -> Any:

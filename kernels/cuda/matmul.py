@@ -19,7 +19,7 @@ import numpy as np
 from numba import cuda
 
 from kernels.cuda.arrays import multiply
-from kernels.cuda.intrinsics import copy1, copy4, load4, load4_shared, store4, wait_for_copies
+from kernels.cuda.intrinsics import address, copy1, copy4, load4, load4_shared, store4, wait_for_copies
 from kernels.registry import rung
 
 u = np.uint32
@@ -196,66 +196,64 @@ PADDED = LARGE + 4  # a row of the tile of a: 4 more, so that the four numbers o
 OF_A_PADDED = DEEP * PADDED
 
 
-@cuda.jit(device=True, inline="always")
-def add_products(x, y, total):
-    for r in range(8):
-        for s in range(8):
-            total[r, s] += x[r] * y[s]
+def by_words(run, apart, side):
+    """A kernel: a thread's rows and columns are two runs of four, `apart`; those of two threads `run`; `side` from a row of the tile of a to the next."""
+    run, apart, side = u(run), u(apart), u(side)
 
-
-@cuda.jit(device=True, inline="always")
-def by_words(a, b, c, m, n, k, a_step, b_step, row, column, apart, side):
-    """Sums of rows row..row+3 and row+apart..row+apart+3 of the block, and of as many columns; `side`: from a row of the tile of a to the next."""
-    t, z = u(cuda.threadIdx.x), u(cuda.blockIdx.z)
-    top, left = u(u(cuda.blockIdx.y) * u(LARGE)), u(u(cuda.blockIdx.x) * u(LARGE))
-    tile_a = cuda.shared.array(OF_A_PADDED, a.dtype, alignment=16)  # on its side: a column of a is a row of the tile
-    tile_b = cuda.shared.array(OF_B, a.dtype, alignment=16)
-    zero = c.dtype.type(0)
-    x, y, total = cuda.local.array(8, c.dtype), cuda.local.array(8, c.dtype), cuda.local.array((8, 8), c.dtype)
-    for r in range(8):
-        for s in range(8):
-            total[r, s] = zero
-    i, a_p, b_p, j = u(t // u(2)), u(t % u(2) * u(4)), u(t // u(32)), u(t % u(32) * u(4))  # what this thread fetches: four of each
-    inside = u(top + u(LARGE)) <= m and u(left + u(LARGE)) <= n and k % u(DEEP) == u(0) and n % u(4) == u(0)  # all of the block
-    p = u(0)
-    while p < k:
-        at, to = u(z * a_step + (top + i) * k + p + a_p), u(z * b_step + (p + b_p) * n + left + j)
-        if inside:
-            four = load4(a, at)
-            for r in range(4):
-                tile_a[u((a_p + u(r)) * side + i)] = four[r]
-            store4(tile_b, u(b_p * u(LARGE) + j), load4(b, to))
-        else:
-            for r in range(4):
-                tile_a[u((a_p + u(r)) * side + i)] = a[u(at + u(r))] if u(top + i) < m and u(p + a_p + u(r)) < k else zero
-                tile_b[u(b_p * u(LARGE) + j + u(r))] = b[u(to + u(r))] if u(p + b_p) < k and u(left + j + u(r)) < n else zero
-        cuda.syncthreads()
-        q = u(0)
-        while q < u(DEEP):
-            x[0], x[1], x[2], x[3] = load4_shared(tile_a, u(q * side + row))
-            x[4], x[5], x[6], x[7] = load4_shared(tile_a, u(q * side + row + apart))
-            y[0], y[1], y[2], y[3] = load4_shared(tile_b, u(q * u(LARGE) + column))
-            y[4], y[5], y[6], y[7] = load4_shared(tile_b, u(q * u(LARGE) + column + apart))
-            add_products(x, y, total)
-            q = u(q + u(1))
-        cuda.syncthreads()
-        p = u(p + u(DEEP))
-    for r in range(8):
-        i = u(top + row + u(r % 4) + u(r // 4) * apart)
-        for s in range(0, 8, 4):
-            j = u(left + column + u(s // 4) * apart)
-            at = u((z * m + i) * n + j)
+    def kernel(a, b, c, m, n, k, a_step, b_step):
+        t, z = u(cuda.threadIdx.x), u(cuda.blockIdx.z)
+        top, left = u(u(cuda.blockIdx.y) * u(LARGE)), u(u(cuda.blockIdx.x) * u(LARGE))
+        tile_a = cuda.shared.array(OF_A_PADDED, a.dtype, alignment=16)  # on its side: a column of a is a row of the tile
+        tile_b = cuda.shared.array(OF_B, a.dtype, alignment=16)
+        zero = c.dtype.type(0)
+        x, y, total = cuda.local.array(8, c.dtype), cuda.local.array(8, c.dtype), cuda.local.array((8, 8), c.dtype)
+        for r in range(8):
+            for s in range(8):
+                total[r, s] = zero
+        row, column = u(t // u(16) * run), u(t % u(16) * run)
+        i, a_p, b_p, j = u(t // u(2)), u(t % u(2) * u(4)), u(t // u(32)), u(t % u(32) * u(4))  # what this thread fetches: four of each
+        inside = u(top + u(LARGE)) <= m and u(left + u(LARGE)) <= n and k % u(DEEP) == u(0) and n % u(4) == u(0)  # all of the block
+        p = u(0)
+        while p < k:
+            at, to = u(z * a_step + (top + i) * k + p + a_p), u(z * b_step + (p + b_p) * n + left + j)
             if inside:
-                store4(c, at, (total[r, s], total[r, s + 1], total[r, s + 2], total[r, s + 3]))
+                four = load4(a, at)
+                for r in range(4):
+                    tile_a[u((a_p + u(r)) * side + i)] = four[r]
+                store4(tile_b, u(b_p * u(LARGE) + j), load4(b, to))
             else:
-                for e in range(4):
-                    if i < m and u(j + u(e)) < n:
-                        c[u(at + u(e))] = total[r, s + e]
+                for r in range(4):
+                    tile_a[u((a_p + u(r)) * side + i)] = a[u(at + u(r))] if u(top + i) < m and u(p + a_p + u(r)) < k else zero
+                    tile_b[u(b_p * u(LARGE) + j + u(r))] = b[u(to + u(r))] if u(p + b_p) < k and u(left + j + u(r)) < n else zero
+            cuda.syncthreads()
+            q = u(0)
+            while q < u(DEEP):
+                x[0], x[1], x[2], x[3] = load4(tile_a, u(q * side + row))
+                x[4], x[5], x[6], x[7] = load4(tile_a, u(q * side + row + apart))
+                y[0], y[1], y[2], y[3] = load4(tile_b, u(q * u(LARGE) + column))
+                y[4], y[5], y[6], y[7] = load4(tile_b, u(q * u(LARGE) + column + apart))
+                for r in range(8):
+                    for s in range(8):
+                        total[r, s] += x[r] * y[s]
+                q = u(q + u(1))
+            cuda.syncthreads()
+            p = u(p + u(DEEP))
+        for r in range(8):
+            i = u(top + row + u(r % 4) + u(r // 4) * apart)
+            for s in range(0, 8, 4):
+                j = u(left + column + u(s // 4) * apart)
+                at = u((z * m + i) * n + j)
+                if inside:
+                    store4(c, at, (total[r, s], total[r, s + 1], total[r, s + 2], total[r, s + 3]))
+                else:
+                    for e in range(4):
+                        if i < m and u(j + u(e)) < n:
+                            c[u(at + u(e))] = total[r, s + e]
+
+    return kernel
 
 
-def words(a, b, c, m, n, k, a_step, b_step):
-    t = u(cuda.threadIdx.x)
-    by_words(a, b, c, m, n, k, a_step, b_step, u(t // u(16) * u(8)), u(t % u(16) * u(8)), u(4), u(LARGE))
+words = by_words(run=8, apart=4, side=LARGE)
 
 
 @rung("matmul", "cuda", step=7, idea="loads and stores of 128 bits, for which the tile of a lies on its side")
@@ -264,9 +262,7 @@ def square_by_words(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
     return multiply(words, a, b, out, tile=(LARGE, LARGE), block=(256,))
 
 
-def words_apart(a, b, c, m, n, k, a_step, b_step):
-    t = u(cuda.threadIdx.x)
-    by_words(a, b, c, m, n, k, a_step, b_step, u(t // u(16) * u(4)), u(t % u(16) * u(4)), u(64), u(PADDED))
+words_apart = by_words(run=4, apart=64, side=PADDED)
 
 
 @rung("matmul", "cuda", step=8, idea="no bank is asked twice: a thread's columns are two runs of four, 64 apart, and rows of the tile of a are padded")
@@ -291,91 +287,110 @@ def begin_copies(a, b, tile_a, tile_b, a_at, b_at, a_to, b_to, n, words):
             copy1(tile_b, u(b_to + u(r) * u(2 * LARGE)), b, u(b_at + u(r) * u(2) * n))
 
 
-@cuda.jit(device=True, inline="always")
-def add_tiles(tile_a, tile_b, left, right, end, x, y, total, tall, wide):
-    """Add the products of two tiles, from `left` in that of a, row by row until `end`."""
-    while left < end:
-        x[0], x[1], x[2], x[3] = load4_shared(tile_a, left)
-        x[4], x[5], x[6], x[7] = load4_shared(tile_a, u(left + tall))
-        y[0], y[1], y[2], y[3] = load4_shared(tile_b, right)
-        y[4], y[5], y[6], y[7] = load4_shared(tile_b, u(right + wide))
-        add_products(x, y, total)
-        left, right = u(left + u(PADDED)), u(right + u(LARGE))
+def tiles_by(add):
+    """The loop of all tiles from here on, for sums that are made by `add(total, x, y)`."""
+
+    @cuda.jit(device=True, inline="always")
+    def add_tiles(tile_a, tile_b, left, right, end, x, y, total, tall, wide):
+        """Add the products of two tiles, from `left` in that of a, row by row until `end`."""
+        size = u(tile_a.itemsize)
+        left, right, end = address(tile_a, left), address(tile_b, right), address(tile_a, end)
+        while left < end:
+            x[0], x[1], x[2], x[3] = load4_shared(tile_a, left)
+            x[4], x[5], x[6], x[7] = load4_shared(tile_a, u(left + tall * size))
+            y[0], y[1], y[2], y[3] = load4_shared(tile_b, right)
+            y[4], y[5], y[6], y[7] = load4_shared(tile_b, u(right + wide * size))
+            for r in range(8):
+                for s in range(8):
+                    total[r, s] = add(total[r, s], x[r], y[s])
+            left, right = u(left + u(PADDED) * size), u(right + u(LARGE) * size)
+
+    return add_tiles
 
 
 @cuda.jit(device=True, inline="always")
-def in_background(a, b, c, m, n, k, a_step, b_step, row, column, tall, wide, words):
-    """Sums of rows row..row+3 and row+tall..row+tall+3 of the block, and of columns column..column+3 and column+wide..column+wide+3.
+def fused(total, x, y):
+    return total + x * y
+
+
+add_tiles = tiles_by(fused)
+
+
+def in_background(lanes, warps, step, tall, wide, words):
+    """A kernel: a thread's rows are two runs of four, `tall` apart, its columns two, `wide` apart; `lanes` lanes of a warp stand side by side,
+    so do `warps` warps, 64 columns apart; the next ones stand `step` rows below. `words`: n is a multiple of 4, so that rows of b and c begin
+    at multiples of 16 bytes.
 
     Rows and columns beyond the edge are fetched from just inside of it, and their sums are not stored: no test is in the loop. What is left
     over of k comes last, with tests.
     """
-    t, z = u(cuda.threadIdx.x), u(cuda.blockIdx.z)
-    top, left = u(u(cuda.blockIdx.y) * u(LARGE)), u(u(cuda.blockIdx.x) * u(LARGE))
-    tile_a = cuda.shared.array(TWO_OF_A, a.dtype, alignment=16)
-    tile_b = cuda.shared.array(TWO_OF_B, a.dtype, alignment=16)
-    x, y, total = cuda.local.array(8, c.dtype), cuda.local.array(8, c.dtype), cuda.local.array((8, 8), c.dtype)
-    for r in range(8):
-        for s in range(8):
-            total[r, s] = c.dtype.type(0)
-    a_i, a_p = u(t // u(8)), u(t % u(8))
-    b_p, b_j = (u(t // u(32)), u(t % u(32) * u(4))) if words else (u(t // u(LARGE)), u(t % u(LARGE)))
-    a_at = cuda.local.array(4, np.uint32)
-    for r in range(4):
-        a_at[r] = u(z * a_step + min(u(top + a_i + u(r) * u(32)), u(m - u(1))) * k + a_p)
-    b_at = u(z * b_step + b_p * n + min(u(left + b_j), u(n - u(4)) if words else u(n - u(1))))
-    a_to, b_to = u(a_p * u(PADDED) + a_i), u(b_p * u(LARGE) + b_j)
-    from_a, from_b = row, column
-    tiles = u(k // u(DEEP))
-    if tiles > u(0):
-        begin_copies(a, b, tile_a, tile_b, a_at, b_at, a_to, b_to, n, words)
-    while tiles > u(0):
-        wait_for_copies()
-        cuda.syncthreads()
-        tiles = u(tiles - u(1))
-        b_at = u(b_at + u(DEEP) * n)
-        if tiles > u(0):
-            a_to = u(a_to + u(OF_A_PADDED)) if a_to < u(OF_A_PADDED) else u(a_to - u(OF_A_PADDED))
-            b_to = u(b_to + u(OF_B)) if b_to < u(OF_B) else u(b_to - u(OF_B))
-            begin_copies(a, b, tile_a, tile_b, a_at, b_at, a_to, b_to, n, words)
-        add_tiles(tile_a, tile_b, from_a, from_b, u(from_a + u(OF_A_PADDED)), x, y, total, tall, wide)
-        from_a = u(from_a + u(OF_A_PADDED)) if from_a < u(OF_A_PADDED) else u(from_a - u(OF_A_PADDED))
-        from_b = u(from_b + u(OF_B)) if from_b < u(OF_B) else u(from_b - u(OF_B))
-    rest = u(k % u(DEEP))
-    if rest > u(0):
-        cuda.syncthreads()
+    lanes, warps, step, tall, wide = u(lanes), u(warps), u(step), u(tall), u(wide)
+
+    def kernel(a, b, c, m, n, k, a_step, b_step):
+        t, z = u(cuda.threadIdx.x), u(cuda.blockIdx.z)
+        warp, lane = u(t // u(32)), u(t % u(32))
+        row, column = u(warp // warps * step + lane // lanes * u(4)), u(warp % warps * u(64) + lane % lanes * u(4))
+        top, left = u(u(cuda.blockIdx.y) * u(LARGE)), u(u(cuda.blockIdx.x) * u(LARGE))
+        tile_a = cuda.shared.array(TWO_OF_A, a.dtype, alignment=16)
+        tile_b = cuda.shared.array(TWO_OF_B, a.dtype, alignment=16)
+        x, y, total = cuda.local.array(8, c.dtype), cuda.local.array(8, c.dtype), cuda.local.array((8, 8), c.dtype)
+        for r in range(8):
+            for s in range(8):
+                total[r, s] = c.dtype.type(0)
+        a_i, a_p = u(t // u(8)), u(t % u(8))
+        b_p, b_j = (u(t // u(32)), u(t % u(32) * u(4))) if words else (u(t // u(LARGE)), u(t % u(LARGE)))
+        a_at = cuda.local.array(4, np.uint32)
         for r in range(4):
-            if a_p < rest:
-                tile_a[u(a_p * u(PADDED) + a_i + u(r) * u(32))] = a[a_at[r]]
-            if words:
-                if b_p < rest:
-                    tile_b[u(b_p * u(LARGE) + b_j + u(r))] = b[u(b_at + u(r))]
-            elif u(b_p + u(r) * u(2)) < rest:
-                tile_b[u((b_p + u(r) * u(2)) * u(LARGE) + b_j)] = b[u(b_at + u(r) * u(2) * n)]
-        cuda.syncthreads()
-        add_tiles(tile_a, tile_b, row, column, u(row + rest * u(PADDED)), x, y, total, tall, wide)
-    for r in range(8):
-        i = u(top + row + u(r % 4) + u(r // 4) * tall)
-        for s in range(0, 8, 4):
-            j = u(left + column + u(s // 4) * wide)
-            at = u((z * m + i) * n + j)
-            if words:
-                if i < m and j < n:
-                    store4(c, at, (total[r, s], total[r, s + 1], total[r, s + 2], total[r, s + 3]))
-            else:
-                for e in range(4):
-                    if i < m and u(j + u(e)) < n:
-                        c[u(at + u(e))] = total[r, s + e]
+            a_at[r] = u(z * a_step + min(u(top + a_i + u(r) * u(32)), u(m - u(1))) * k + a_p)
+        b_at = u(z * b_step + b_p * n + min(u(left + b_j), u(n - u(4)) if words else u(n - u(1))))
+        a_to, b_to = u(a_p * u(PADDED) + a_i), u(b_p * u(LARGE) + b_j)
+        tiles = u(k // u(DEEP))  # still to be multiplied: a tile that is followed by an odd number of others lies in the second room
+        if tiles > u(0):
+            odd = u(tiles - u(1)) & u(1)
+            begin_copies(a, b, tile_a, tile_b, a_at, b_at, u(a_to + odd * u(OF_A_PADDED)), u(b_to + odd * u(OF_B)), n, words)
+        while tiles > u(0):
+            wait_for_copies()
+            cuda.syncthreads()
+            tiles = u(tiles - u(1))
+            odd = tiles & u(1)
+            if tiles > u(0):
+                even = u(u(1) - odd)
+                b_at = u(b_at + u(DEEP) * n)
+                begin_copies(a, b, tile_a, tile_b, a_at, b_at, u(a_to + even * u(OF_A_PADDED)), u(b_to + even * u(OF_B)), n, words)
+            first, end = u(row + odd * u(OF_A_PADDED)), u(row + (odd + u(1)) * u(OF_A_PADDED))
+            add_tiles(tile_a, tile_b, first, u(column + odd * u(OF_B)), end, x, y, total, tall, wide)
+        rest = u(k % u(DEEP))
+        if rest > u(0):
+            b_at = u(z * b_step + (k - rest + b_p) * n + min(u(left + b_j), u(n - u(4)) if words else u(n - u(1))))
+            cuda.syncthreads()
+            for r in range(4):
+                if a_p < rest:
+                    tile_a[u(a_to + u(r) * u(32))] = a[a_at[r]]
+                if words:
+                    if b_p < rest:
+                        tile_b[u(b_to + u(r))] = b[u(b_at + u(r))]
+                elif u(b_p + u(r) * u(2)) < rest:
+                    tile_b[u(b_to + u(r) * u(2 * LARGE))] = b[u(b_at + u(r) * u(2) * n)]
+            cuda.syncthreads()
+            add_tiles(tile_a, tile_b, row, column, u(row + rest * u(PADDED)), x, y, total, tall, wide)
+        for r in range(8):
+            i = u(top + row + u(r % 4) + u(r // 4) * tall)
+            for s in range(0, 8, 4):
+                j = u(left + column + u(s // 4) * wide)
+                at = u((z * m + i) * n + j)
+                if words:
+                    if i < m and j < n:
+                        store4(c, at, (total[r, s], total[r, s + 1], total[r, s + 2], total[r, s + 3]))
+                else:
+                    for e in range(4):
+                        if i < m and u(j + u(e)) < n:
+                            c[u(at + u(e))] = total[r, s + e]
+
+    return kernel
 
 
-def two_tiles(a, b, c, m, n, k, a_step, b_step):
-    t = u(cuda.threadIdx.x)
-    in_background(a, b, c, m, n, k, a_step, b_step, u(t // u(16) * u(4)), u(t % u(16) * u(4)), u(64), u(64), True)
-
-
-def two_tiles_by_number(a, b, c, m, n, k, a_step, b_step):
-    t = u(cuda.threadIdx.x)
-    in_background(a, b, c, m, n, k, a_step, b_step, u(t // u(16) * u(4)), u(t % u(16) * u(4)), u(64), u(64), False)
+two_tiles = in_background(lanes=16, warps=1, step=8, tall=64, wide=64, words=True)
+two_tiles_by_number = in_background(lanes=16, warps=1, step=8, tall=64, wide=64, words=False)
 
 
 @rung("matmul", "cuda", step=9, idea="two tiles of each: the next arrives from memory in the background (cp.async) while one is multiplied")
@@ -385,16 +400,8 @@ def double_buffered(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
     return multiply(kernel, a, b, out, tile=(LARGE, LARGE), block=(256,))
 
 
-def warp_tiles(a, b, c, m, n, k, a_step, b_step):
-    warp, lane = u(cuda.threadIdx.x) // u(32), u(cuda.threadIdx.x) % u(32)
-    row, column = u(warp // u(2) * u(32) + lane // u(8) * u(4)), u(warp % u(2) * u(64) + lane % u(8) * u(4))
-    in_background(a, b, c, m, n, k, a_step, b_step, row, column, u(16), u(32), True)
-
-
-def warp_tiles_by_number(a, b, c, m, n, k, a_step, b_step):
-    warp, lane = u(cuda.threadIdx.x) // u(32), u(cuda.threadIdx.x) % u(32)
-    row, column = u(warp // u(2) * u(32) + lane // u(8) * u(4)), u(warp % u(2) * u(64) + lane % u(8) * u(4))
-    in_background(a, b, c, m, n, k, a_step, b_step, row, column, u(16), u(32), False)
+warp_tiles = in_background(lanes=8, warps=2, step=32, tall=16, wide=32, words=True)
+warp_tiles_by_number = in_background(lanes=8, warps=2, step=32, tall=16, wide=32, words=False)
 
 
 @rung("matmul", "cuda", step=10, serves=True, idea="a warp makes 32 by 64 sums, near a square: what its lanes load from shared memory is less")

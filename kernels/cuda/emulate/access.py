@@ -185,9 +185,8 @@ def in_turn(view, p, b, c, old, code, flush):
             view[j] = y if x == 0 or x > y else x - 1
         elif code == 8:
             view[j] = y
-        elif code == 9:
-            if x == y:
-                view[j] = c[0 if one_c else i]
+        elif code == 9 and x == y:
+            view[j] = c[0 if one_c else i]
 
 
 @njit(nogil=True, cache=True)

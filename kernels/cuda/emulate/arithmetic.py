@@ -10,14 +10,12 @@ bounds are in APPROXIMATE. What a kernel makes of such a result can therefore di
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types, vectorize
+from numba import njit, types
 from numba.core.extending import intrinsic
 
 # Largest errors that the PTX ISA (section 9.7.3 and following) states for a device; ours is one rounding.
@@ -53,42 +51,54 @@ def canonical(typing, x):  # type: ignore[no-untyped-def]
     return x(x), code
 
 
-def _fma(a, b, c):  # type: ignore[no-untyped-def]
-    return canonical(fused(a, b, c))
+@njit(nogil=True, cache=True)
+def at(a, i):  # type: ignore[no-untyped-def]
+    """The place of element i in an array that may be one number for all."""
+    return i if a.size > 1 else 0
 
 
-def _add(a, b):  # type: ignore[no-untyped-def]
-    return canonical(a + b)
+@njit(nogil=True, cache=True)
+def fma(a, b, c):  # type: ignore[no-untyped-def]
+    out = np.empty(max(a.size, b.size, c.size), a.dtype)
+    for i in range(out.size):
+        out[i] = canonical(fused(a[at(a, i)], b[at(b, i)], c[at(c, i)]))
+    return out
 
 
-def _sub(a, b):  # type: ignore[no-untyped-def]
-    return canonical(a - b)
+@njit(nogil=True, cache=True)
+def add(a, b):  # type: ignore[no-untyped-def]
+    out = np.empty(max(a.size, b.size), a.dtype)
+    for i in range(out.size):
+        out[i] = canonical(a[at(a, i)] + b[at(b, i)])
+    return out
 
 
-def _mul(a, b):  # type: ignore[no-untyped-def]
-    return canonical(a * b)
+@njit(nogil=True, cache=True)
+def sub(a, b):  # type: ignore[no-untyped-def]
+    out = np.empty(max(a.size, b.size), a.dtype)
+    for i in range(out.size):
+        out[i] = canonical(a[at(a, i)] - b[at(b, i)])
+    return out
 
 
-def _min(a, b):  # type: ignore[no-untyped-def]
-    if a == b:
-        return a if math.copysign(1, a) < 0 else b  # -0 is less than +0
-    return canonical(b) if a != a else a if b != b or a < b else b
+@njit(nogil=True, cache=True)
+def mul(a, b):  # type: ignore[no-untyped-def]
+    out = np.empty(max(a.size, b.size), a.dtype)
+    for i in range(out.size):
+        out[i] = canonical(a[at(a, i)] * b[at(b, i)])
+    return out
 
 
-def _max(a, b):  # type: ignore[no-untyped-def]
-    if a == b:
-        return b if math.copysign(1, a) < 0 else a
-    return canonical(b) if a != a else a if b != b or a > b else b
+def smaller(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """min: a number rather than NaN, and -0 before +0."""
+    y = np.where(np.signbit(a) & (a == b), a, np.fmin(a, b))
+    return one_nan(np.where(np.signbit(b) & (a == b), b, y))
 
 
-SCALAR = {"fma": _fma, "add": _add, "sub": _sub, "mul": _mul, "min": _min, "max": _max}
-
-
-@cache
-def ufunc(name: str, dtype: str) -> Any:
-    """The function of that name over arrays of that dtype, compiled when first asked for."""
-    f, t = SCALAR[name], {"f4": types.float32, "f8": types.float64}[dtype]
-    return vectorize([t(*[t] * f.__code__.co_argcount)], cache=True)(f)
+def larger(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """max: a number rather than NaN, and +0 after -0."""
+    y = np.where(np.signbit(a) & (a == b), b, np.fmax(a, b))
+    return one_nan(np.where(np.signbit(b) & (a == b), a, y))
 
 
 def div(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -142,7 +152,6 @@ def two_sum(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def rest_of(name: str, args: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
     """The result in float64, rounded to nearest, and a number with the sign of the exact result minus it."""
     a, b, c = (*args, *[np.zeros(1)] * (3 - len(args)))
-    fma = ufunc("fma", "f8")
     if name in ("add", "sub"):
         return two_sum(a, b if name == "add" else -b)
     if name == "mul":
@@ -214,7 +223,7 @@ def function(name: str, parts: list[str], dtype: str) -> Callable[..., np.ndarra
     if mode != "rn":
         f = directed(name, mode, dtype)
     else:
-        f = {"div": div, "sqrt": sqrt, "rcp": rcp}.get(name) or ufunc(name, dtype)
+        f = {"add": add, "sub": sub, "mul": mul, "fma": fma, "div": div, "sqrt": sqrt, "rcp": rcp}[name]
     f = ftz(f) if "ftz" in parts and dtype == "f4" else f
     return saturated(f) if "sat" in parts else f
 

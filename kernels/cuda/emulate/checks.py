@@ -160,48 +160,41 @@ def mark(written, positions, size):
         written[positions[i] : positions[i] + size] = True
 
 
-LAST = np.dtype(
-    [("writer", "i4"), ("written", "i4"), ("written_in_step", "i4"), ("by", "i4"), ("reader", "i4"), ("other", "i4"), ("read", "i4"),
-     ("read_in_step", "i4"), ("copier", "i4")]
-)  # fmt: skip
+# What is known of a byte of shared memory: threads are counted from 1, 0 is nobody; an epoch is the time between two barriers of a block, a
+# step that between two barriers of a warp.
+WRITER, WRITTEN, WRITTEN_STEP, BY, READER, READ_AT, READ_STEP, OTHER, OTHER_STEP, COPIER, COLUMNS = range(11)
 
 
 class Races(Watcher):
-    """For each byte of shared memory: who wrote it last and who read it, and between which barriers."""
+    """For each byte of shared memory: who wrote it last, up to two who read it since the last barrier, who copies to it."""
 
     def __init__(self, strict: bool) -> None:
         self.strict = strict
-        self.last: np.ndarray = np.zeros(0, LAST)
 
     def begin(self, machine: Machine, root: Lanes) -> None:
-        self.machine, self.root = machine, root
+        self.machine = machine
         self.start = machine.memory.shared[0]
-        self.last = np.zeros(machine.memory.local[0] - self.start, LAST)
-        for name in ("writer", "reader", "other", "copier"):
-            self.last[name] = -1
-        self.epoch = np.zeros(machine.live_count.size, np.int32)  # barriers that a block has passed
-        self.step = np.zeros(machine.warps_now, np.int32)  # barriers that a warp has passed on its own
+        self.last = np.zeros((machine.memory.local[0] - self.start, COLUMNS), np.int32)
+        self.epoch = np.zeros(machine.live_count.size, np.int32)
+        self.step = np.zeros(machine.warps_now, np.int32)
         self.warp_of = root["warp"]
 
     def access(self, access: Access, R: Lanes, positions: np.ndarray, kind: int) -> None:
         if access.space not in ("shared", "generic"):
             return
-        other = np.zeros(3, np.int64)
         if positions.size == 1 and R.size > 1:
             positions = np.full(R.size, positions[0])
-        bad = touch(
-            self.last, self.start, positions, access.bytes, kind, R["thread"], self.warp_of, self.machine.block_of, self.epoch, self.step,
-            self.strict, other,
-        )  # fmt: skip
+        now = self.warp_of, self.machine.block_of, self.epoch, self.step
+        other = np.zeros(2, np.int64)
+        bad = touch(self.last, self.start, positions, access.bytes, kind, R["thread"], *now, self.strict, other)
         if bad >= 0:
-            self.fault(access, R, positions, kind, bad, other)
+            self.fault(access, R, positions, kind, bad, int(other[0]), int(other[1]))
 
-    def fault(self, access: Access, R: Lanes, positions: np.ndarray, kind: int, bad: int, other: np.ndarray) -> None:
-        what, address = described(access, R, np.asarray(positions), bad)
-        them, did = self.machine.who(int(other[0])), ("read", "wrote", "updated", "has begun to copy to")[other[1]]
-        wait = " and nobody has waited for" if other[1] == COPY else ", with no barrier between"
-        text = f"{DOES[kind]} {what}, which {them} {did}{wait}"
-        fault = self.machine.fault("race", text, R, np.array([bad]), access.x, address)
+    def fault(self, access: Access, R: Lanes, positions: np.ndarray, kind: int, bad: int, other: int, did: int) -> None:
+        what, address = described(access, R, positions, bad)
+        them = self.machine.who(other)
+        deed = f"{('read', 'wrote', 'updated')[did]}, with no barrier between" if did != COPY else "copies to, and has not waited for"
+        fault = self.machine.fault("race", f"{DOES[kind]} {what}, which {them} {deed}", R, np.array([bad]), access.x, address)
         fault.threads = (*fault.threads, them)
         raise fault
 
@@ -227,37 +220,48 @@ def apart(t, u, in_step, warp_of, step, strict):
 
 @njit(nogil=True, cache=True)
 def touch(last, start, positions, size, kind, threads, warp_of, block_of, epoch, step, strict, other):
-    """Record accesses, in the order of threads; the first that nothing orders after an earlier one, or -1. `other`: who, and what it did."""
+    """Record accesses, thread by thread. The first that nothing orders after an earlier one, or -1; `other`: who that was, what it did."""
     for i in range(positions.size):
         t = threads[i]
-        e, s = epoch[block_of[t]], step[warp_of[t]]
+        e, s, w = epoch[block_of[t]], step[warp_of[t]], warp_of[t]
         for at in range(positions[i] - start, positions[i] - start + size):
-            if at < 0 or at >= last.size:
+            if at < 0 or at >= last.shape[0]:
                 break
             b = last[at]
-            if b.copier >= 0:
-                other[0], other[1] = b.copier, 3
+            if b[COPIER]:
+                other[0], other[1] = b[COPIER] - 1, COPY
                 return i
-            if b.writer >= 0 and b.written == e and apart(t, b.writer, b.written_in_step, warp_of, step, strict):
-                if not (kind == 2 and b.by == 2):
-                    other[0], other[1] = b.writer, b.by
-                    return i
-            if kind == 0:
-                if b.reader < 0 or b.read != e or (warp_of[b.reader] == warp_of[t] and b.read_in_step != s):
-                    b.reader, b.other, b.read, b.read_in_step = t, -1, e, s
-                elif b.reader != t and (b.other < 0 or warp_of[b.other] == warp_of[b.reader]):
-                    b.other = t
+            atomic = kind == ATOMIC and b[BY] == ATOMIC
+            if b[WRITER] and b[WRITTEN] == e and not atomic and apart(t, b[WRITER] - 1, b[WRITTEN_STEP], warp_of, step, strict):
+                other[0], other[1] = b[WRITER] - 1, b[BY]
+                return i
+            if kind == READ:
+                remember(b, t, e, s, w, warp_of)
+                continue
+            if b[READER] and b[READ_AT] == e:
+                for who in (READER, OTHER):
+                    if b[who] and apart(t, b[who] - 1, b[READ_STEP if who == READER else OTHER_STEP], warp_of, step, strict):
+                        other[0], other[1] = b[who] - 1, READ
+                        return i
+            if kind == COPY:
+                b[COPIER] = t + 1
             else:
-                if b.reader >= 0 and b.read == e:
-                    for u in (b.reader, b.other):
-                        if u >= 0 and apart(t, u, b.read_in_step, warp_of, step, strict):
-                            other[0], other[1] = u, 0
-                            return i
-                if kind == 3:
-                    b.copier = t
-                else:
-                    b.writer, b.written, b.written_in_step, b.by = t, e, s, kind
+                b[WRITER], b[WRITTEN], b[WRITTEN_STEP], b[BY] = t + 1, e, s, kind
     return -1
+
+
+@njit(nogil=True, cache=True)
+def remember(b, t, e, s, w, warp_of):
+    """Keep a reader of this epoch and another, of another warp if there is one: any writer is then apart from one of them."""
+    if b[READER] == 0 or b[READ_AT] != e:
+        b[READER], b[READ_AT], b[READ_STEP], b[OTHER] = t + 1, e, s, 0
+    elif warp_of[b[READER] - 1] == w:
+        if b[READ_STEP] != s:
+            b[READER], b[READ_STEP] = t + 1, s
+        elif b[READER] != t + 1 and b[OTHER] == 0:
+            b[OTHER], b[OTHER_STEP] = t + 1, s
+    elif b[OTHER] == 0 or warp_of[b[OTHER] - 1] != w or b[OTHER_STEP] != s:
+        b[OTHER], b[OTHER_STEP] = t + 1, s
 
 
 @njit(nogil=True, cache=True)
@@ -267,7 +271,7 @@ def arrive(last, start, positions, size, threads, warp_of, block_of, epoch, step
         t = threads[i]
         for at in range(positions[i] - start, positions[i] - start + size):
             b = last[at]
-            b.copier, b.writer, b.written, b.written_in_step, b.by = -1, t, epoch[block_of[t]], step[warp_of[t]], 1
+            b[COPIER], b[WRITER], b[WRITTEN], b[WRITTEN_STEP], b[BY] = 0, t + 1, epoch[block_of[t]], step[warp_of[t]], WRITE
 
 
 def watchers(checks: frozenset[str], uninitialised: tuple[int, ...]) -> list[Watcher]:

@@ -1,7 +1,7 @@
 """cp.async: copies from global to shared memory that go on while their thread does other things.
 
-What a copy brings is seen only after its thread has waited for it (`cp.async.wait_group`, `wait_all`); until then shared memory holds what it
-held before. The source is read at once, so a kernel that changes it before the copy has ended would read something else on a device.
+What a copy brings is seen only after its thread has waited for it (`cp.async.wait_group`, `wait_all`); until then shared memory holds what
+it held before. The source is read at once, so a kernel that changes it before the copy has ended would read something else on a device.
 """
 
 from __future__ import annotations

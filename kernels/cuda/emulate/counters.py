@@ -3,12 +3,12 @@
 All are counts of what the PTX asks for, by the documented rules below; none is a time, and no cache is modelled.
 
     instructions   of threads, by class; those of PTX, which are not quite those of the machine code
-    request        one memory instruction of one warp
+    request        one memory instruction of one warp (of shared memory: see wavefronts)
     sectors        32 bytes of global memory at a multiple of 32: a request moves each that it touches, once
     useful         distinct bytes that lanes ask for, of the bytes in these sectors
-    wavefronts     shared memory has 32 banks of 4 bytes, word w in bank w mod 32. A warp asks in one go if each lane wants 4 bytes or less,
-                   in two halves for 8 bytes, in four quarters for 16. Of each go, a wavefront gives every bank one word (any number of lanes
-                   may want it): it takes as many as the most words that are wanted from one bank, so 1 is the best
+    wavefronts     shared memory has 32 banks of 4 bytes, word w in bank w mod 32. A warp asks in one go if each lane wants 4 bytes or
+                   less, in two halves for 8 bytes, in four quarters for 16; each is a request. A wavefront gives one word of every bank
+                   (any number of lanes may want it), so a request takes as many as the most words wanted of one bank: 1 is the best
     active share   lanes that run, of 32 for each warp and instruction
 """
 
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import njit
 
-from kernels.cuda.emulate.access import COPY, READ, Access
+from kernels.cuda.emulate.access import ATOMIC, READ, Access
 from kernels.cuda.emulate.checks import Watcher
 from kernels.cuda.emulate.parse import Instruction
 from kernels.cuda.emulate.translate import types_of
@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 
 SECTOR, BANKS = 32, 32
 CLASSES = ("fma", "tensor", "float", "integer", "move", "global", "shared", "local", "param", "atomic", "branch", "sync", "warp")
+BY_NAME = {
+    "atomic": ("atom", "red"),
+    "branch": ("bra", "brx", "ret", "exit", "call", "trap"),
+    "sync": ("bar", "barrier", "membar", "fence"),
+    "warp": ("shfl", "vote", "match", "redux", "activemask"),
+    "move": ("mov", "cvt", "cvta", "selp", "isspacep"),
+}
 
 
 def class_of(x: Instruction) -> str:
@@ -45,13 +52,9 @@ def class_of(x: Instruction) -> str:
         return {"const": "param"}.get(space, space)
     if name == "cp":
         return "global" if len(x.operands) > 1 else "sync"
-    fixed = {
-        "atom": "atomic", "red": "atomic", "bra": "branch", "brx": "branch", "ret": "branch", "exit": "branch", "call": "branch", "trap": "branch",
-        "bar": "sync", "barrier": "sync", "membar": "sync", "fence": "sync", "shfl": "warp", "vote": "warp", "match": "warp", "redux": "warp",
-        "activemask": "warp", "mov": "move", "cvt": "move", "cvta": "move", "selp": "move", "isspacep": "move",
-    }  # fmt: skip
-    if name in fixed:
-        return fixed[name]
+    fixed = next((kind for kind, names in BY_NAME.items() if name in names), None)
+    if fixed:
+        return fixed
     return "float" if kinds and kinds[-1] in ("f16", "f16x2", "bf16", "bf16x2", "f32", "f64") else "integer"
 
 
@@ -150,11 +153,11 @@ class Counters(Watcher):
             return
         if first >= m.shared[0]:
             found = wavefronts(positions, access.bytes, R["warp"], R["lane"])
-            name = "shared_loads" if kind == READ else "shared_stores" if kind != COPY else "shared_stores"
+            name = "shared_loads" if kind == READ else "shared_stores"
         else:
             found = sectors(positions, access.bytes, R["warp"])
-            name = {READ: "global_loads"}.get(kind, "global_stores")
-        name = "atomics" if kind == 2 else name
+            name = "global_loads" if kind == READ else "global_stores"
+        name = "atomics" if kind == ATOMIC else name
         self.traffic[name].add(*found)
         self.by_line.setdefault(access.x.line, Traffic()).add(*found)
 

@@ -1,7 +1,7 @@
 """What each instruction does: opcode -> a line of Python over arrays (see `translate.py`).
 
-Integers and bits are NumPy's own operations; floating-point numbers are those of `arithmetic.py`; memory and what threads do together is the
-machine's. Semantics as in the PTX ISA 9.0, section 9.7, in its order.
+Integers and bits are NumPy's own operations; floating-point numbers are those of `arithmetic.py`; memory, and what threads do together, is
+the machine's. Semantics as in the PTX ISA 9.0, section 9.7, in its order.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def _(t: Translator, x: Instruction) -> str:
         return half(t, x, {"min": np.fmin, "max": np.fmax}[name])
     if not real(kind):
         return t.call(x, {"min": np.minimum, "max": np.maximum}[name], dtype_of(kind))
-    two = arithmetic.ufunc(name, dtype_of(kind))
+    two = {"min": arithmetic.smaller, "max": arithmetic.larger}[name]
 
     def of(*args: np.ndarray) -> np.ndarray:
         bare = [np.abs(a) for a in args] if "xorsign" in x.parts else list(args)
@@ -394,8 +394,13 @@ def _(t: Translator, x: Instruction) -> str:
             sign = np.where(byte & 0x80, np.uint8(0xFF), np.uint8(0))
             return np.ascontiguousarray(np.where(code & 8, sign, byte)).view(np.uint32).reshape(-1)
         pick = {
-            "f4e": s + k, "b4e": (s - k) % 8, "rc8": s + 0 * k, "ecl": np.maximum(k, s), "ecr": np.minimum(k, s), "rc16": (s & 1) * 2 + k % 2,
-        }[mode]  # fmt: skip
+            "f4e": s + k,
+            "b4e": (s - k) % 8,
+            "rc8": s + 0 * k,
+            "ecl": np.maximum(k, s),
+            "ecr": np.minimum(k, s),
+            "rc16": (s & 1) * 2 + k % 2,
+        }[mode]
         return np.ascontiguousarray(np.take_along_axis(source, pick, 1)).view(np.uint32).reshape(-1)
 
     return t.call(x, of, "u4")

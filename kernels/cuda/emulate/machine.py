@@ -25,6 +25,7 @@ from kernels.cuda.emulate.translate import BOOL, Translator
 from kernels.cuda.emulate.warps import WARP, Warps
 
 WAVE = 16384  # threads: with 8 bytes, a register of all of them is 128 KiB
+WAVE_BYTES = 1 << 22  # of dynamic shared memory: what the checks know of a byte takes 40
 PATIENCE = 100_000_000  # instructions of groups, after which a program is thought to wait for what does not come
 TURNS = 1000  # of a loop that looks at what others may change, while others wait: then these go on for once
 CONTROL = ("bra", "brx", "ret", "exit", "bar", "barrier", "trap")
@@ -87,7 +88,7 @@ class Machine:
         self.watchers: list[Any] = list(watchers)
         self.threads = block[0] * block[1] * block[2]
         self.blocks = grid[0] * grid[1] * grid[2]
-        self.wave = max(1, min(self.blocks, WAVE // max(self.threads, 1)))
+        self.wave = max(1, min(self.blocks, WAVE // max(self.threads, 1), WAVE_BYTES // max(shared, 1)))
         self.memory = Memory()
         self.warps, self.copies = Warps(self), Copies(self)
         self.symbols: dict[str, int] = {}

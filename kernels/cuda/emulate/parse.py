@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 
 class PtxError(Exception):
@@ -88,7 +88,7 @@ class Instruction:
     source: tuple[str, int] | None  # file and line of what was compiled, if the text says so
     text: str
 
-    @property
+    @cached_property
     def parts(self) -> list[str]:
         return self.opcode.replace("::", "_").split(".")
 

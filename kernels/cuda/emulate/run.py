@@ -51,8 +51,8 @@ def run(
     target         the device to hold the launch against, such as "sm_90"; that of the PTX by default
     uninitialised  positions in `args` of arrays whose contents are not to be read before they are written
 
-    Raises `Fault` for what a check finds, `Unsupported` for an instruction that is not interpreted, `PtxError` for text that is not understood
-    and `TypeError` for arguments that do not fit the kernel's parameters. What was written before a fault stays written.
+    Raises `Fault` for what a check finds, `Unsupported` for an instruction that is not interpreted, `PtxError` for text that is not
+    understood and `TypeError` for arguments that do not fit the kernel's parameters. What was written before a fault stays written.
     """
     module = parse(ptx)
     function = module.kernel(kernel)

@@ -25,9 +25,13 @@ if TYPE_CHECKING:
     from kernels.cuda.emulate.machine import Lanes, Machine
 
 SHAPES = {
-    "m8n8k4": ("f64",), "m16n8k4": ("tf32", "f64"), "m16n8k8": ("tf32", "f16", "bf16", "f64"), "m16n8k16": ("f16", "bf16", "s8", "u8", "f64"),
-    "m16n8k32": ("s8", "u8"), "m8n8k16": ("s8", "u8"),
-}  # fmt: skip
+    "m8n8k4": ("f64",),
+    "m16n8k4": ("tf32", "f64"),
+    "m16n8k8": ("tf32", "f16", "bf16", "f64"),
+    "m16n8k16": ("f16", "bf16", "s8", "u8", "f64"),
+    "m16n8k32": ("s8", "u8"),
+    "m8n8k16": ("s8", "u8"),
+}
 LANE = np.arange(WARP)
 G, T = LANE // 4, LANE % 4
 
@@ -87,7 +91,7 @@ def multiply_add(machine: Machine, x: Instruction, kinds: list[str]) -> Callable
         b = tile(R, list(registers[counts[0] : counts[0] + counts[1]]), of_b, b_at, (k, n))
         c = tile(R, list(registers[counts[0] + counts[1] :]), of_c, c_at, (m, n))
         d = a @ b + c
-        return shared_out(R, rounded_to(d, to, "satfinite" in x.parts)[:, c_at[0], c_at[1]])
+        return dealt(R, rounded_to(d, to, "satfinite" in x.parts)[:, c_at[0], c_at[1]])
 
     return mma
 
@@ -99,7 +103,7 @@ def rounded_to(d: np.ndarray, kind: str, clamp: bool) -> np.ndarray:
     return d.astype({"f16": np.float16, "f32": np.float32, "f64": np.float64}[kind])
 
 
-def shared_out(R: Lanes, d: np.ndarray) -> list[np.ndarray]:
+def dealt(R: Lanes, d: np.ndarray) -> list[np.ndarray]:
     """Elements (warps, lanes, registers, e) as a list of registers over threads."""
     words = np.ascontiguousarray(d)
     words = words.view(np.uint32)[..., 0] if d.dtype == np.float16 else words[..., 0]
