@@ -143,10 +143,12 @@ class Access:
             old = np.empty(R.size, view.dtype)
             if kind == "f16":
                 add_halves(view, p, b, old)
+            elif flush:
+                flushed_sums(view, p, b, old)
             elif op in ("and", "or", "xor"):
                 bits_in_turn(view, p, b, old, code)
             else:
-                in_turn(view, p, b, b if c is None else c, old, code, flush)
+                in_turn(view, p, b, b if c is None else c, old, code)
             return old
 
         return atomic
@@ -163,18 +165,14 @@ def add_halves(view: np.ndarray, p: np.ndarray, b: np.ndarray, old: np.ndarray) 
 
 
 @njit(nogil=True, cache=True)
-def in_turn(view, p, b, c, old, code, flush):
+def in_turn(view, p, b, c, old, code):
     one_p, one_b, one_c = p.size == 1, b.size == 1, c.size == 1
     for i in range(old.size):
         j = p[0 if one_p else i]
         x, y = view[j], b[0 if one_b else i]
         old[i] = x
         if code == 0:
-            if flush:
-                x = x if abs(x) >= 2.0**-126 else x * 0
-                y = y if abs(y) >= 2.0**-126 else y * 0
-            z = x + y
-            view[j] = z if not flush or abs(z) >= 2.0**-126 or z != z else z * 0
+            view[j] = x + y
         elif code == 1:
             view[j] = y if y < x or x != x else x
         elif code == 2:
@@ -187,6 +185,20 @@ def in_turn(view, p, b, c, old, code, flush):
             view[j] = y
         elif code == 9 and x == y:
             view[j] = c[0 if one_c else i]
+
+
+@njit(nogil=True, cache=True)
+def flushed_sums(view, p, b, old):
+    one_p, one_b = p.size == 1, b.size == 1
+    for i in range(old.size):
+        j = p[0 if one_p else i]
+        old[i] = view[j]
+        view[j] = normal(normal(old[i]) + normal(b[0 if one_b else i]))
+
+
+@njit(nogil=True, cache=True)
+def normal(x):
+    return x * np.float32(0) if abs(x) < np.float32(2.0**-126) else x
 
 
 @njit(nogil=True, cache=True)

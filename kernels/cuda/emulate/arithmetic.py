@@ -10,7 +10,9 @@ bounds are in APPROXIMATE. What a kernel makes of such a result can therefore di
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -194,18 +196,60 @@ def narrowed(x: np.ndarray, mode: str, dtype: Any = np.float32) -> np.ndarray:
 
 def directed(name: str, mode: str, dtype: str) -> Callable[..., np.ndarray]:
     """add, sub, mul, fma, div, rcp or sqrt in the direction rz, rm or rp."""
+    if dtype == "f8":
+        return lambda *args: in_fractions(name, mode, *args)
 
     def of(*args: np.ndarray) -> np.ndarray:
-        if dtype == "f4":
-            return one_nan(narrowed(odd(*rest_of(name, tuple(a.astype(np.float64) for a in args))), mode))
-        s, rest = rest_of(name, args)
-        rest = np.where(np.isfinite(s) & np.isfinite(rest), rest, 0)
-        if mode == "rz":
-            return np.where(rest * np.sign(s) < 0, np.nextafter(s, 0), s)
-        toward = -np.inf if mode == "rm" else np.inf
-        return np.where(rest < 0 if mode == "rm" else rest > 0, np.nextafter(s, toward), s)
+        wide = tuple(a.astype(np.float64) for a in args)
+        value = odd(*rest_of(name, wide))
+        if mode == "rm" and name in ("add", "sub", "fma"):
+            value = np.where((value == 0) & below_zero(name, wide), -0.0, value)
+        return one_nan(narrowed(value, mode))
 
     return of
+
+
+def below_zero(name: str, args: tuple[Any, ...]) -> Any:
+    """Downwards, a sum that is 0 is -0, but of two +0 (IEEE 754, 6.3)."""
+    first, last = args[0] * args[1] if name == "fma" else args[0], -args[-1] if name == "sub" else args[-1]
+    return np.signbit(first) | np.signbit(last)
+
+
+def in_fractions(name: str, mode: str, *args: np.ndarray) -> np.ndarray:
+    """float64 in a direction: slow and exact, number by number. Compilers hardly use it."""
+    nearest = {"add": add, "sub": sub, "mul": mul, "fma": fma, "div": div, "rcp": rcp, "sqrt": sqrt}[name](*args)
+    out = np.array(np.broadcast_to(nearest, np.broadcast_shapes(*(a.shape for a in args))))
+    for i, numbers in enumerate(zip(*np.broadcast_arrays(*args), strict=True)):
+        if np.isfinite(numbers).all() and not np.isnan(out[i]) and not (name in ("div", "rcp") and numbers[-1] == 0):
+            rest = above(name, float(out[i]), [Fraction(float(v)) for v in numbers])
+            out[i] = moved(float(out[i]), rest, mode)
+            if mode == "rm" and name in ("add", "sub", "fma") and out[i] == 0 and rest == 0 and below_zero(name, numbers):
+                out[i] = -0.0
+    return out
+
+
+def above(name: str, y: float, numbers: list[Fraction]) -> int:
+    """The sign of the exact result minus y; of an infinite y, minus its sign."""
+    if math.isinf(y):
+        return -1 if y > 0 else 1
+    a, b, c = (*numbers, *[Fraction(0)] * (3 - len(numbers)))
+    r = Fraction(y)
+    if name in ("div", "rcp"):
+        top, bottom = (a, b) if name == "div" else (Fraction(1), a)
+        rest = (top - r * bottom) * (1 if bottom > 0 else -1)
+    else:
+        rest = {"add": a + b, "sub": a - b, "mul": a * b, "fma": a * b + c, "sqrt": a}[name] - (r * r if name == "sqrt" else r)
+    return (rest > 0) - (rest < 0)
+
+
+def moved(y: float, rest: int, mode: str) -> float:
+    """A number rounded to nearest, by one step where the direction asks for it."""
+    inward = mode == "rz" and rest * math.copysign(1, y) < 0
+    if inward:
+        return math.nextafter(y, 0.0)
+    if (mode == "rm" and rest < 0) or (mode == "rp" and rest > 0):
+        return math.nextafter(y, math.inf * rest)
+    return y
 
 
 def odd_to_f32(x: np.ndarray) -> np.ndarray:

@@ -606,6 +606,7 @@ def half(t: Translator, x: Instruction, f: Callable[..., np.ndarray] | None) -> 
 
     def of(*args: np.ndarray) -> np.ndarray:
         wide = [w.astype(np.float64) for w in (from_bf16(halves(a)) if brain else halves(a).view(np.float16) for a in args)]
+        wide = [w.reshape(-1) for w in np.broadcast_arrays(*wide)]
         if f is None:
             y = arithmetic.odd(*arithmetic.rest_of("fma", tuple(wide)))
         elif f in (np.add, np.subtract):
