@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda
 
-from kernels.cuda.arrays import MOST, aligned, dense, result
-from kernels.cuda.intrinsics import copy1_or_zero, load4, store4, wait_for_copies
+from kernels.cuda.arrays import ALIGNED, MOST, aligned, dense, result
+from kernels.cuda.intrinsics import copy1, copy1_or_zero, load4, store4, wait_for_copies
 from kernels.cuda.launch import launch
 from kernels.cuda.matmul import DEEP, LARGE, OF_A_PADDED, OF_B, PADDED, TWO_OF_A, TWO_OF_B, add_tiles
 from kernels.registry import rung
@@ -75,10 +75,12 @@ def geometry(x: Any, w: Any, y: Any, stride: Any, padding: Any, dilation: Any, g
     return Geometry(*x, *w, *y[2:], *pair(stride), top, left, *pair(dilation), groups)
 
 
-def forward(run: Run, x: Any, w: Any, out: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> np.ndarray:
-    """conv2d by `run(x, w, y, geometry)`, which writes y."""
+def forward(
+    run: Run, x: Any, w: Any, out: Any, stride: Any, padding: Any, dilation: Any, groups: int, dtype: Any = None
+) -> np.ndarray:  # fmt: skip
+    """conv2d by `run(x, w, y, geometry)`, which writes y, of the dtype of x or another."""
     shape = (len(x), len(w), *count(x.shape[2:], w.shape[2:], pair(stride), padding, pair(dilation)))
-    y = result(shape, x.dtype, out, x, w)
+    y = result(shape, x.dtype if dtype is None else dtype, out, x, w)
     if y.size:
         run(dense(x), dense(w), y, geometry(x.shape, w.shape, shape, stride, padding, dilation, groups))
     return y
@@ -315,7 +317,9 @@ HOISTED = "flat arrays and uint32 indices; the bounds of loops are known before 
 
 
 @rung("conv2d", "cuda", step=2, idea=HOISTED)
-def hoisted_windows(x: Any, w: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None) -> np.ndarray:
+def hoisted_windows(
+    x: Any, w: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None
+) -> np.ndarray:
     """Predicted: a product is two loads, one fused product, two sums and a test: a fifth of the instructions, the same requests."""
     return forward(hoisted(window_hoisted, 2), x, w, out, stride, padding, dilation, groups)
 
@@ -491,7 +495,9 @@ def in_planes(kernel: Any, above: Run, arrays: tuple[np.ndarray, ...], writes: i
     height, width = written.shape[2:]
     tiles_across = -(-width // LANES)
     grid = -(-height // ROWS) * tiles_across, min(written.shape[0] * written.shape[1], MOST)
-    launch(kernel, grid, (LANES, ROWS), *flat, numbers(g), *numbers((tiles_across, tall, wide, *steps)), writes=[flat[writes]], shared=bytes)
+    launch(
+        kernel, grid, (LANES, ROWS), *flat, numbers(g), *numbers((tiles_across, tall, wide, *steps)), writes=[flat[writes]], shared=bytes
+    )
 
 
 def halo_weights_run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometry) -> None:
@@ -556,6 +562,7 @@ class Product(NamedTuple):
     R: int
     S: int
     a_row: int
+    a_start: int
     a_group: int
     a_part: int
     b_z: int
@@ -578,93 +585,108 @@ class Product(NamedTuple):
     c_group: int
     c_part: int
     in_fours: int  # four columns are neighbours in c, at 16 bytes
+    first_sum: int = 0  # where in a what sums start from is, of whole numbers
 
 
-@cuda.jit(device=True, inline="always")
-def look_up(a, b, tile_a, tile_b, places, p, depth, a_at, b_at, row, column, height, width, t):
-    """Tiles from p on, in the background. A thread fetches four numbers of each, those of b from one column; beyond `depth` are zeros."""
-    buffer, a_p = u(p // u(DEEP)) & u(1), u(t % u(8))
-    of_a, _, _, _ = load4(places, u((p + a_p) * u(4)))
-    for e in range(4):
-        to = u(buffer * u(OF_A_PADDED) + a_p * u(PADDED) + t // u(8) + u(e) * u(32))
-        copy1_or_zero(tile_a, to, a, u(a_at[e] + of_a), u(p + a_p) < depth)
-    for e in range(4):
-        b_p = u(t // u(LARGE) + u(e) * u(2))
-        _, of_b, rows, columns = load4(places, u((p + b_p) * u(4)))
-        there = (u(p + b_p) < depth) & (u(row + rows) < height) & (u(column + columns) < width)  # not `and`: no branch
-        copy1_or_zero(tile_b, u(buffer * u(OF_B) + b_p * u(LARGE) + t % u(LARGE)), b, u(b_at + of_b), there)
+def implicit_by(add_tiles, shifted):
+    """A kernel: a thread makes 8 by 8 sums of c = a b by `add_tiles`, and finds what it fetches of b by `places`.
 
+    shifted   for whole numbers: outside of a picture stands the last number of b, not 0; and a sum starts from one of the numbers that
+              stand behind those of a, one for each row
+    """
 
-def implicit(a, b, c, places, told):
-    (
-        rows, columns, depth, whole, groups, R, S, a_row, a_group, a_part, b_z, b_r, b_s, b_start, b_group, b_part, height, width,
-        down, top, across, left, c_row, c_z, c_r, c_s, c_start, c_group, c_part, in_fours,
-    ) = told  # fmt: skip
-    t, group, part = u(cuda.threadIdx.x), u(cuda.blockIdx.z) % groups, u(cuda.blockIdx.z) // groups
-    first_i, first_j = u(u(cuda.blockIdx.y) * u(LARGE)), u(u(cuda.blockIdx.x) * u(LARGE))
-    depth = min(depth, u(whole - part * depth))
-    tile_a = cuda.shared.array(TWO_OF_A, a.dtype, alignment=16)
-    tile_b = cuda.shared.array(TWO_OF_B, a.dtype, alignment=16)
-    x, y, total = cuda.local.array(8, c.dtype), cuda.local.array(8, c.dtype), cuda.local.array((8, 8), c.dtype)
-    for i in range(8):
-        for j in range(8):
-            total[i, j] = c.dtype.type(0)
-    a_at = cuda.local.array(4, np.uint32)
-    for e in range(4):
-        a_at[e] = u(group * a_group + part * a_part + min(u(first_i + t // u(8) + u(e) * u(32)), u(rows - u(1))) * a_row)
-    j = min(u(first_j + t % u(LARGE)), u(columns - u(1)))
-    s, r, z = j % S, u(j // S) % R, u(j // u(R * S))
-    b_at = u(b_start + group * b_group + part * b_part + z * b_z + r * b_r + s * b_s)
-    above, before = u(r * down - top), u(s * across - left)
-    warp, lane = t // u(32), t % u(32)
-    i, j = u(warp // u(2) * u(32) + lane // u(8) * u(4)), u(warp % u(2) * u(64) + lane % u(8) * u(4))  # of the sums of this thread
-    p = u(0)
-    if p < depth:
-        look_up(a, b, tile_a, tile_b, places, p, depth, a_at, b_at, above, before, height, width, t)
-    while p < depth:
-        wait_for_copies()
-        cuda.syncthreads()
-        buffer = u(p // u(DEEP)) & u(1)
-        p = u(p + u(DEEP))
+    @cuda.jit(device=True, inline="always")
+    def look_up(a, b, tile_a, tile_b, places, p, depth, a_at, b_at, row, column, height, width, t):
+        """Tiles from p on, in the background. A thread fetches four numbers of each, those of b from one column; beyond `depth` are zeros."""
+        buffer, a_p = u(p // u(DEEP)) & u(1), u(t % u(8))
+        of_a, _, _, _ = load4(places, u((p + a_p) * u(4)))
+        for e in range(4):
+            to = u(buffer * u(OF_A_PADDED) + a_p * u(PADDED) + t // u(8) + u(e) * u(32))
+            copy1_or_zero(tile_a, to, a, u(a_at[e] + of_a), u(p + a_p) < depth)
+        for e in range(4):
+            b_p = u(t // u(LARGE) + u(e) * u(2))
+            _, of_b, rows, columns = load4(places, u((p + b_p) * u(4)))
+            there = (u(p + b_p) < depth) & (u(row + rows) < height) & (u(column + columns) < width)  # not `and`: no branch
+            to, at = u(buffer * u(OF_B) + b_p * u(LARGE) + t % u(LARGE)), u(b_at + of_b)
+            if shifted:
+                copy1(tile_b, to, b, at if there else u(b.size - 1))
+            else:
+                copy1_or_zero(tile_b, to, b, at, there)
+
+    def kernel(a, b, c, places, told):
+        (
+            rows, columns, depth, whole, groups, R, S, a_row, a_start, a_group, a_part, b_z, b_r, b_s, b_start, b_group, b_part, height, width,
+            down, top, across, left, c_row, c_z, c_r, c_s, c_start, c_group, c_part, in_fours, first_sum,
+        ) = told  # fmt: skip
+        t, group, part = u(cuda.threadIdx.x), u(cuda.blockIdx.z) % groups, u(cuda.blockIdx.z) // groups
+        first_i, first_j = u(u(cuda.blockIdx.y) * u(LARGE)), u(u(cuda.blockIdx.x) * u(LARGE))
+        depth = min(depth, u(whole - part * depth))
+        tile_a = cuda.shared.array(TWO_OF_A, a.dtype, alignment=16)
+        tile_b = cuda.shared.array(TWO_OF_B, b.dtype, alignment=16)
+        x, y, total = cuda.local.array(8, a.dtype), cuda.local.array(8, b.dtype), cuda.local.array((8, 8), c.dtype)
+        warp, lane = t // u(32), t % u(32)
+        first_row, first_column = u(warp // u(2) * u(32) + lane // u(8) * u(4)), u(warp % u(2) * u(64) + lane % u(8) * u(4))
+        for f in range(8):
+            i = u(first_i + first_row + u(f % 4) + u(f // 4) * u(16))
+            start = a[u(first_sum + group * rows + min(i, u(rows - u(1))))] if shifted else c.dtype.type(0)
+            for e in range(8):
+                total[f, e] = start
+        a_at = cuda.local.array(4, np.uint32)
+        for e in range(4):
+            i = min(u(first_i + t // u(8) + u(e) * u(32)), u(rows - u(1)))  # rows and columns beyond the edge are fetched from inside of it
+            a_at[e] = u(a_start + group * a_group + part * a_part + i * a_row)
+        j = min(u(first_j + t % u(LARGE)), u(columns - u(1)))
+        s, r, z = j % S, u(j // S) % R, u(j // u(R * S))
+        b_at = u(b_start + group * b_group + part * b_part + z * b_z + r * b_r + s * b_s)
+        above, before = u(r * down - top), u(s * across - left)
+        p = u(0)
         if p < depth:
             look_up(a, b, tile_a, tile_b, places, p, depth, a_at, b_at, above, before, height, width, t)
-        from_a, from_b = u(buffer * u(OF_A_PADDED) + i), u(buffer * u(OF_B) + j)
-        add_tiles(tile_a, tile_b, from_a, from_b, u(from_a + u(OF_A_PADDED)), x, y, total, u(16), u(32))
-    first_i, first_j = u(first_i + i), u(first_j + j)
-    start = u(c_start + group * c_group + part * c_part)
-    for side in range(2):
-        j = u(first_j + u(side) * u(32))
-        s, r, z = j % S, u(j // S) % R, u(j // u(R * S))
-        for e in range(4):
-            at = u(start + z * c_z + r * c_r + s * c_s)
-            for f in range(8):
-                i = u(first_i + u(f % 4) + u(f // 4) * u(16))
-                if i < rows and u(j + u(e)) < columns:
-                    if in_fours == u(0):
-                        c[u(at + i * c_row)] = total[f, side * 4 + e]
-                    elif e == 0:
-                        four = total[f, side * 4], total[f, side * 4 + 1], total[f, side * 4 + 2], total[f, side * 4 + 3]
-                        store4(c, u(at + i * c_row), four)
-            s = u(s + u(1))
-            if s == S:
-                s, r = u(0), u(r + u(1))
-                if r == R:
-                    r, z = u(0), u(z + u(1))
+        while p < depth:
+            wait_for_copies()
+            cuda.syncthreads()
+            buffer = u(p // u(DEEP)) & u(1)
+            p = u(p + u(DEEP))
+            if p < depth:
+                look_up(a, b, tile_a, tile_b, places, p, depth, a_at, b_at, above, before, height, width, t)
+            from_a, from_b = u(buffer * u(OF_A_PADDED) + first_row), u(buffer * u(OF_B) + first_column)
+            add_tiles(tile_a, tile_b, from_a, from_b, u(from_a + u(OF_A_PADDED)), x, y, total, u(16), u(32))
+        first_i, first_j = u(first_i + first_row), u(first_j + first_column)
+        c_at = u(c_start + group * c_group + part * c_part)
+        for side in range(2):
+            j = u(first_j + u(side) * u(32))
+            s, r, z = j % S, u(j // S) % R, u(j // u(R * S))
+            for e in range(4):
+                at = u(c_at + z * c_z + r * c_r + s * c_s)
+                for f in range(8):
+                    i = u(first_i + u(f % 4) + u(f // 4) * u(16))
+                    if i < rows and u(j + u(e)) < columns:
+                        if in_fours == u(0):
+                            c[u(at + i * c_row)] = total[f, side * 4 + e]
+                        elif e == 0:
+                            four = total[f, side * 4], total[f, side * 4 + 1], total[f, side * 4 + 2], total[f, side * 4 + 3]
+                            store4(c, u(at + i * c_row), four)
+                s = u(s + u(1))
+                if s == S:
+                    s, r = u(0), u(r + u(1))
+                    if r == R:
+                        r, z = u(0), u(z + u(1))
+
+    return kernel
 
 
-def multiply(a: np.ndarray, b: np.ndarray, c: np.ndarray, places: np.ndarray, product: Product, parts: int = 1) -> None:
-    """c = a b, in which `places` finds the numbers of b. c has a plane for each part."""
-    flat = [x.reshape(-1) for x in (a, b, c)]
-    at_words = (product.in_fours != 0) & (c.__array_interface__["data"][0] % 16 == 0)
+implicit = implicit_by(add_tiles, shifted=False)
+
+
+def multiply(kernel: Any, a: np.ndarray, b: np.ndarray, c: np.ndarray, places: np.ndarray, product: Product, parts: int = 1) -> None:
+    """c = a b, in which `places` finds the numbers of b; flat arrays. c has a plane for each part."""
+    in_fours = product.in_fours and c.__array_interface__["data"][0] % ALIGNED == 0
     blocks = -(-product.columns // LARGE), -(-product.rows // LARGE)
     for first in range(0, product.groups, MOST // parts):
         groups = min(MOST // parts, product.groups - first)
-        told = product._replace(
-            groups=groups, b_start=product.b_start + first * product.b_group, c_start=product.c_start + first * product.c_group, in_fours=at_words
-        )  # fmt: skip
-        launch(
-            implicit, (*blocks, groups * parts), (THREADS,), flat[0][first * product.a_group :], *flat[1:], places, numbers(told), writes=[flat[2]]
-        )  # fmt: skip
+        starts = {f"{x}_start": getattr(product, f"{x}_start") + first * getattr(product, f"{x}_group") for x in "abc"}
+        told = product._replace(groups=groups, in_fours=in_fours, first_sum=product.first_sum + first * product.rows, **starts)
+        launch(kernel, (*blocks, groups * parts), (THREADS,), a, b, c, places, numbers(told), writes=[c])
 
 
 def table(of_a: Any, of_b: Any, rows: Any, columns: Any) -> np.ndarray:
@@ -688,16 +710,19 @@ def places_of_windows(g: Geometry) -> np.ndarray:
     return table((k * g.I + i) * g.J + j, (k * g.H + i * g.di) * g.W + j * g.dj, i * g.di, j * g.dj)
 
 
-def implicit_windows_run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometry) -> None:
+def product_of_windows(g: Geometry) -> Product:
     depth, windows = g.K * g.I * g.J, g.P * g.Q
-    product = Product(
+    return Product(
         rows=g.filters, columns=g.N * windows, depth=depth, whole=depth, groups=g.groups, R=g.P, S=g.Q,
-        a_row=depth, a_group=g.filters * depth, a_part=0,
+        a_row=depth, a_start=0, a_group=g.filters * depth, a_part=0,
         b_z=g.C * g.H * g.W, b_r=g.down * g.W, b_s=g.across, b_start=-g.top * g.W - g.left, b_group=g.K * g.H * g.W, b_part=0,
         height=g.H, width=g.W, down=g.down, top=g.top, across=g.across, left=g.left,
         c_row=windows, c_z=g.O * windows, c_r=g.Q, c_s=1, c_start=0, c_group=g.filters * windows, c_part=0, in_fours=windows % 4 == 0,
     )  # fmt: skip
-    multiply(w, x, y, places_of_windows(g), product)
+
+
+def implicit_windows_run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometry) -> None:
+    multiply(implicit, w.reshape(-1), x.reshape(-1), y.reshape(-1), places_of_windows(g), product_of_windows(g))
 
 
 def met(first: int, corner: int, stride: int, dilation: int, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -723,13 +748,13 @@ def implicit_pixels_run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometry
             depth = g.filters * len(met(r, g.top, g.down, g.di, g.I)[0]) * len(met(s, g.left, g.across, g.dj, g.J)[0])
             product = Product(
                 rows=g.K, columns=g.N * R * S, depth=depth, whole=depth, groups=g.groups, R=R, S=S,
-                a_row=weights, a_group=g.filters * g.K * weights, a_part=0,
+                a_row=weights, a_start=0, a_group=g.filters * g.K * weights, a_part=0,
                 b_z=g.O * windows, b_r=g.Q, b_s=1, b_start=0, b_group=g.filters * windows, b_part=0,
                 height=g.P, width=g.Q, down=1, top=0, across=1, left=0,
                 c_row=picture, c_z=g.C * picture, c_r=g.down * g.W, c_s=g.across, c_start=r * g.W + s, c_group=g.K * picture, c_part=0,
                 in_fours=g.down == g.across == 1 and picture % 4 == 0,
             )  # fmt: skip
-            multiply(w, y, x, places_of_pixels(g, r, s), product)
+            multiply(implicit, w.reshape(-1), y.reshape(-1), x.reshape(-1), places_of_pixels(g, r, s), product)
 
 
 def implicit_weights_run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometry) -> None:
@@ -748,13 +773,13 @@ def product_of_weights(x: np.ndarray, sums: np.ndarray, y: np.ndarray, g: Geomet
     weights, windows, picture = g.K * g.I * g.J, g.P * g.Q, g.H * g.W
     product = Product(
         rows=g.filters, columns=weights, depth=pictures * windows, whole=g.N * windows, groups=g.groups, R=g.I, S=g.J,
-        a_row=windows, a_group=g.filters * windows, a_part=pictures * g.O * windows,
+        a_row=windows, a_start=0, a_group=g.filters * windows, a_part=pictures * g.O * windows,
         b_z=picture, b_r=g.di * g.W, b_s=g.dj, b_start=0, b_group=g.K * picture, b_part=pictures * g.C * picture,
         height=g.H, width=g.W, down=g.di, top=0, across=g.dj, left=0,
         c_row=weights, c_z=g.I * g.J, c_r=g.J, c_s=1, c_start=0, c_group=g.filters * weights, c_part=g.O * weights,
         in_fours=weights % 4 == 0,
     )  # fmt: skip
-    multiply(y, x, sums, places_of_weights(g, pictures), product, parts)
+    multiply(implicit, y.reshape(-1), x.reshape(-1), sums.reshape(-1), places_of_weights(g, pictures), product, parts)
 
 
 IMPLICIT = "a product of matrices by matmul's tiles, in which a table of offsets finds the numbers of the picture: no division in the loop"
@@ -811,7 +836,13 @@ def weights_in_parts_run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometr
     launch(add_parts, (-(-w.size // THREADS),), (THREADS,), sums.reshape(-1), flat, u(parts), writes=[flat])
 
 
-@rung("conv2d_weight_grad", "cuda", step=5, serves=True, idea="the sum is cut into parts for blocks of their own, and the parts are added up in order")
+@rung(
+    "conv2d_weight_grad",
+    "cuda",
+    step=5,
+    serves=True,
+    idea="the sum is cut into parts for blocks of their own, and the parts are added up in order",
+)
 def weights_in_parts(
     x: Any, gy: Any, *, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None
 ) -> np.ndarray:

@@ -138,9 +138,7 @@ def background(n: int) -> Any:
 
         return types.void(to, types.uint32, source, types.uint32), code
 
-    copy.__doc__ = (
-        f"copy(to, index, source, start): {n} of `source` to `to`, in the background: `cp.async`; there after `wait_for_copies` and a barrier"
-    )
+    copy.__doc__ = f"copy(to, index, source, start): {n} of `source` to `to`, in the background: `cp.async`; there after `wait_for_copies` and a barrier"
     return copy
 
 
@@ -187,3 +185,20 @@ def wait_for_copies(typing):
 
 
 def wait_for_copies_twin() -> None: ...
+
+
+@intrinsic
+def dp4a(typing, a, b, total):
+    """total + the sum of four products of bytes, exact: those of `a` are unsigned if it is a uint32, those of `b` signed: `dp4a`."""
+    kind = "u32" if a == types.uint32 else "s32"
+
+    def code(context, builder, signature, args):
+        return assembly(builder, f"dp4a.{kind}.s32 $0, $1, $2, $3;", args, I32)
+
+    return types.int32(a, types.int32, types.int32), code
+
+
+def dp4a_twin(a: Any, b: Any, total: Any) -> np.int32:
+    bytes = np.uint8 if np.asarray(a).dtype == np.uint32 else np.int8
+    four = np.asarray(a).view(bytes).astype(np.int32) * np.asarray(b).view(np.int8).astype(np.int32)
+    return np.int32(four.sum(dtype=np.int32) + np.int32(total))

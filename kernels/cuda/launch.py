@@ -124,7 +124,10 @@ class Real:
     """The GPU that Numba finds. Compiled lazily, for it."""
 
     def run(self, launch: Launch) -> None:
-        there = [a if isinstance(a, (np.generic, tuple)) or hasattr(a, "__cuda_array_interface__") else numba_cuda().to_device(a) for a in launch.args]
+        there = [
+            a if isinstance(a, (np.generic, tuple)) or hasattr(a, "__cuda_array_interface__") else numba_cuda().to_device(a)
+            for a in launch.args
+        ]
         _dispatcher(launch.function, launch.bounds)[launch.grid, launch.block, 0, launch.shared](*there)
         for a, b in zip(launch.args, there, strict=True):
             if a is not b and any(a is w for w in launch.writes):

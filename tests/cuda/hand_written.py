@@ -17,8 +17,32 @@ REGISTERS = """
 .reg .b64 %q<60>;
 .reg .f64 %g<40>;
 """
-KIND = {"f4": "f32", "f8": "f64", "i4": "s32", "u4": "u32", "i8": "s64", "u8": "u64", "i2": "s16", "u2": "u16", "i1": "s8", "u1": "u8", "f2": "b16"}
-LETTER = {"f4": "%f", "f8": "%g", "i4": "%r", "u4": "%r", "i8": "%q", "u8": "%q", "i2": "%h", "u2": "%h", "i1": "%h", "u1": "%h", "f2": "%h"}
+KIND = {
+    "f4": "f32",
+    "f8": "f64",
+    "i4": "s32",
+    "u4": "u32",
+    "i8": "s64",
+    "u8": "u64",
+    "i2": "s16",
+    "u2": "u16",
+    "i1": "s8",
+    "u1": "u8",
+    "f2": "b16",
+}
+LETTER = {
+    "f4": "%f",
+    "f8": "%g",
+    "i4": "%r",
+    "u4": "%r",
+    "i8": "%q",
+    "u8": "%q",
+    "i2": "%h",
+    "u2": "%h",
+    "i1": "%h",
+    "u1": "%h",
+    "f2": "%h",
+}
 
 
 def code_of(dtype):
@@ -62,7 +86,24 @@ def elementwise(lines, *operands, result):
     return out
 
 
-SPECIAL = [0.0, -0.0, 1.0, -1.0, 1.5, 3.0, math.inf, -math.inf, math.nan, 2.0**-126, -(2.0**-149), 2.0**-130, 3.4028235e38, -3.4028235e38, 1 / 3, 2.0**24 + 2]
+SPECIAL = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    1.5,
+    3.0,
+    math.inf,
+    -math.inf,
+    math.nan,
+    2.0**-126,
+    -(2.0**-149),
+    2.0**-130,
+    3.4028235e38,
+    -3.4028235e38,
+    1 / 3,
+    2.0**24 + 2,
+]
 
 
 def floats(rng, n, dtype="f4"):
@@ -89,7 +130,12 @@ def integers(rng, n, dtype):
     return x
 
 
-FORMATS = {"f2": (11, -24, 16), "f4": (24, -149, 128), "f8": (53, -1074, 1024), "bf16": (8, -133, 128)}  # bits, unit of the smallest, 2^ of the largest
+FORMATS = {
+    "f2": (11, -24, 16),
+    "f4": (24, -149, 128),
+    "f8": (53, -1074, 1024),
+    "bf16": (8, -133, 128),
+}  # bits, unit of the smallest, 2^ of the largest
 
 
 def rounded(x, form, mode="rn"):
@@ -105,7 +151,13 @@ def rounded(x, form, mode="rn"):
         power -= 1
     unit = Fraction(2) ** max(power - bits + 1, least)
     whole, rest = divmod(size, unit)
-    up = {"rn": rest * 2 > unit or (rest * 2 == unit and whole % 2), "rz": False, "rm": x < 0 and rest, "rp": x > 0 and rest, "rna": rest * 2 >= unit}[mode]
+    up = {
+        "rn": rest * 2 > unit or (rest * 2 == unit and whole % 2),
+        "rz": False,
+        "rm": x < 0 and rest,
+        "rp": x > 0 and rest,
+        "rna": rest * 2 >= unit,
+    }[mode]
     whole += bool(up)
     value = whole * unit
     if value >= Fraction(2) ** top:

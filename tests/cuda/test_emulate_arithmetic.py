@@ -46,7 +46,9 @@ def fused(a, b, c, mode):
 
 def underflown(values, wanted):
     """A number that is rounded to zero keeps its sign."""
-    return np.array([math.copysign(w, v) if isinstance(v, Fraction) and w == 0 else w for v, w in zip(values, wanted, strict=True)], wanted.dtype)
+    return np.array(
+        [math.copysign(w, v) if isinstance(v, Fraction) and w == 0 else w for v, w in zip(values, wanted, strict=True)], wanted.dtype
+    )
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
@@ -102,7 +104,12 @@ def roots(values, dtype, mode):
 def test_a_result_that_is_no_number_has_the_bits_of_the_device():
     x = np.array([math.nan, -math.nan, math.inf, 0, 1], "f4")
     y = np.array([1, 1, -math.inf, 0, 1], "f4")
-    for line in ("add.f32 %d, %x0, %x1;", "mul.f32 %d, %x0, 0f7FC00001;", "fma.rn.f32 %d, %x0, %x1, 0fFFC00001;", "min.NaN.f32 %d, %x0, 0fFFC00001;"):
+    for line in (
+        "add.f32 %d, %x0, %x1;",
+        "mul.f32 %d, %x0, 0f7FC00001;",
+        "fma.rn.f32 %d, %x0, %x1, 0fFFC00001;",
+        "min.NaN.f32 %d, %x0, 0fFFC00001;",
+    ):
         got = elementwise(line, x, y, result="f4")
         assert (got.view("u4")[np.isnan(got)] == 0x7FFFFFFF).all() and np.isnan(got).any(), line
 
@@ -208,7 +215,9 @@ def test_bfloat16(mode):
     x = floats(np.random.default_rng(10), N)
     got = elementwise(f"cvt.{mode}.bf16.f32 %d, %x0;", x, result="u2")
     numbers = ~np.isnan(x)
-    wanted = np.array([half_bits(rounded(Fraction(float(v)) if math.isfinite(v) else float(v), "bf16", mode), "bf16") for v in x[numbers]], "u2")
+    wanted = np.array(
+        [half_bits(rounded(Fraction(float(v)) if math.isfinite(v) else float(v), "bf16", mode), "bf16") for v in x[numbers]], "u2"
+    )
     zero = np.where(np.signbit(x[numbers]), 0x8000, 0).astype("u2")
     assert (got[numbers] == np.where(wanted & 0x7FFF == 0, zero, wanted)).all() and (got[~numbers] == 0x7FFF).all()
     pair = elementwise(f"cvt.{mode}.bf16x2.f32 %d, %x0, %x1;", x, np.roll(x, 1), result="u4")

@@ -118,7 +118,9 @@ def test_a_trap_stops_the_kernel():
     assert [t.thread for t in stopped.value.threads] == [(33, 0, 0)]
 
 
-@pytest.mark.parametrize("op, value", [("popc.u32", lambda yes: yes.sum()), ("and.pred", lambda yes: yes.all()), ("or.pred", lambda yes: yes.any())])
+@pytest.mark.parametrize(
+    "op, value", [("popc.u32", lambda yes: yes.sum()), ("and.pred", lambda yes: yes.all()), ("or.pred", lambda yes: yes.any())]
+)
 def test_barriers_that_count(op, value):
     d = "%r0" if op.startswith("popc") else "%p2"
     body = f"mov.u32 %r0, 0; rem.u32 %r1, %i, 5; setp.eq.u32 %p1, %r1, 0; setp.ge.u32 %p3, %i, 140; or.pred %p1, %p1, %p3; bar.red.{op} {d}, 0, %p1;"
@@ -176,7 +178,9 @@ def as_ptx(pieces, lines, depth=0):
             lines.append(f"join{k}:")
         else:
             counter = f"%r{21 + depth}"
-            lines.append(f"rem.u32 {counter}, %i, {piece[1]}; loop{k}: setp.eq.u32 %p1, {counter}, 0; @%p1 bra end{k}; sub.u32 {counter}, {counter}, 1;")
+            lines.append(
+                f"rem.u32 {counter}, %i, {piece[1]}; loop{k}: setp.eq.u32 %p1, {counter}, 0; @%p1 bra end{k}; sub.u32 {counter}, {counter}, 1;"
+            )
             as_ptx(piece[2], lines, depth + 1)
             lines.append(f"bra.uni loop{k}; end{k}:")
     return lines

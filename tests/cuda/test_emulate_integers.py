@@ -30,7 +30,15 @@ def left(a, b):
     return a if b == 0 else a - cut(a, b) * b
 
 
-BINARY = {"add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul.lo": lambda a, b: a * b, "min": min, "max": max, "div": cut, "rem": left}
+BINARY = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul.lo": lambda a, b: a * b,
+    "min": min,
+    "max": max,
+    "div": cut,
+    "rem": left,
+}
 
 
 @pytest.mark.parametrize("dtype", ALL)
@@ -81,7 +89,10 @@ def test_saturation_and_small_products():
         return (v & 0xFFFFFF) - ((v & 0x800000) << 1)
 
     same(elementwise("mul24.lo.s32 %d, %x0, %x1;", a, b, result="i4"), wrapped([low(p) * low(q) for p, q, _ in ints], "i4"))
-    same(elementwise("mad24.hi.s32 %d, %x0, %x1, %x2;", a, b, c, result="i4"), wrapped([(low(p) * low(q) >> 16) + r for p, q, r in ints], "i4"))
+    same(
+        elementwise("mad24.hi.s32 %d, %x0, %x1, %x2;", a, b, c, result="i4"),
+        wrapped([(low(p) * low(q) >> 16) + r for p, q, r in ints], "i4"),
+    )
     same(elementwise("sad.s32 %d, %x0, %x1, %x2;", a, b, c, result="i4"), wrapped([abs(p - q) + r for p, q, r in ints], "i4"))
 
 
@@ -204,7 +215,10 @@ def test_permuted_bytes():
             out |= (0xFF * (v >> 7) if k & 8 else v) << 8 * i
         return out
 
-    same(elementwise("prmt.b32 %d, %x0, %x1, %x2;", a, b, c, result="u4"), np.array([of(*map(int, t)) for t in zip(a, b, c, strict=True)], "u4"))
+    same(
+        elementwise("prmt.b32 %d, %x0, %x1, %x2;", a, b, c, result="u4"),
+        np.array([of(*map(int, t)) for t in zip(a, b, c, strict=True)], "u4"),
+    )
     modes = {  # PTX ISA 9.7.9.7, from the last byte to the first
         "f4e": ["3210", "4321", "5432", "6543"], "b4e": ["5670", "6701", "7012", "0123"], "rc8": ["0000", "1111", "2222", "3333"],
         "ecl": ["3210", "3211", "3222", "3333"], "ecr": ["0000", "1110", "2210", "3210"], "rc16": ["1010", "3232", "1010", "3232"],
@@ -265,7 +279,9 @@ def test_choices_and_kinds_of_numbers():
         "normal": np.isfinite(x) & (np.abs(x) >= tiny), "subnormal": (x != 0) & (np.abs(x) < tiny),
     }.items():  # fmt: skip
         same(elementwise(f"testp.{name}.f32 %p1, %x0; selp.u32 %d, 1, 0, %p1;", x, result="u4"), wanted.astype("u4"))
-    number = elementwise("setp.num.f32 %p1, %x0, %x0; setp.nan.f32 %p2, %x0, %x0; selp.u32 %r1, 1, 0, %p1; selp.u32 %d, 2, %r1, %p2;", x, result="u4")
+    number = elementwise(
+        "setp.num.f32 %p1, %x0, %x0; setp.nan.f32 %p2, %x0, %x0; selp.u32 %r1, 1, 0, %p1; selp.u32 %d, 2, %r1, %p2;", x, result="u4"
+    )
     same(number, np.where(np.isnan(x), 2, 1).astype("u4"))
 
 
