@@ -68,7 +68,7 @@ Run = Callable[[np.ndarray, np.ndarray, np.ndarray, Geometry], None]
 
 
 def geometry(x: Any, w: Any, y: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Geometry:
-    """From three shapes and the parameters of the op. Raises ValueError where an array has 2^32 numbers or more, which a uint32 does not count."""
+    """From three shapes and the parameters of the op. Raises ValueError for arrays of 2^32 numbers, which no uint32 counts."""
     if max(map(prod, (x, w, y))) >= 2**32:
         raise ValueError(f"a convolution of {x} by {w} to {y}: one of them has 2^32 numbers or more")
     (top, _), (left, _) = sides(padding)
@@ -104,58 +104,56 @@ def to_w(run: Run, x: Any, gy: Any, out: Any, kernel_size: Any, stride: Any, pad
     return gw
 
 
-def numbers(values: Any, kind: Any = u) -> tuple[Any, ...]:
-    """Whole numbers as a kernel takes them; a negative one wraps around, as sums with it then do."""
-    return tuple([kind(value % 2**32 if kind is u else value) for value in values])
+def numbers(values: Any, kind: Any = u) -> Any:
+    """A tuple, of names or not, as a kernel takes it: of uint32, a negative number wraps around, as sums with it then do."""
+    found = [kind(value % 2**32 if kind is u else value) for value in values]
+    return values._make(found) if hasattr(values, "_make") else tuple(found)
 
 
 # The first rung: the definition. Arrays as they are, and the integers of Python.
 
 
-def window_a_thread(x, w, y, sizes):
-    N, C, H, W, O, K, I, J, P, Q, down, across, top, left, di, dj, groups = sizes
+def window_a_thread(x, w, y, g):
     at = cuda.grid(1)
     if at < y.size:
-        n, o, p, q = at // (O * P * Q), at // (P * Q) % O, at // Q % P, at % Q
-        first = o // (O // groups) * K
+        n, o, p, q = at // (g.O * g.P * g.Q), at // (g.P * g.Q) % g.O, at // g.Q % g.P, at % g.Q
+        first = o // (g.O // g.groups) * g.K
         total = y.dtype.type(0)
-        for k in range(K):
-            for i in range(I):
-                for j in range(J):
-                    r, s = p * down + i * di - top, q * across + j * dj - left
-                    if 0 <= r < H and 0 <= s < W:
+        for k in range(g.K):
+            for i in range(g.I):
+                for j in range(g.J):
+                    r, s = p * g.down + i * g.di - g.top, q * g.across + j * g.dj - g.left
+                    if 0 <= r < g.H and 0 <= s < g.W:
                         total += x[n, first + k, r, s] * w[o, k, i, j]
         y[n, o, p, q] = total
 
 
-def pixel_a_thread(x, w, y, sizes):
-    N, C, H, W, O, K, I, J, P, Q, down, across, top, left, di, dj, groups = sizes
+def pixel_a_thread(x, w, y, g):
     at = cuda.grid(1)
     if at < x.size:
-        n, c, r, s = at // (C * H * W), at // (H * W) % C, at // W % H, at % W
-        first = c // K * (O // groups)
+        n, c, r, s = at // (g.C * g.H * g.W), at // (g.H * g.W) % g.C, at // g.W % g.H, at % g.W
+        first = c // g.K * (g.O // g.groups)
         total = x.dtype.type(0)
-        for o in range(first, first + O // groups):
-            for i in range(I):
-                for j in range(J):
-                    p, q = r + top - i * di, s + left - j * dj  # of the window, in pixels
-                    if p % down == 0 and 0 <= p < P * down and q % across == 0 and 0 <= q < Q * across:
-                        total += y[n, o, p // down, q // across] * w[o, c % K, i, j]
+        for o in range(first, first + g.O // g.groups):
+            for i in range(g.I):
+                for j in range(g.J):
+                    p, q = r + g.top - i * g.di, s + g.left - j * g.dj  # of the window, in pixels
+                    if p % g.down == 0 and 0 <= p < g.P * g.down and q % g.across == 0 and 0 <= q < g.Q * g.across:
+                        total += y[n, o, p // g.down, q // g.across] * w[o, c % g.K, i, j]
         x[n, c, r, s] = total
 
 
-def weight_a_thread(x, w, y, sizes):
-    N, C, H, W, O, K, I, J, P, Q, down, across, top, left, di, dj, groups = sizes
+def weight_a_thread(x, w, y, g):
     at = cuda.grid(1)
     if at < w.size:
-        o, k, i, j = at // (K * I * J), at // (I * J) % K, at // J % I, at % J
-        first = o // (O // groups) * K
+        o, k, i, j = at // (g.K * g.I * g.J), at // (g.I * g.J) % g.K, at // g.J % g.I, at % g.J
+        first = o // (g.O // g.groups) * g.K
         total = w.dtype.type(0)
-        for n in range(N):
-            for p in range(P):
-                for q in range(Q):
-                    r, s = p * down + i * di - top, q * across + j * dj - left
-                    if 0 <= r < H and 0 <= s < W:
+        for n in range(g.N):
+            for p in range(g.P):
+                for q in range(g.Q):
+                    r, s = p * g.down + i * g.di - g.top, q * g.across + j * g.dj - g.left
+                    if 0 <= r < g.H and 0 <= s < g.W:
                         total += y[n, o, p, q] * x[n, first + k, r, s]
         w[o, k, i, j] = total
 
@@ -210,7 +208,7 @@ def inside(start, step, size, most):
 def meeting(pixel, dilation, stride, step, move, most, windows):
     """Which of `most` weights a pixel meets, and in which of the windows: the first of each, and how many.
 
-    Weight i meets it in window (pixel - i dilation) / stride, if this is whole: each `step`-th weight does, each time `move` windows before.
+    Weight i meets it in window (pixel - i dilation) / stride, if this is whole: each `step`-th weight does, each in a window `move` before.
     """
     rest, turn = pixel % stride, dilation % stride
     i = u(0)
@@ -227,75 +225,72 @@ def meeting(pixel, dilation, stride, step, move, most, windows):
     return i, window, min(u(window // move + u(1)), u(u(most - i + step - u(1)) // step))
 
 
-def window_hoisted(x, w, y, sizes):
-    N, C, H, W, O, K, I, J, P, Q, down, across, top, left, di, dj, groups = sizes
+def window_hoisted(x, w, y, g):
     at = u(u(cuda.blockIdx.x) * u(cuda.blockDim.x) + u(cuda.threadIdx.x))
     if at < y.size:
-        q, p, o, n = at % Q, u(at // Q) % P, u(at // u(P * Q)) % O, u(at // u(O * P * Q))
-        r, s = u(p * down - top), u(q * across - left)
-        first_i, last_i = inside(r, di, H, I)
-        first_j, last_j = inside(s, dj, W, J)
-        from_x = u((n * C + o // u(O // groups) * K) * H * W + (r + first_i * di) * W + s + first_j * dj)
-        from_w = u(o * K * I * J + first_i * J + first_j)
+        q, p, o, n = at % g.Q, u(at // g.Q) % g.P, u(at // u(g.P * g.Q)) % g.O, u(at // u(g.O * g.P * g.Q))
+        r, s = u(p * g.down - g.top), u(q * g.across - g.left)
+        first_i, last_i = inside(r, g.di, g.H, g.I)
+        first_j, last_j = inside(s, g.dj, g.W, g.J)
+        from_x = u((n * g.C + o // u(g.O // g.groups) * g.K) * g.H * g.W + (r + first_i * g.di) * g.W + s + first_j * g.dj)
+        from_w = u(o * g.K * g.I * g.J + first_i * g.J + first_j)
         total = y.dtype.type(0)
         k = u(0)
-        while k < K:
+        while k < g.K:
             row_x, row_w, i = from_x, from_w, first_i
             while i < last_i:
                 at_x, at_w, end = row_x, row_w, u(row_w + last_j - first_j)
                 while at_w < end:
                     total += x[at_x] * w[at_w]
-                    at_x, at_w = u(at_x + dj), u(at_w + u(1))
-                row_x, row_w, i = u(row_x + di * W), u(row_w + J), u(i + u(1))
-            from_x, from_w, k = u(from_x + H * W), u(from_w + I * J), u(k + u(1))
+                    at_x, at_w = u(at_x + g.dj), u(at_w + u(1))
+                row_x, row_w, i = u(row_x + g.di * g.W), u(row_w + g.J), u(i + u(1))
+            from_x, from_w, k = u(from_x + g.H * g.W), u(from_w + g.I * g.J), u(k + u(1))
         y[at] = total
 
 
-def pixel_hoisted(x, w, y, sizes, step_i, move_p, step_j, move_q):
-    N, C, H, W, O, K, I, J, P, Q, down, across, top, left, di, dj, groups = sizes
+def pixel_hoisted(x, w, y, g, step_i, move_p, step_j, move_q):
     at = u(u(cuda.blockIdx.x) * u(cuda.blockDim.x) + u(cuda.threadIdx.x))
     if at < x.size:
-        s, r, c, n = at % W, u(at // W) % H, u(at // u(H * W)) % C, u(at // u(C * H * W))
-        i, p, rows = meeting(u(r + top), di, down, step_i, move_p, I, P)
-        j, q, columns = meeting(u(s + left), dj, across, step_j, move_q, J, Q)
-        first = u(c // K * u(O // groups))
-        from_y = u(((n * O + first) * P + p) * Q + q)
-        from_w = u(((first * K + c % K) * I + i) * J + j)
+        s, r, c, n = at % g.W, u(at // g.W) % g.H, u(at // u(g.H * g.W)) % g.C, u(at // u(g.C * g.H * g.W))
+        i, p, rows = meeting(u(r + g.top), g.di, g.down, step_i, move_p, g.I, g.P)
+        j, q, columns = meeting(u(s + g.left), g.dj, g.across, step_j, move_q, g.J, g.Q)
+        first = u(c // g.K * u(g.O // g.groups))
+        from_y = u(((n * g.O + first) * g.P + p) * g.Q + q)
+        from_w = u(((first * g.K + c % g.K) * g.I + i) * g.J + j)
         total = x.dtype.type(0)
         o = u(0)
-        while o < u(O // groups):
+        while o < u(g.O // g.groups):
             row_y, row_w, a = from_y, from_w, u(0)
             while a < rows:
                 at_y, at_w, b = row_y, row_w, u(0)
                 while b < columns:
                     total += y[at_y] * w[at_w]
                     at_y, at_w, b = u(at_y - move_q), u(at_w + step_j), u(b + u(1))
-                row_y, row_w, a = u(row_y - move_p * Q), u(row_w + step_i * J), u(a + u(1))
-            from_y, from_w, o = u(from_y + P * Q), u(from_w + K * I * J), u(o + u(1))
+                row_y, row_w, a = u(row_y - move_p * g.Q), u(row_w + step_i * g.J), u(a + u(1))
+            from_y, from_w, o = u(from_y + g.P * g.Q), u(from_w + g.K * g.I * g.J), u(o + u(1))
         x[at] = total
 
 
-def weight_hoisted(x, w, y, sizes):
-    N, C, H, W, O, K, I, J, P, Q, down, across, top, left, di, dj, groups = sizes
+def weight_hoisted(x, w, y, g):
     at = u(u(cuda.blockIdx.x) * u(cuda.blockDim.x) + u(cuda.threadIdx.x))
     if at < w.size:
-        j, i, k, o = at % J, u(at // J) % I, u(at // u(I * J)) % K, u(at // u(K * I * J))
-        r, s = u(i * di - top), u(j * dj - left)
-        first_p, last_p = inside(r, down, H, P)
-        first_q, last_q = inside(s, across, W, Q)
-        from_x = u((o // u(O // groups) * K + k) * H * W + (r + first_p * down) * W + s + first_q * across)
-        from_y = u((o * P + first_p) * Q + first_q)
+        j, i, k, o = at % g.J, u(at // g.J) % g.I, u(at // u(g.I * g.J)) % g.K, u(at // u(g.K * g.I * g.J))
+        r, s = u(i * g.di - g.top), u(j * g.dj - g.left)
+        first_p, last_p = inside(r, g.down, g.H, g.P)
+        first_q, last_q = inside(s, g.across, g.W, g.Q)
+        from_x = u((o // u(g.O // g.groups) * g.K + k) * g.H * g.W + (r + first_p * g.down) * g.W + s + first_q * g.across)
+        from_y = u((o * g.P + first_p) * g.Q + first_q)
         total = w.dtype.type(0)
         n = u(0)
-        while n < N:
+        while n < g.N:
             row_x, row_y, p = from_x, from_y, first_p
             while p < last_p:
                 at_x, at_y, end = row_x, row_y, u(row_y + last_q - first_q)
                 while at_y < end:
                     total += y[at_y] * x[at_x]
-                    at_x, at_y = u(at_x + across), u(at_y + u(1))
-                row_x, row_y, p = u(row_x + down * W), u(row_y + Q), u(p + u(1))
-            from_x, from_y, n = u(from_x + C * H * W), u(from_y + O * P * Q), u(n + u(1))
+                    at_x, at_y = u(at_x + g.across), u(at_y + u(1))
+                row_x, row_y, p = u(row_x + g.down * g.W), u(row_y + g.Q), u(p + u(1))
+            from_x, from_y, n = u(from_x + g.C * g.H * g.W), u(from_y + g.O * g.P * g.Q), u(n + u(1))
         w[at] = total
 
 
@@ -348,7 +343,7 @@ FEW_ROWS = 4  # of windows in a tile of the gradient to weights, where each of m
 
 @cuda.jit(device=True, inline="always")
 def fetch(tile, source, start, top, left, height, width, tall, wide, lane, row, rows):
-    """A rectangle of a plane that begins at `start`: from row `top` and column `left` on, zeros where the plane is not. `rows` warps do it."""
+    """A rectangle of the plane at `start`: from row `top` and column `left` on, zeros where the plane is not. `rows` warps do it."""
     r = row
     while r < tall:
         s = lane
@@ -359,61 +354,59 @@ def fetch(tile, source, start, top, left, height, width, tall, wide, lane, row, 
         r = u(r + rows)
 
 
-def window_halo(x, w, y, sizes, tiles_across, tall, wide):
-    N, C, H, W, O, K, I, J, P, Q, down, across, top, left, di, dj, groups = sizes
+def window_halo(x, w, y, g, tiles_across, tall, wide):
     tile = cuda.shared.array(0, x.dtype)
     lane, row = u(cuda.threadIdx.x), u(cuda.threadIdx.y)
     p0, q0 = u(u(cuda.blockIdx.x) // tiles_across * u(ROWS)), u(u(cuda.blockIdx.x) % tiles_across * u(LANES))
     p, q = u(p0 + row), u(q0 + lane)
     plane = u(cuda.blockIdx.y)
-    while plane < u(N * O):
-        n, o = plane // O, plane % O
-        from_x = u((n * C + o // u(O // groups) * K) * H * W)
-        at_w = u(o * K * I * J)
+    while plane < u(g.N * g.O):
+        n, o = plane // g.O, plane % g.O
+        from_x = u((n * g.C + o // u(g.O // g.groups) * g.K) * g.H * g.W)
+        at_w = u(o * g.K * g.I * g.J)
         total = y.dtype.type(0)
         k = u(0)
-        while k < K:
-            fetch(tile, x, from_x, u(p0 * down - top), u(q0 * across - left), H, W, tall, wide, lane, row, u(ROWS))
+        while k < g.K:
+            fetch(tile, x, from_x, u(p0 * g.down - g.top), u(q0 * g.across - g.left), g.H, g.W, tall, wide, lane, row, u(ROWS))
             cuda.syncthreads()
-            from_tile, i = u(row * down * wide + lane * across), u(0)
-            while i < I:
+            from_tile, i = u(row * g.down * wide + lane * g.across), u(0)
+            while i < g.I:
                 at, j = from_tile, u(0)
-                while j < J:
+                while j < g.J:
                     total += tile[at] * w[at_w]
-                    at, at_w, j = u(at + dj), u(at_w + u(1)), u(j + u(1))
-                from_tile, i = u(from_tile + di * wide), u(i + u(1))
+                    at, at_w, j = u(at + g.dj), u(at_w + u(1)), u(j + u(1))
+                from_tile, i = u(from_tile + g.di * wide), u(i + u(1))
             cuda.syncthreads()
-            from_x, k = u(from_x + H * W), u(k + u(1))
-        if p < P and q < Q:
-            y[u((plane * P + p) * Q + q)] = total
+            from_x, k = u(from_x + g.H * g.W), u(k + u(1))
+        if p < g.P and q < g.Q:
+            y[u((plane * g.P + p) * g.Q + q)] = total
         plane = u(plane + u(cuda.gridDim.y))
 
 
 @cuda.jit(device=True, inline="always")
 def first_window(pixel, reach, stride):
-    """The first window that sees `pixel`, whose kernel reaches so far: (pixel - reach) / stride rounded up, which may lie before the first."""
+    """The first window that sees `pixel`, if windows reach so far: (pixel - reach) / stride rounded up; it may lie before the first."""
     return u(u(pixel - reach + stride - u(1)) // stride) if pixel >= reach else u(u(0) - u(reach - pixel) // stride)
 
 
-def pixel_halo(x, w, y, sizes, tiles_across, tall, wide, step_i, move_p, step_j, move_q):
-    N, C, H, W, O, K, I, J, P, Q, down, across, top, left, di, dj, groups = sizes
+def pixel_halo(x, w, y, g, tiles_across, tall, wide, step_i, move_p, step_j, move_q):
     tile = cuda.shared.array(0, x.dtype)
     lane, row = u(cuda.threadIdx.x), u(cuda.threadIdx.y)
     r0, s0 = u(u(cuda.blockIdx.x) // tiles_across * u(ROWS)), u(u(cuda.blockIdx.x) % tiles_across * u(LANES))
     r, s = u(r0 + row), u(s0 + lane)
-    p0, q0 = first_window(u(r0 + top), u((I - u(1)) * di), down), first_window(u(s0 + left), u((J - u(1)) * dj), across)
-    i0, p, rows = meeting(u(r + top - p0 * down), di, down, step_i, move_p, I, tall)
-    j0, q, columns = meeting(u(s + left - q0 * across), dj, across, step_j, move_q, J, wide)
+    p0, q0 = first_window(u(r0 + g.top), u((g.I - u(1)) * g.di), g.down), first_window(u(s0 + g.left), u((g.J - u(1)) * g.dj), g.across)
+    i0, p, rows = meeting(u(r + g.top - p0 * g.down), g.di, g.down, step_i, move_p, g.I, tall)
+    j0, q, columns = meeting(u(s + g.left - q0 * g.across), g.dj, g.across, step_j, move_q, g.J, wide)
     plane = u(cuda.blockIdx.y)
-    while plane < u(N * C):
-        n, c = plane // C, plane % C
-        first = u(c // K * u(O // groups))
-        from_w = u(((first * K + c % K) * I + i0) * J + j0)
-        from_y = u((n * O + first) * P * Q)
+    while plane < u(g.N * g.C):
+        n, c = plane // g.C, plane % g.C
+        first = u(c // g.K * u(g.O // g.groups))
+        from_w = u(((first * g.K + c % g.K) * g.I + i0) * g.J + j0)
+        from_y = u((n * g.O + first) * g.P * g.Q)
         total = x.dtype.type(0)
         o = u(0)
-        while o < u(O // groups):
-            fetch(tile, y, from_y, p0, q0, P, Q, tall, wide, lane, row, u(ROWS))
+        while o < u(g.O // g.groups):
+            fetch(tile, y, from_y, p0, q0, g.P, g.Q, tall, wide, lane, row, u(ROWS))
             cuda.syncthreads()
             from_tile, row_w, a = u(p * wide + q), from_w, u(0)
             while a < rows:
@@ -421,55 +414,54 @@ def pixel_halo(x, w, y, sizes, tiles_across, tall, wide, step_i, move_p, step_j,
                 while b < columns:
                     total += tile[at] * w[at_w]
                     at, at_w, b = u(at - move_q), u(at_w + step_j), u(b + u(1))
-                from_tile, row_w, a = u(from_tile - move_p * wide), u(row_w + step_i * J), u(a + u(1))
+                from_tile, row_w, a = u(from_tile - move_p * wide), u(row_w + step_i * g.J), u(a + u(1))
             cuda.syncthreads()
-            from_y, from_w, o = u(from_y + P * Q), u(from_w + K * I * J), u(o + u(1))
-        if r < H and s < W:
-            x[u((plane * H + r) * W + s)] = total
+            from_y, from_w, o = u(from_y + g.P * g.Q), u(from_w + g.K * g.I * g.J), u(o + u(1))
+        if r < g.H and s < g.W:
+            x[u((plane * g.H + r) * g.W + s)] = total
         plane = u(plane + u(cuda.gridDim.y))
 
 
-def weight_halo(x, w, y, sizes, filters, chunks, tall, wide):
-    N, C, H, W, O, K, I, J, P, Q, down, across, top, left, di, dj, groups = sizes
+def weight_halo(x, w, y, g, filters, chunks, tall, wide):
     room = cuda.shared.array(0, x.dtype)
     tile, ours = room[: u(tall * wide)], room[u(tall * wide) :]
     t, warps = u(cuda.threadIdx.x), u(cuda.blockDim.x) // u(LANES)
     lane, row = t % u(LANES), t // u(LANES)
-    k, chunk, group = u(cuda.blockIdx.x) % K, u(u(cuda.blockIdx.x) // K) % chunks, u(u(cuda.blockIdx.x) // u(K * chunks))
+    k, chunk, group = u(cuda.blockIdx.x) % g.K, u(u(cuda.blockIdx.x) // g.K) % chunks, u(u(cuda.blockIdx.x) // u(g.K * chunks))
     first = u(chunk * filters)
-    here = min(filters, u(u(O // groups) - first))  # of the filters of this chunk, which begins at `first` of its group
-    f, j, i = u(t // u(I * J)), t % J, u(t // J) % I
-    o = u(group * u(O // groups) + first)
+    here = min(filters, u(u(g.O // g.groups) - first))  # of the filters of this chunk, which begins at `first` of its group
+    f, j, i = u(t // u(g.I * g.J)), t % g.J, u(t // g.J) % g.I
+    o = u(group * u(g.O // g.groups) + first)
     total = w.dtype.type(0)
     n = u(0)
-    while n < N:
+    while n < g.N:
         p0 = u(0)
-        while p0 < P:
+        while p0 < g.P:
             q0 = u(0)
-            while q0 < Q:
-                from_x = u((n * C + group * K + k) * H * W)
-                fetch(tile, x, from_x, u(p0 * down - top), u(q0 * across - left), H, W, tall, wide, lane, row, warps)
+            while q0 < g.Q:
+                from_x = u((n * g.C + group * g.K + k) * g.H * g.W)
+                fetch(tile, x, from_x, u(p0 * g.down - g.top), u(q0 * g.across - g.left), g.H, g.W, tall, wide, lane, row, warps)
                 z = u(0)
                 while z < here:
                     of_filter = ours[u(z * u(FEW_ROWS * LANES)) :]
-                    fetch(of_filter, y, u((n * O + o + z) * P * Q), p0, q0, P, Q, u(FEW_ROWS), u(LANES), lane, row, warps)
+                    fetch(of_filter, y, u((n * g.O + o + z) * g.P * g.Q), p0, q0, g.P, g.Q, u(FEW_ROWS), u(LANES), lane, row, warps)
                     z = u(z + u(1))
                 cuda.syncthreads()
                 if f < here:
-                    p, last_p, last_q = u(0), min(u(FEW_ROWS), u(P - p0)), min(u(LANES), u(Q - q0))
+                    p, last_p, last_q = u(0), min(u(FEW_ROWS), u(g.P - p0)), min(u(LANES), u(g.Q - q0))
                     while p < last_p:
-                        at, at_y = u((p * down + i * di) * wide + j * dj), u((f * u(FEW_ROWS) + p) * u(LANES))
+                        at, at_y = u((p * g.down + i * g.di) * wide + j * g.dj), u((f * u(FEW_ROWS) + p) * u(LANES))
                         end = u(at_y + last_q)
                         while at_y < end:
                             total += ours[at_y] * tile[at]
-                            at, at_y = u(at + across), u(at_y + u(1))
+                            at, at_y = u(at + g.across), u(at_y + u(1))
                         p = u(p + u(1))
                 cuda.syncthreads()
                 q0 = u(q0 + u(LANES))
             p0 = u(p0 + u(FEW_ROWS))
         n = u(n + u(1))
     if f < here:
-        w[u((((o + f) * K + k) * I + i) * J + j)] = total
+        w[u((((o + f) * g.K + k) * g.I + i) * g.J + j)] = total
 
 
 SHARED = 48 * 1024  # bytes that a block has without asking for more
@@ -488,16 +480,15 @@ def halo_pixels_run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometry) ->
 def in_planes(kernel: Any, above: Run, arrays: tuple[np.ndarray, ...], writes: int, g: Geometry, tall: int, wide: int, *steps: int) -> None:
     """Blocks of LANES by ROWS over each plane that is written; by the rung `above` if what a tile sees does not fit into shared memory."""
     written = arrays[writes]
-    bytes = tall * wide * written.itemsize
-    if bytes > SHARED:
-        return above(*arrays, g)
+    size = tall * wide * written.itemsize
+    if size > SHARED:
+        above(*arrays, g)
+        return
     flat = [a.reshape(-1) for a in arrays]
     height, width = written.shape[2:]
     tiles_across = -(-width // LANES)
     grid = -(-height // ROWS) * tiles_across, min(written.shape[0] * written.shape[1], MOST)
-    launch(
-        kernel, grid, (LANES, ROWS), *flat, numbers(g), *numbers((tiles_across, tall, wide, *steps)), writes=[flat[writes]], shared=bytes
-    )
+    launch(kernel, grid, (LANES, ROWS), *flat, numbers(g), *numbers((tiles_across, tall, wide, *steps)), writes=[flat[writes]], shared=size)
 
 
 def halo_weights_run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometry) -> None:
@@ -505,7 +496,8 @@ def halo_weights_run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometry) -
     room = SHARED // w.itemsize - tall * wide
     filters = min(g.filters, THREADS // (g.I * g.J), room // (FEW_ROWS * LANES))
     if filters < 1:
-        return hoisted(weight_hoisted, 1)(x, w, y, g)
+        hoisted(weight_hoisted, 1)(x, w, y, g)
+        return
     flat = [a.reshape(-1) for a in (x, w, y)]
     chunks = -(-g.filters // filters)
     threads = -(-filters * g.I * g.J // LANES) * LANES
@@ -519,7 +511,7 @@ HALO = "shared memory holds what a tile of windows sees of a channel, its halo t
 
 @rung("conv2d", "cuda", step=3, idea=HALO)
 def halo_windows(x: Any, w: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None) -> np.ndarray:
-    """Predicted: a pixel is loaded once a tile, not i j times: of 3 by 3, 1.3 times 8 by 32 pixels instead of 9 times; a weight still each time."""
+    """Predicted: a pixel is loaded once a tile, not i j times: for 3 by 3, 1.33 loads a window instead of 9; a weight still each time."""
     return forward(halo_windows_run, x, w, out, stride, padding, dilation, groups)
 
 
@@ -535,7 +527,7 @@ def halo_pixels(
 def halo_weights(
     x: Any, gy: Any, *, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None
 ) -> np.ndarray:
-    """Predicted: all weights of some filters share a tile of x, so memory is read i j times the filters less; two loads of shared memory a product."""
+    """Predicted: all i j weights of some filters share a tile, so memory is read that much less; two loads of shared memory a product."""
     return to_w(halo_weights_run, x, gy, out, kernel_size, stride, padding, dilation, groups)
 
 
@@ -546,9 +538,9 @@ def halo_weights(
 #   conv2d_input_grad    k           n r s          o i j         a = w, b = y; a product for each place of a pixel between two windows
 #   conv2d_weight_grad   o           k i j          n p q         a = y, b = x
 #
-# A column is three numbers, z r s, found by division once a thread. What is summed over is looked up in a table, `places`: of each, where it
-# is in a row of a; how far from the start of a column in b; how many rows below it and columns to the right, for the test whether that is
-# inside the picture. Tiles, and the loop that multiplies them, are those of matmul.
+# A column is three numbers, z r s, found by division once a thread. What is summed over is looked up in a table, `places`: where it is in a
+# row of a; how far from the start of a column in b; how many rows below it and columns to the right, for the test whether that is inside
+# the picture. Tiles, and the loop that multiplies them, are those of matmul.
 
 
 class Product(NamedTuple):
@@ -597,7 +589,7 @@ def implicit_by(add_tiles, shifted):
 
     @cuda.jit(device=True, inline="always")
     def look_up(a, b, tile_a, tile_b, places, p, depth, a_at, b_at, row, column, height, width, t):
-        """Tiles from p on, in the background. A thread fetches four numbers of each, those of b from one column; beyond `depth` are zeros."""
+        """Tiles from p on, in the background. A thread fetches four numbers of each, those of b in one column; beyond `depth` are zeros."""
         buffer, a_p = u(p // u(DEEP)) & u(1), u(t % u(8))
         of_a, _, _, _ = load4(places, u((p + a_p) * u(4)))
         for e in range(4):
@@ -615,8 +607,8 @@ def implicit_by(add_tiles, shifted):
 
     def kernel(a, b, c, places, told):
         (
-            rows, columns, depth, whole, groups, R, S, a_row, a_start, a_group, a_part, b_z, b_r, b_s, b_start, b_group, b_part, height, width,
-            down, top, across, left, c_row, c_z, c_r, c_s, c_start, c_group, c_part, in_fours, first_sum,
+            rows, columns, depth, whole, groups, R, S, a_row, a_start, a_group, a_part, b_z, b_r, b_s, b_start, b_group, b_part,
+            height, width, down, top, across, left, c_row, c_z, c_r, c_s, c_start, c_group, c_part, in_fours, first_sum,
         ) = told  # fmt: skip
         t, group, part = u(cuda.threadIdx.x), u(cuda.blockIdx.z) % groups, u(cuda.blockIdx.z) // groups
         first_i, first_j = u(u(cuda.blockIdx.y) * u(LARGE)), u(u(cuda.blockIdx.x) * u(LARGE))
@@ -726,7 +718,7 @@ def implicit_windows_run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometr
 
 
 def met(first: int, corner: int, stride: int, dilation: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """The weights that pixels first, first + stride, ... meet, and how many windows after the pixel's own number: `meeting`, for all of them."""
+    """The weights that pixels first, first + stride, ... meet, and in how many windows after the pixel's own number: `meeting` for all."""
     weights = np.arange(most)
     shifts = first + corner - weights * dilation
     return weights[shifts % stride == 0], shifts[shifts % stride == 0] // stride
@@ -789,7 +781,7 @@ IMPLICIT = "a product of matrices by matmul's tiles, in which a table of offsets
 def implicit_windows(
     x: Any, w: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None
 ) -> np.ndarray:
-    """Predicted: 8 by 8 sums a thread from registers, so a quarter of a load a product; a number fetched costs a look-up and three tests of 64 products."""
+    """Predicted: 8 by 8 sums a thread from registers, a quarter of a load a product; a number fetched, for 64 products, costs a look-up."""
     return forward(implicit_windows_run, x, w, out, stride, padding, dilation, groups)
 
 
@@ -829,7 +821,8 @@ def weights_in_parts_run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometr
     pictures = max(-(-g.N // PARTS), min(-(-PART // (g.P * g.Q)), g.N))
     parts = -(-g.N // max(pictures, 1))
     if parts <= 1:
-        return product_of_weights(x, w, y, g, g.N, 1)
+        product_of_weights(x, w, y, g, g.N, 1)
+        return
     sums = aligned((parts, *w.shape), w.dtype)
     product_of_weights(x, sums, y, g, pictures, parts)
     flat = w.reshape(-1)
@@ -846,5 +839,5 @@ def weights_in_parts_run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometr
 def weights_in_parts(
     x: Any, gy: Any, *, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None
 ) -> np.ndarray:
-    """Predicted: as many blocks as parts more for one more pass over the sums; the table holds one part only. Bits depend on sizes alone."""
+    """Predicted: as many times the blocks as parts, for one more pass over sums; a table of one part only. Bits depend on sizes alone."""
     return to_w(weights_in_parts_run, x, gy, out, kernel_size, stride, padding, dilation, groups)

@@ -4,8 +4,8 @@
 
     x (n, c, h, w) uint8 or int8   w (o, c / groups, i, j) int8   y (n, o, p, q) int32     any strides; z stands for 0 in x
 
-From the second rung on, four channels of a pixel are one word of 32 bits, and so are four of a weight: `dp4a` adds four products to a sum at
-once. Where a group has no multiple of four channels, zeros fill the last word of a weight.
+From the second rung on, four channels of a pixel are one word of 32 bits, and so are four of a weight: `dp4a` adds four products to a sum
+at once. Where a group has no multiple of four channels, zeros fill the last word of a weight.
 """
 
 from __future__ import annotations
@@ -17,7 +17,15 @@ from numba import cuda
 
 from kernels.cuda.arrays import aligned
 from kernels.cuda.conv import (
-    THREADS, Geometry, Run, forward, implicit_by, multiply, numbers, places_of_windows, product_of_windows,
+    THREADS,
+    Geometry,
+    Run,
+    forward,
+    implicit_by,
+    multiply,
+    numbers,
+    places_of_windows,
+    product_of_windows,
 )  # fmt: skip
 from kernels.cuda.intrinsics import dp4a
 from kernels.cuda.launch import launch
@@ -38,18 +46,17 @@ def fits_int8(x: Any, w: Any, *, zero_point: int = 0, **geometry: Any) -> None:
         raise ValueError(f"zero_point is {zero_point}, which {x.dtype} does not hold ({about.min} to {about.max})")
 
 
-def window_of_bytes(x, w, y, sizes, zero_point):
-    N, C, H, W, O, K, I, J, P, Q, down, across, top, left, di, dj, groups = sizes
+def window_of_bytes(x, w, y, g, zero_point):
     at = cuda.grid(1)
     if at < y.size:
-        n, o, p, q = at // (O * P * Q), at // (P * Q) % O, at // Q % P, at % Q
-        first = o // (O // groups) * K
+        n, o, p, q = at // (g.O * g.P * g.Q), at // (g.P * g.Q) % g.O, at // g.Q % g.P, at % g.Q
+        first = o // (g.O // g.groups) * g.K
         total = i32(0)
-        for k in range(K):
-            for i in range(I):
-                for j in range(J):
-                    r, s = p * down + i * di - top, q * across + j * dj - left
-                    if 0 <= r < H and 0 <= s < W:
+        for k in range(g.K):
+            for i in range(g.I):
+                for j in range(g.J):
+                    r, s = p * g.down + i * g.di - g.top, q * g.across + j * g.dj - g.left
+                    if 0 <= r < g.H and 0 <= s < g.W:
                         total += (i32(x[n, first + k, r, s]) - zero_point) * i32(w[o, k, i, j])
         y[n, o, p, q] = total
 
@@ -73,12 +80,12 @@ def windows_of_bytes(
     return forward(bytes_run(zero_point), x, w, out, stride, padding, dilation, groups, dtype=np.int32)
 
 
-# The second rung: words of four channels. They are made first: of pictures, and behind them a word that stands for 0; of weights, and behind
-# them a sum for each filter, -z times its weights, for  (x - z) w  is  x w - z w.
+# The second rung: words of four channels. They are made first: of pictures, and behind them a word that stands for 0; of weights, and
+# behind them a sum for each filter, -z times its weights, for  (x - z) w  is  x w - z w.
 
 
 def pack(narrow, words, channels, plane, deep, size, last):
-    """A thread for each of `size` words: planes of `channels` channels to planes of `deep` words; and a word behind them, if there is room."""
+    """A thread for each of `size` words: `channels` planes of bytes to `deep` planes of words; and a word behind all, if there is room."""
     at = u(u(cuda.blockIdx.x) * u(cuda.blockDim.x) + u(cuda.threadIdx.x))
     if at < size:
         place, k, z = at % plane, u(u(at // plane) % deep * u(4)), u(at // u(plane * deep))
@@ -115,24 +122,23 @@ def packed(x: np.ndarray, w: np.ndarray, g: Geometry, zero_point: int) -> tuple[
     return pictures, weights, of_words
 
 
-def window_of_words(x, w, y, sizes):
-    N, C, H, W, O, K, I, J, P, Q, down, across, top, left, di, dj, groups = sizes
+def window_of_words(x, w, y, g):
     at = u(u(cuda.blockIdx.x) * u(cuda.blockDim.x) + u(cuda.threadIdx.x))
     if at < y.size:
-        q, p, o, n = at % Q, u(at // Q) % P, u(at // u(P * Q)) % O, u(at // u(O * P * Q))
-        from_x, at_w, outside = u((n * C + o // u(O // groups) * K) * H * W), u(o * K * I * J), u(x.size - 1)
-        total = w[u(O * K * I * J + o)]
+        q, p, o, n = at % g.Q, u(at // g.Q) % g.P, u(at // u(g.P * g.Q)) % g.O, u(at // u(g.O * g.P * g.Q))
+        from_x, at_w, outside = u((n * g.C + o // u(g.O // g.groups) * g.K) * g.H * g.W), u(o * g.K * g.I * g.J), u(x.size - 1)
+        total = w[u(g.O * g.K * g.I * g.J + o)]
         k = u(0)
-        while k < K:
-            r, i = u(p * down - top), u(0)
-            while i < I:
-                s, j = u(q * across - left), u(0)
-                while j < J:
-                    there = u(from_x + r * W + s) if (r < H) & (s < W) else outside
+        while k < g.K:
+            r, i = u(p * g.down - g.top), u(0)
+            while i < g.I:
+                s, j = u(q * g.across - g.left), u(0)
+                while j < g.J:
+                    there = u(from_x + r * g.W + s) if (r < g.H) & (s < g.W) else outside
                     total = dp4a(x[there], w[at_w], total)
-                    s, j, at_w = u(s + dj), u(j + u(1)), u(at_w + u(1))
-                r, i = u(r + di), u(i + u(1))
-            from_x, k = u(from_x + H * W), u(k + u(1))
+                    s, j, at_w = u(s + g.dj), u(j + u(1)), u(at_w + u(1))
+                r, i = u(r + g.di), u(i + u(1))
+            from_x, k = u(from_x + g.H * g.W), u(k + u(1))
         y[at] = total
 
 
@@ -152,7 +158,7 @@ def words_run(zero_point: int) -> Run:
 def windows_of_words(
     x: Any, w: Any, *, zero_point: int = 0, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None
 ) -> np.ndarray:
-    """Predicted: a quarter of the loads, each of a whole sector's bytes; outside of the picture a word of zero points is read, so no lane parts."""
+    """Predicted: a quarter of the loads, in four whole sectors a request; outside of the picture a word of zero points is read: no lane parts."""
     return forward(words_run(zero_point), x, w, out, stride, padding, dilation, groups, dtype=np.int32)
 
 

@@ -138,7 +138,9 @@ def background(n: int) -> Any:
 
         return types.void(to, types.uint32, source, types.uint32), code
 
-    copy.__doc__ = f"copy(to, index, source, start): {n} of `source` to `to`, in the background: `cp.async`; there after `wait_for_copies` and a barrier"
+    copy.__doc__ = (
+        f"copy(to, index, source, start): {n} of `source` to `to`, in the background: `cp.async`; there after `wait_for_copies` and a barrier"
+    )
     return copy
 
 
@@ -199,6 +201,6 @@ def dp4a(typing, a, b, total):
 
 
 def dp4a_twin(a: Any, b: Any, total: Any) -> np.int32:
-    bytes = np.uint8 if np.asarray(a).dtype == np.uint32 else np.int8
-    four = np.asarray(a).view(bytes).astype(np.int32) * np.asarray(b).view(np.int8).astype(np.int32)
+    narrow = np.uint8 if np.asarray(a).dtype == np.uint32 else np.int8
+    four = np.asarray(a).view(narrow).astype(np.int32) * np.asarray(b).view(np.int8).astype(np.int32)
     return np.int32(four.sum(dtype=np.int32) + np.int32(total))

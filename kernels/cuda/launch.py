@@ -75,7 +75,7 @@ def type_of(a: Any) -> Any:
     if isinstance(a, np.generic):
         return from_dtype(a.dtype)
     if isinstance(a, tuple):
-        return types.UniTuple(type_of(a[0]), len(a))
+        return types.NamedUniTuple(type_of(a[0]), len(a), type(a)) if hasattr(a, "_fields") else types.UniTuple(type_of(a[0]), len(a))
     if not hasattr(a, "dtype") or not hasattr(a, "ndim"):
         raise TypeError(f"a kernel takes arrays and NumPy scalars, such as np.uint32(1); given {type(a).__name__} {a!r}")
     return types.Array(from_dtype(a.dtype), a.ndim, "C")

@@ -38,13 +38,7 @@ def row_a_lane(a, b, c):
         c[z, i, j] = total
 
 
-@rung(
-    "matmul",
-    "cuda",
-    step=1,
-    wants="... m k, ... k n",
-    idea="the definition: one inner product a thread; the lanes of a warp take rows of c",
-)
+@rung("matmul", "cuda", step=1, wants="... m k, ... k n", idea="the definition: one inner product a thread; the lanes of a warp take rows of c")
 def rows_across_lanes(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
     """Predicted: a warp loads a and stores c from 32 rows at once, 32 sectors of which it uses 4 of 32 bytes each; b is one number for all."""
     return multiply(row_a_lane, a, b, out, tile=(32, 8), block=(32, 8), flat=False)
@@ -271,12 +265,7 @@ def square_by_words(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
 words_apart = by_words(run=4, apart=64, side=PADDED)
 
 
-@rung(
-    "matmul",
-    "cuda",
-    step=8,
-    idea="no bank is asked twice: a thread's columns are two runs of four, 64 apart, and rows of the tile of a are padded",
-)
+@rung("matmul", "cuda", step=8, idea="no bank is asked twice: a thread's columns are two runs of four, 64 apart, and rows of the tile of a are padded")
 def square_without_conflicts(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
     """Predicted: 16 lanes read 256 bytes of b side by side, two wavefronts, where they read every second 16 bytes in four; stores of a: one for two."""
     return multiply(words_apart, a, b, out, tile=(LARGE, LARGE), block=(256,))
@@ -415,9 +404,7 @@ warp_tiles = in_background(lanes=8, warps=2, step=32, tall=16, wide=32, words=Tr
 warp_tiles_by_number = in_background(lanes=8, warps=2, step=32, tall=16, wide=32, words=False)
 
 
-@rung(
-    "matmul", "cuda", step=10, serves=True, idea="a warp makes 32 by 64 sums, near a square: what its lanes load from shared memory is less"
-)
+@rung("matmul", "cuda", step=10, serves=True, idea="a warp makes 32 by 64 sums, near a square: what its lanes load from shared memory is less")
 def warp_tiled(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
     """Predicted: a request of shared memory is of 64 bytes of a or 128 of b, one wavefront each, where a row of 16 threads read 256 of b."""
     kernel = warp_tiles if b.shape[-1] % 4 == 0 else warp_tiles_by_number
