@@ -73,26 +73,22 @@ class Access:
         )
 
     def place(self, address: int, kind: int) -> str:
-        """An address in words."""
+        """An address in words: an offset in the window that it is nearest to."""
         m = self.memory
-        if self.space in ("shared", "local") or address >> WINDOW in (SHARED, LOCAL):
-            space = self.space if self.space in ("shared", "local") else {SHARED: "shared", LOCAL: "local"}[address >> WINDOW]
-            size = m.shared_used if space == "shared" else m.local_used
-            inside = address if self.space in ("shared", "local") else address & MASK
-            return f"offset {inside} of {space} memory, of which there are {size} bytes"
-        region = m.region_at(address)
+        window, offset = (address + (1 << WINDOW - 1)) >> WINDOW, address
+        if self.space in ("shared", "local"):
+            window = SHARED if self.space == "shared" else LOCAL
+        else:
+            offset = address - (window << WINDOW)
+        if window in (SHARED, LOCAL):
+            name, size = ("shared memory", m.shared_used) if window == SHARED else ("local memory", m.local_used)
+            return f"offset {offset} of {name}, of which there are {size} bytes"
+        region = m.region_at(window << WINDOW)
         if region is None:
-            below = m.region_at(address + (1 << WINDOW - 1))
-            if below is None:
-                return f"address {address:#x}, where nothing is"
-            return f"offset {address - below.address} of {below.name}"
+            return f"address {address:#x}, where nothing is"
         if kind != READ and not region.writable:
-            return f"offset {address & MASK} of {region.name}, which is read-only"
-        inside = address & MASK
-        if inside > MASK // 2:
-            above = m.region_at(address + (1 << WINDOW - 1)) or region
-            return f"offset {address - above.address} of {above.name}"
-        return f"offset {inside} of {region.name}, which has {region.size} bytes"
+            return f"offset {offset} of {region.name}, which is read-only"
+        return f"offset {offset} of {region.name}, which has {region.size} bytes"
 
     def load(self, dtype: str) -> Callable[[Lanes, np.ndarray], Any]:
         view, shift, count = self.memory.views[dtype], self.width.bit_length() - 1, self.count
