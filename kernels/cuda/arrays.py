@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any
 
@@ -47,9 +47,8 @@ def result(shape: tuple[int, ...], dtype: Any, out: np.ndarray | None, *inputs: 
 
 
 def multiply(
-    kernel: Any, a: Any, b: Any, out: np.ndarray | None, *,
-    tile: tuple[int, int], block: tuple[int, ...], dtype: Any = None, flat: bool = True, blocks_per_sm: int | None = None,
-) -> np.ndarray:  # fmt: skip
+    kernel: Any, a: Any, b: Any, out: np.ndarray | None, *, tile: tuple[int, int], block: tuple[int, ...], flat: bool = True
+) -> np.ndarray:
     """c = a b of stacks of matrices, by a kernel of one block for each `tile` (rows, columns) of each matrix of c.
 
     The kernel is called with flat arrays and uint32: (a, b, c, m, n, k, a_step, b_step), in which a step is what lies between two
@@ -58,28 +57,46 @@ def multiply(
 
     Raises ValueError where an operand has 2^32 numbers or more, which a uint32 does not count.
     """
+
+    def run(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> None:
+        (many, m, n), k = z.shape, x.shape[2]
+        grid = -(-n // tile[1]), -(-m // tile[0]), many
+        if not flat:
+            launch(kernel, grid, block, x, y, z, writes=[z])
+            return
+        counted(x, y, z)
+        sizes = map(np.uint32, (m, n, k, step(x), step(y)))
+        z = z.reshape(-1)
+        launch(kernel, grid, block, x.reshape(-1), y.reshape(-1), z, *sizes, writes=[z])
+
+    return by_pieces(run, a, b, out, a.dtype, tile[0])
+
+
+def counted(*arrays: np.ndarray) -> None:
+    """Raises ValueError if one of them has more numbers than a uint32 counts."""
+    most = max(x.size for x in arrays)
+    if most >= 2**32:
+        raise ValueError(f"an array of {most} numbers, in a kernel that counts them with 32 bits")
+
+
+def step(x: np.ndarray) -> int:
+    """What lies between two matrices of a stack; 0 if one serves all."""
+    return 0 if len(x) == 1 else x.shape[1] * x.shape[2]
+
+
+def by_pieces(run: Callable[..., None], a: Any, b: Any, out: np.ndarray | None, dtype: Any, tall: int) -> np.ndarray:
+    """c = a b, of `dtype`, by run(x, y, z) for pieces (s, m, k), (s or 1, k, n), (s, m, n) that fit a grid with a block for `tall` rows."""
     m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
     leading = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    c = result((*leading, m, n), a.dtype if dtype is None else dtype, out, a, b)
+    c = result((*leading, m, n), dtype, out, a, b)
     if c.size == 0:
         return c
-    place = c if c.__array_interface__["data"][0] % ALIGNED == 0 else aligned(c.shape, c.dtype)
-    a, b = stack(a, leading), stack(b, leading)
-    matrices = place.reshape(-1, m, n)
+    place = dense(c)  # c itself, or what is copied to it in the end
+    a, b, matrices = stack(a, leading), stack(b, leading), place.reshape(-1, m, n)
     if len(b) == 1 and len(a) > 1:  # one matrix serves all: one product, not one for each
         a, matrices = a.reshape(1, len(a) * m, k), matrices.reshape(1, -1, n)
-    for x, y, z in parts(a, b, matrices, tile[0]):
-        grid = -(-n // tile[1]), -(-x.shape[1] // tile[0]), len(z)
-        if not flat:
-            launch(kernel, grid, block, x, y, z, writes=[z], blocks_per_sm=blocks_per_sm)
-            continue
-        if max(x.size, y.size, z.size) >= 2**32:
-            raise ValueError(f"a product {a.shape} by {b.shape}: an operand has 2^32 numbers or more")
-        sizes = x.shape[1], n, k, 0 if len(x) == 1 else x.shape[1] * k, 0 if len(y) == 1 else k * n
-        z = z.reshape(-1)
-        launch(
-            kernel, grid, block, x.reshape(-1), y.reshape(-1), z, *map(np.uint32, sizes), writes=[z], blocks_per_sm=blocks_per_sm
-        )  # fmt: skip
+    for x, y, z in parts(a, b, matrices, tall):
+        run(x, y, z)
     if place is not c:
         c[...] = place
     return c

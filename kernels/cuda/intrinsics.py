@@ -84,7 +84,7 @@ def store4_twin(array: np.ndarray, index: int, four: tuple[Any, ...]) -> None:
 
 @intrinsic
 def address(typing, array, index):
-    """Where `array[index]` lies in shared memory, in bytes: a uint32, so that a loop adds to it, and an instruction a constant, for nothing."""
+    """Where `array[index]` lies in shared memory, in bytes: a uint32. Constants added to it are added by the instruction, for nothing."""
 
     def code(context, builder, signature, args):
         return shared_address(context, builder, array, *args)
@@ -139,7 +139,7 @@ def background(n: int) -> Any:
         return types.void(to, types.uint32, source, types.uint32), code
 
     copy.__doc__ = (
-        f"copy(to, index, source, start): {n} of `source` to `to`, in the background: `cp.async`; there after `wait_for_copies` and a barrier"
+        f"copy(to, index, source, start): {n} of `source` to the shared `to`: `cp.async`; there after `wait_for_copies` and a barrier"
     )
     return copy
 
@@ -204,3 +204,143 @@ def dp4a_twin(a: Any, b: Any, total: Any) -> np.int32:
     narrow = np.uint8 if np.asarray(a).dtype == np.uint32 else np.int8
     four = np.asarray(a).view(narrow).astype(np.int32) * np.asarray(b).view(np.int8).astype(np.int32)
     return np.int32(four.sum(dtype=np.int32) + np.int32(total))
+
+
+# Tensor cores. A fragment is what the 32 lanes of a warp hold of a matrix, in words of 32 bits: lane L has g = L // 4 and t = L % 4.
+
+
+@intrinsic
+def bits(typing, x):
+    """A float32 as the uint32 of the same bits: `mov.b32`."""
+
+    def code(context, builder, signature, args):
+        return builder.bitcast(args[0], I32)
+
+    return types.uint32(types.float32), code
+
+
+def bits_twin(x: Any) -> Any:
+    return np.asarray(x, np.float32).view(np.uint32)
+
+
+@intrinsic
+def number(typing, x):
+    """A uint32 as the float32 of the same bits: `mov.b32`."""
+
+    def code(context, builder, signature, args):
+        return builder.bitcast(args[0], ir.FloatType())
+
+    return types.float32(types.uint32), code
+
+
+def number_twin(x: Any) -> Any:
+    return np.asarray(x, np.uint32).view(np.float32)
+
+
+@intrinsic
+def tf32(typing, x):
+    """A float32 rounded to the eleven bits of a tf32, ties away from zero, in the bits of a float32: `cvt.rna.tf32.f32`."""
+
+    def code(context, builder, signature, args):
+        return assembly(builder, "cvt.rna.tf32.f32 $0, $1;", [args[0]], I32)
+
+    return types.uint32(types.float32), code
+
+
+def tf32_twin(x: Any) -> Any:
+    found = bits_twin(x)
+    near = (found + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
+    return np.where(found & 0x7FFFFFFF > 0x7F800000, np.uint32(0x7FFFFFFF), np.where(found & 0x7F800000 == 0x7F800000, found, near))
+
+
+@intrinsic
+def half(typing, x):
+    """A float32 rounded to the nearest float16, as the uint16 of its bits: `cvt.rn.f16.f32`."""
+
+    def code(context, builder, signature, args):
+        return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
+
+    return types.uint16(types.float32), code
+
+
+def half_twin(x: Any) -> Any:
+    return np.asarray(x).astype(np.float16).view(np.uint16)
+
+
+@intrinsic
+def load_matrices(typing, array, place):
+    """Four matrices of 8 rows of 16 bytes from shared memory: `ldmatrix.x4`. Each lane gets four words: of matrix i, word t of row g.
+
+    place   in lane 8 i + r the `address` of row r of matrix i
+    """
+
+    def code(context, builder, signature, args):
+        text = f"ldmatrix.sync.aligned.m8n8.x4.shared.b16 {registers(0, 4)}, [$4];"
+        four = assembly(builder, text, [args[1]], ir.LiteralStructType([I32] * 4), convergent=True)
+        return context.make_tuple(builder, signature.return_type, [builder.extract_value(four, i) for i in range(4)])
+
+    return types.UniTuple(types.uint32, 4)(array, types.uint32), code
+
+
+def load_matrices_twin(array: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """places (32,) -> words (32, 4)"""
+    words = array.view(np.uint32).reshape(-1)
+    lanes = np.arange(32)
+    return np.stack([words[places[8 * i + lanes // 4] // 4 + lanes % 4] for i in range(4)], axis=1)
+
+
+PRODUCTS = {  # kind: shape of one product, types of c, a, b. A row of a and a column of b are eight words each
+    "tf32": "m16n8k8.row.col.f32.tf32.tf32.f32",
+    "f16": "m16n8k16.row.col.f32.f16.f16.f32",
+    "bf16": "m16n8k16.row.col.f32.bf16.bf16.f32",
+    "s8": "m16n8k32.row.col.s32.s8.s8.s32",
+    "u8": "m16n8k32.row.col.s32.u8.s8.s32",
+}
+
+
+def product_of_warp(kind: str) -> Any:
+    """An intrinsic: c + a b of a warp on tensor cores, `mma.sync`: c is 16 by 8, a 16 rows of eight words, b eight columns of eight words.
+
+    a   four words: of row g, g + 8, g, g + 8; word t, t, t + 4, t + 4
+    b   two words of column g: t, t + 4
+    c   four sums: of row g, g, g + 8, g + 8; column 2 t, 2 t + 1, 2 t, 2 t + 1
+    """
+    shape = PRODUCTS[kind]
+    numbers, register = (types.float32, ir.FloatType()) if ".f32." in shape else (types.int32, I32)
+
+    @intrinsic
+    def multiply(typing, a, b, c):
+        def code(context, builder, signature, args):
+            given = [builder.extract_value(x, i) for x, n in zip(args, (4, 2, 4), strict=True) for i in range(n)]
+            text = f"mma.sync.aligned.{shape} {registers(0, 4)}, {registers(4, 4)}, {registers(8, 2)}, {registers(10, 4)};"
+            sums = assembly(builder, text, given, ir.LiteralStructType([register] * 4), convergent=True)
+            return context.make_tuple(builder, signature.return_type, [builder.extract_value(sums, i) for i in range(4)])
+
+        four = types.UniTuple(numbers, 4)
+        return four(types.UniTuple(types.uint32, 4), types.UniTuple(types.uint32, 2), four), code
+
+    return multiply
+
+
+def product_of_warp_twin(kind: str, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """a (32, 4), b (32, 2) uint32 and c (32, 4) -> (32, 4), the sums in float64 or int64 and then as c."""
+    lanes = np.arange(32)
+    g, t = lanes // 4, lanes % 4
+    rows, columns, sums = np.zeros((16, 8), np.uint32), np.zeros((8, 8), np.uint32), np.zeros((16, 8), c.dtype)
+    for i in range(4):
+        rows[g + 8 * (i % 2), t + 4 * (i // 2)] = a[:, i]
+        sums[g + 8 * (i // 2), 2 * t + i % 2] = c[:, i]
+    for i in range(2):
+        columns[g, t + 4 * i] = b[:, i]
+    left, right = (_numbers(kind if x is rows else kind.replace("u8", "s8"), x) for x in (rows, columns))
+    total = (sums + left @ right.T).astype(c.dtype)
+    return np.stack([total[g + 8 * (i // 2), 2 * t + i % 2] for i in range(4)], axis=1)
+
+
+def _numbers(kind: str, words: np.ndarray) -> np.ndarray:
+    """Words as the numbers in them, along a row."""
+    if kind == "tf32":
+        return words.view(np.float32).astype(float)
+    if kind == "bf16":
+        return (words.view(np.uint16).astype(np.uint32) << 16).view(np.float32).astype(float)
+    return words.view({"f16": np.float16, "s8": np.int8, "u8": np.uint8}[kind]).astype(float if kind == "f16" else np.int64)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -58,7 +58,7 @@ def ptx_of(function: Kernel, args: Sequence[Any], cc: CC = (8, 0), launch_bounds
     return _compiled(function, tuple([type_of(a) for a in args]), tuple(cc), launch_bounds)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compiled(function: Kernel, types: tuple[Any, ...], cc: CC, launch_bounds: tuple[int, ...] | None) -> tuple[str, str]:
     text, _ = numba_cuda().compile(function, types, device=False, abi="numba", cc=cc, launch_bounds=launch_bounds)
     entry = re.search(r"\.visible\s+\.entry\s+(\w+)", text)
@@ -95,11 +95,18 @@ def numba_cuda() -> Any:
     return cuda
 
 
-# Devices: where a launch goes.
+# Devices: where a launch goes, and where room for what only kernels see comes from.
+
+
+class Host:
+    """A device that works on the arrays of the host."""
+
+    def empty(self, size: int, dtype: Any) -> Any:
+        return np.empty(size, dtype)
 
 
 @dataclass
-class Emulated:
+class Emulated(Host):
     """The PTX for `cc` is interpreted, with the checks and counters of `kernels.cuda.emulate.run`."""
 
     cc: CC = (8, 0)
@@ -123,24 +130,28 @@ class Emulated:
 class Real:
     """The GPU that Numba finds. Compiled lazily, for it."""
 
+    def empty(self, size: int, dtype: Any) -> Any:
+        return numba_cuda().device_array(size, dtype)
+
     def run(self, launch: Launch) -> None:
-        there = [
-            a if isinstance(a, (np.generic, tuple)) or hasattr(a, "__cuda_array_interface__") else numba_cuda().to_device(a)
-            for a in launch.args
-        ]
+        there = [self.there(a) for a in launch.args]
         _dispatcher(launch.function, launch.bounds)[launch.grid, launch.block, 0, launch.shared](*there)
         for a, b in zip(launch.args, there, strict=True):
             if a is not b and any(a is w for w in launch.writes):
                 b.copy_to_host(a)
 
+    def there(self, a: Any) -> Any:
+        stays = isinstance(a, (np.generic, tuple)) or hasattr(a, "__cuda_array_interface__")
+        return a if stays else numba_cuda().to_device(a)
 
-@lru_cache(maxsize=None)
+
+@cache
 def _dispatcher(function: Kernel, bounds: tuple[int, ...]) -> Any:
     return numba_cuda().jit(function, launch_bounds=bounds)
 
 
 @dataclass
-class Recorded:
+class Recorded(Host):
     """Nothing runs, and what would be written is left as it is."""
 
     launches: list[Launch] = field(default_factory=list)
@@ -190,5 +201,13 @@ def launch(
     if 0 in grid:
         return
     bounds = (int(np.prod(block)),) if blocks_per_sm is None else (int(np.prod(block)), blocks_per_sm)
-    device = _device.get() or (Real() if has_gpu() else Emulated())
-    device.run(Launch(function, grid, block, args, tuple(writes), shared, bounds))
+    in_force().run(Launch(function, grid, block, args, tuple(writes), shared, bounds))
+
+
+def in_force() -> Any:
+    return _device.get() or (Real() if has_gpu() else Emulated())
+
+
+def empty(size: int, dtype: Any) -> Any:
+    """A flat array on the device in force, for what one kernel leaves to the next."""
+    return in_force().empty(size, dtype)

@@ -38,9 +38,15 @@ def row_a_lane(a, b, c):
         c[z, i, j] = total
 
 
-@rung("matmul", "cuda", step=1, wants="... m k, ... k n", idea="the definition: one inner product a thread; the lanes of a warp take rows of c")
+@rung(
+    "matmul",
+    "cuda",
+    step=1,
+    wants="... m k, ... k n",
+    idea="the definition: one inner product a thread; lanes of a warp take rows of c",
+)
 def rows_across_lanes(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
-    """Predicted: a warp loads a and stores c from 32 rows at once, 32 sectors of which it uses 4 of 32 bytes each; b is one number for all."""
+    """Predicted: a warp meets 32 rows of a and c at once, 32 sectors in each of which it wants 4 bytes of 32; of b it wants one number."""
     return multiply(row_a_lane, a, b, out, tile=(32, 8), block=(32, 8), flat=False)
 
 
@@ -197,7 +203,10 @@ OF_A_PADDED = DEEP * PADDED
 
 
 def by_words(run, apart, side):
-    """A kernel: a thread's rows and columns are two runs of four, `apart`; those of two threads `run`; `side` from a row of the tile of a to the next."""
+    """A kernel: rows and columns of a thread are two runs of four, `apart` from one to the other, `run` to those of the next thread.
+
+    side   from a row of the tile of a to the next
+    """
     run, apart, side = u(run), u(apart), u(side)
 
     def kernel(a, b, c, m, n, k, a_step, b_step):
@@ -258,16 +267,21 @@ words = by_words(run=8, apart=4, side=LARGE)
 
 @rung("matmul", "cuda", step=7, idea="loads and stores of 128 bits, for which the tile of a lies on its side")
 def square_by_words(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
-    """Predicted: 4 loads of shared memory for 64 products, a fifth of the requests to memory; but columns 8 apart fall into the same banks."""
+    """Predicted: 4 loads of shared memory for 64 products, a quarter of the requests to memory; but columns 8 apart meet in banks."""
     return multiply(words, a, b, out, tile=(LARGE, LARGE), block=(256,))
 
 
 words_apart = by_words(run=4, apart=64, side=PADDED)
 
 
-@rung("matmul", "cuda", step=8, idea="no bank is asked twice: a thread's columns are two runs of four, 64 apart, and rows of the tile of a are padded")
+@rung(
+    "matmul",
+    "cuda",
+    step=8,
+    idea="no bank is asked twice: columns of a thread are two runs of four, 64 apart, and the tile of a is padded",
+)
 def square_without_conflicts(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
-    """Predicted: 16 lanes read 256 bytes of b side by side, two wavefronts, where they read every second 16 bytes in four; stores of a: one for two."""
+    """Predicted: eight lanes read 128 bytes of b side by side, in one wavefront instead of two; stores to the tile of a take one, too."""
     return multiply(words_apart, a, b, out, tile=(LARGE, LARGE), block=(256,))
 
 
@@ -276,7 +290,7 @@ TWO_OF_A, TWO_OF_B = 2 * OF_A_PADDED, 2 * OF_B  # two tiles each: one is multipl
 
 @cuda.jit(device=True, inline="always")
 def begin_copies(a, b, tile_a, tile_b, a_at, b_at, a_to, b_to, n, words):
-    """The next tiles, in the background: four numbers of each a thread, those of b in one word if rows of b begin at multiples of 16 bytes."""
+    """The next tiles, in the background: four numbers of each a thread, those of b in one go if its rows begin at multiples of 16 bytes."""
     for r in range(4):
         copy1(tile_a, u(a_to + u(r) * u(32)), a, a_at[r])
         a_at[r] = u(a_at[r] + u(DEEP))
@@ -317,9 +331,11 @@ add_tiles = tiles_by(fused)
 
 
 def in_background(lanes, warps, step, tall, wide, words):
-    """A kernel: a thread's rows are two runs of four, `tall` apart, its columns two, `wide` apart; `lanes` lanes of a warp stand side by side,
-    so do `warps` warps, 64 columns apart; the next ones stand `step` rows below. `words`: n is a multiple of 4, so that rows of b and c begin
-    at multiples of 16 bytes.
+    """A kernel: rows of a thread are two runs of four, `tall` apart, its columns two, `wide` apart.
+
+    lanes   lanes of a warp side by side
+    warps   warps side by side, 64 columns apart; the next ones stand `step` rows below
+    words   n is a multiple of 4, so that rows of b and c begin at multiples of 16 bytes
 
     Rows and columns beyond the edge are fetched from just inside of it, and their sums are not stored: no test is in the loop. What is left
     over of k comes last, with tests.
@@ -404,8 +420,8 @@ warp_tiles = in_background(lanes=8, warps=2, step=32, tall=16, wide=32, words=Tr
 warp_tiles_by_number = in_background(lanes=8, warps=2, step=32, tall=16, wide=32, words=False)
 
 
-@rung("matmul", "cuda", step=10, serves=True, idea="a warp makes 32 by 64 sums, near a square: what its lanes load from shared memory is less")
+@rung("matmul", "cuda", step=10, serves=True, idea="a warp makes 32 by 64 sums, near a square: its lanes share more of what they load")
 def warp_tiled(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
-    """Predicted: a request of shared memory is of 64 bytes of a or 128 of b, one wavefront each, where a row of 16 threads read 256 of b."""
+    """Predicted: a warp wants 64 bytes of a and 128 of b at a time, where two rows of 16 threads wanted 32 and 256."""
     kernel = warp_tiles if b.shape[-1] % 4 == 0 else warp_tiles_by_number
     return multiply(kernel, a, b, out, tile=(LARGE, LARGE), block=(256,))

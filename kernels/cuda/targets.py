@@ -34,7 +34,7 @@ class Target:
         return f"sm_{self.cc[0]}{self.cc[1]}"
 
     def occupancy(self, threads: int, registers: int, shared: int) -> tuple[float, str]:
-        """The share of an sm's warps that blocks of so many threads fill, and what stops more: "registers", "shared memory", "warps", "blocks"."""
+        """The share of an sm's warps that blocks of so many threads fill, and what stops more: a key of `room`."""
         warps = -(-threads // WARP)
         room = {
             "warps": self.warps_per_sm // warps,
