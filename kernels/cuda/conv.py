@@ -28,7 +28,7 @@ from numba import cuda
 
 from kernels.cuda.arrays import ALIGNED, MOST, aligned, dense, result
 from kernels.cuda.intrinsics import copy1, copy1_or_zero, load4, store4, wait_for_copies
-from kernels.cuda.launch import launch
+from kernels.cuda.launch import empty, launch
 from kernels.cuda.matmul import DEEP, LARGE, OF_A_PADDED, OF_B, PADDED, TWO_OF_A, TWO_OF_B, add_tiles
 from kernels.registry import rung
 from kernels.windows import count, fits, fits_to_w, fits_to_x, pair, sides
@@ -670,15 +670,21 @@ def implicit_by(add_tiles, shifted):
 implicit = implicit_by(add_tiles, shifted=False)
 
 
-def multiply(kernel: Any, a: np.ndarray, b: np.ndarray, c: np.ndarray, places: np.ndarray, product: Product, parts: int = 1) -> None:
+def multiply(kernel: Any, a: Any, b: Any, c: Any, places: np.ndarray, product: Product, parts: int = 1) -> None:
     """c = a b, in which `places` finds the numbers of b; flat arrays. c has a plane for each part."""
-    in_fours = product.in_fours and c.__array_interface__["data"][0] % ALIGNED == 0
+    in_fours = product.in_fours and address(c) % ALIGNED == 0
     blocks = -(-product.columns // LARGE), -(-product.rows // LARGE)
     for first in range(0, product.groups, MOST // parts):
         groups = min(MOST // parts, product.groups - first)
         starts = {f"{x}_start": getattr(product, f"{x}_start") + first * getattr(product, f"{x}_group") for x in "abc"}
         told = product._replace(groups=groups, in_fours=in_fours, first_sum=product.first_sum + first * product.rows, **starts)
         launch(kernel, (*blocks, groups * parts), (THREADS,), a, b, c, places, numbers(told), writes=[c])
+
+
+def address(x: Any) -> int:
+    """Of an array of the host's or of a device's."""
+    about = x.__array_interface__ if isinstance(x, np.ndarray) else x.__cuda_array_interface__
+    return int(about["data"][0])
 
 
 def table(of_a: Any, of_b: Any, rows: Any, columns: Any) -> np.ndarray:
@@ -750,7 +756,7 @@ def implicit_pixels_run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometry
 
 
 def implicit_weights_run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometry) -> None:
-    product_of_weights(x, w, y, g, g.N, 1)
+    product_of_weights(x, w.reshape(-1), y, g, g.N, 1)
 
 
 @lru_cache(maxsize=64)
@@ -760,7 +766,7 @@ def places_of_weights(g: Geometry, pictures: int) -> np.ndarray:
     return table((n * g.O * g.P + p) * g.Q + q, (n * g.C * g.H + down) * g.W + across, down, across)
 
 
-def product_of_weights(x: np.ndarray, sums: np.ndarray, y: np.ndarray, g: Geometry, pictures: int, parts: int) -> None:
+def product_of_weights(x: np.ndarray, sums: Any, y: np.ndarray, g: Geometry, pictures: int, parts: int) -> None:
     """The gradient of the weights from so many pictures at a time, each part to a sum of its own."""
     weights, windows, picture = g.K * g.I * g.J, g.P * g.Q, g.H * g.W
     product = Product(
@@ -771,7 +777,7 @@ def product_of_weights(x: np.ndarray, sums: np.ndarray, y: np.ndarray, g: Geomet
         c_row=weights, c_z=g.I * g.J, c_r=g.J, c_s=1, c_start=0, c_group=g.filters * weights, c_part=g.O * weights,
         in_fours=weights % 4 == 0,
     )  # fmt: skip
-    multiply(implicit, y.reshape(-1), x.reshape(-1), sums.reshape(-1), places_of_weights(g, pictures), product, parts)
+    multiply(implicit, y.reshape(-1), x.reshape(-1), sums, places_of_weights(g, pictures), product, parts)
 
 
 IMPLICIT = "a product of matrices by matmul's tiles, in which a table of offsets finds the numbers of the picture: no division in the loop"
@@ -821,12 +827,11 @@ def weights_in_parts_run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometr
     pictures = max(-(-g.N // PARTS), min(-(-PART // (g.P * g.Q)), g.N))
     parts = -(-g.N // max(pictures, 1))
     if parts <= 1:
-        product_of_weights(x, w, y, g, g.N, 1)
+        product_of_weights(x, w.reshape(-1), y, g, g.N, 1)
         return
-    sums = aligned((parts, *w.shape), w.dtype)
+    sums, flat = empty(parts * w.size, w.dtype), w.reshape(-1)
     product_of_weights(x, sums, y, g, pictures, parts)
-    flat = w.reshape(-1)
-    launch(add_parts, (-(-w.size // THREADS),), (THREADS,), sums.reshape(-1), flat, u(parts), writes=[flat])
+    launch(add_parts, (-(-w.size // THREADS),), (THREADS,), sums, flat, u(parts), writes=[flat])
 
 
 @rung(

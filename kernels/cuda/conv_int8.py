@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from kernels.cuda.arrays import aligned
 from kernels.cuda.conv import (
     THREADS,
     Geometry,
@@ -28,7 +27,7 @@ from kernels.cuda.conv import (
     product_of_windows,
 )  # fmt: skip
 from kernels.cuda.intrinsics import dp4a
-from kernels.cuda.launch import launch
+from kernels.cuda.launch import empty, launch
 from kernels.cuda.matmul import tiles_by
 from kernels.registry import rung
 from kernels.windows import fits
@@ -76,7 +75,7 @@ def bytes_run(zero_point: int) -> Run:
 def windows_of_bytes(
     x: Any, w: Any, *, zero_point: int = 0, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None
 ) -> np.ndarray:
-    """Predicted: a request is of 32 bytes, one sector, as a lane reads one; each product is converted, and of 64-bit indices as in conv2d."""
+    """Predicted: a request of x is of 32 bytes, a sector or two; each product is converted, and indices have 64 bits, as in conv2d."""
     return forward(bytes_run(zero_point), x, w, out, stride, padding, dilation, groups, dtype=np.int32)
 
 
@@ -109,12 +108,12 @@ def sum_up(words, filters, size, zero_point):
         words[u(filters * size + o)] = i32(-i32(zero_point * total))
 
 
-def packed(x: np.ndarray, w: np.ndarray, g: Geometry, zero_point: int) -> tuple[np.ndarray, np.ndarray, Geometry]:
+def packed(x: np.ndarray, w: np.ndarray, g: Geometry, zero_point: int) -> tuple[Any, Any, Geometry]:
     """The words of x and of w, flat, and the geometry of both in words."""
     of_words = g._replace(C=g.groups * -(-g.K // 4), K=-(-g.K // 4))
-    pictures = aligned((g.N * of_words.C * g.H * g.W + 1,), np.uint32 if x.dtype == np.uint8 else np.int32)
-    weights = aligned((g.O * of_words.K * g.I * g.J + g.O,), np.int32)
-    for narrow, words, plane, size in ((x, pictures, g.H * g.W, len(pictures) - 1), (w, weights, g.I * g.J, len(weights) - g.O)):
+    pictures = empty(g.N * of_words.C * g.H * g.W + 1, np.uint32 if x.dtype == np.uint8 else np.int32)
+    weights = empty(g.O * of_words.K * g.I * g.J + g.O, np.int32)
+    for narrow, words, plane, size in ((x, pictures, g.H * g.W, pictures.size - 1), (w, weights, g.I * g.J, weights.size - g.O)):
         told = numbers((g.K, plane, of_words.K, size, zero_point % 256 * ONES))
         launch(pack, (size // THREADS + 1,), (THREADS,), narrow.reshape(-1), words, *told, writes=[words])
     told = numbers((g.O, of_words.K * g.I * g.J))
@@ -158,7 +157,7 @@ def words_run(zero_point: int) -> Run:
 def windows_of_words(
     x: Any, w: Any, *, zero_point: int = 0, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None
 ) -> np.ndarray:
-    """Predicted: a quarter of the loads, in four whole sectors a request; outside of the picture a word of zero points is read: no lane parts."""
+    """Predicted: a quarter of the loads, four sectors a request; outside of the picture a word of zero points is read, so no lane parts."""
     return forward(words_run(zero_point), x, w, out, stride, padding, dilation, groups, dtype=np.int32)
 
 
@@ -173,7 +172,7 @@ implicit_words = implicit_by(tiles_by(add_four), shifted=True)
 def implicit_words_run(zero_point: int) -> Run:
     def run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometry) -> None:
         pictures, weights, g = packed(x, w, g, zero_point)
-        product = product_of_windows(g)._replace(first_sum=len(weights) - g.O)
+        product = product_of_windows(g)._replace(first_sum=weights.size - g.O)
         multiply(implicit_words, weights, pictures, y.reshape(-1), places_of_windows(g), product)
 
     return run
