@@ -783,7 +783,7 @@ def product_of_weights(x: np.ndarray, sums: Any, y: np.ndarray, g: Geometry, pic
 IMPLICIT = "a product of matrices by matmul's tiles, in which a table of offsets finds the numbers of the picture: no division in the loop"
 
 
-@rung("conv2d", "cuda", step=4, serves=True, idea=IMPLICIT)
+@rung("conv2d", "cuda", step=4, idea=IMPLICIT)
 def implicit_windows(
     x: Any, w: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None
 ) -> np.ndarray:
@@ -791,7 +791,7 @@ def implicit_windows(
     return forward(implicit_windows_run, x, w, out, stride, padding, dilation, groups)
 
 
-@rung("conv2d_input_grad", "cuda", step=4, serves=True, idea=IMPLICIT)
+@rung("conv2d_input_grad", "cuda", step=4, idea=IMPLICIT)
 def implicit_pixels(
     gy: Any, w: Any, *, input_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None
 ) -> np.ndarray:
@@ -807,7 +807,39 @@ def implicit_weights(
     return to_w(implicit_weights_run, x, gy, out, kernel_size, stride, padding, dilation, groups)
 
 
-# The fifth rung of the gradient to weights: parts.
+# The fifth rung: sizes. A tile has 128 rows, whether c has them or not; and a sum of a weight is long, where weights are few.
+
+FEW = 8  # rows: from here on 16 times the products of a tile are more instructions than one sum a thread
+
+
+def windows_by_size_run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometry) -> None:
+    run = hoisted(window_hoisted, 2) if g.filters <= FEW else implicit_windows_run
+    run(x, w, y, g)
+
+
+def pixels_by_size_run(x: np.ndarray, w: np.ndarray, y: np.ndarray, g: Geometry) -> None:
+    run = hoisted(pixel_hoisted, 0) if g.K <= FEW else implicit_pixels_run
+    run(x, w, y, g)
+
+
+BY_SIZE = "few filters a group, or few channels of a gradient, would fill a sixteenth of a tile: they go by one sum a thread"
+
+
+@rung("conv2d", "cuda", step=5, serves=True, idea=BY_SIZE)
+def windows_by_size(
+    x: Any, w: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None
+) -> np.ndarray:
+    """Predicted: of one filter a group, a tenth of the instructions."""
+    return forward(windows_by_size_run, x, w, out, stride, padding, dilation, groups)
+
+
+@rung("conv2d_input_grad", "cuda", step=5, serves=True, idea=BY_SIZE)
+def pixels_by_size(
+    gy: Any, w: Any, *, input_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None
+) -> np.ndarray:
+    """Predicted: of one channel a group, a tenth of the instructions."""
+    return to_x(pixels_by_size_run, gy, w, out, input_size, stride, padding, dilation, groups)
+
 
 PARTS, PART = 64, 2048  # at most so many parts, of so many windows at least
 

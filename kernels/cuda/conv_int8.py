@@ -16,6 +16,7 @@ import numpy as np
 from numba import cuda
 
 from kernels.cuda.conv import (
+    FEW,
     THREADS,
     Geometry,
     Run,
@@ -179,7 +180,7 @@ def implicit_words_run(zero_point: int) -> Run:
 
 
 @rung(
-    "conv2d_int8", "cuda", step=3, serves=True, rtol=EXACT,
+    "conv2d_int8", "cuda", step=3, rtol=EXACT,
     idea="the tiles of conv2d's implicit product, of words: 8 by 8 sums a thread, a table finds the words of the picture",
 )  # fmt: skip
 def implicit_bytes(
@@ -187,3 +188,19 @@ def implicit_bytes(
 ) -> np.ndarray:
     """Predicted: what conv2d's costs a product costs four here: a quarter of the depth, the same loop with dp4a."""
     return forward(implicit_words_run(zero_point), x, w, out, stride, padding, dilation, groups, dtype=np.int32)
+
+
+def by_size_run(zero_point: int) -> Run:
+    few, many = words_run(zero_point), implicit_words_run(zero_point)
+    return lambda x, w, y, g: (few if g.filters <= FEW else many)(x, w, y, g)
+
+
+@rung(
+    "conv2d_int8", "cuda", step=4, serves=True, rtol=EXACT,
+    idea="few filters a group would fill a sixteenth of a tile: they go by one sum a thread",
+)  # fmt: skip
+def bytes_by_size(
+    x: Any, w: Any, *, zero_point: int = 0, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, out: Any = None
+) -> np.ndarray:
+    """Predicted: of one filter a group, a tenth of the instructions."""
+    return forward(by_size_run(zero_point), x, w, out, stride, padding, dilation, groups, dtype=np.int32)

@@ -1,6 +1,7 @@
 """What the tests of CUDA convolutions share: geometries that nothing divides, and mutants."""
 
 import inspect
+import re
 
 import numpy as np
 from hypothesis import strategies as st
@@ -43,12 +44,21 @@ def calls(draw, op, dtypes):
 
 
 def mutate(monkeypatch, module, names, old, new):
-    """Put functions of a module in place whose source says `new` where it says `old`, once; `names`: the one, and those that are made of it."""
-    first, *others = (inspect.getsource(getattr(module, name)) for name in names if inspect.isroutine(getattr(module, name)))
+    """Put functions of a module in place, as they are if their source says `new` where it says `old`.
+
+    names   the function, then those that are made of it: from their source, or, of a kernel without one of its own, from the line that makes it
+    """
+    first, *others = [source(module, name) for name in names]
     assert first.count(old) == 1, f"{first.count(old)} times {old!r}"
     within = dict(vars(module))
-    for source in (first.replace(old, new), *others):
-        exec(compile(source, f"mutant of {names[0]}", "exec"), within)
+    for text in (first.replace(old, new), *others):
+        exec(compile(text, f"mutant of {names[0]}", "exec"), within)
     for name in names:
         monkeypatch.setattr(module, name, within[name])
-    return within
+
+
+def source(module, name):
+    """Of a function `def name`, or of a line `name = ...`."""
+    text = inspect.getsource(module)
+    found = re.search(rf"^((@.*\n)?def {name}\(.*\n((    .*)?\n)+|{name} = .*\n)", text, re.MULTILINE)
+    return found[0]
