@@ -136,6 +136,17 @@ def test_saturation_clamps_to_the_unit_interval_and_nan_to_zero():
     same(elementwise("mul.sat.f32 %d, %x0, 0f3F000000;", x, result="f4"), wanted)
 
 
+def test_pairs_of_float32():
+    rng = np.random.default_rng(17)
+    x, y = floats(rng, 2 * N), floats(rng, 2 * N)
+    for name, f in (("add", np.add), ("sub", np.subtract), ("mul", np.multiply)):
+        with np.errstate(all="ignore"):
+            wanted = f(x, y)
+        same(elementwise(f"{name}.rn.f32x2 %d, %x0, %x1;", x.view("u8"), y.view("u8"), result="u8").view("f4"), wanted)
+    each = elementwise("fma.rn.f32 %d, %x0, %x1, %x0;", x, y, result="f4")
+    same(elementwise("fma.rn.f32x2 %d, %x0, %x1, %x0;", x.view("u8"), y.view("u8"), result="u8").view("f4"), each)
+
+
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 def test_minima_and_maxima_prefer_numbers_and_order_zeros(dtype):
     rng = np.random.default_rng(5)

@@ -21,17 +21,12 @@ from kernels.cuda.emulate.access import ATOMIC, COPY, DOES, READ, WRITE, Access
 from kernels.cuda.emulate.faults import STRICT, Fault
 from kernels.cuda.emulate.memory import SHARED, WINDOW
 from kernels.cuda.emulate.parse import Function, Instruction
+from kernels.cuda.targets import SHARED_UNASKED, TARGETS, WARP
 
 if TYPE_CHECKING:
     from kernels.cuda.emulate.machine import Lanes, Machine, Three
 
-KIB = 1024
-SHARED_UNASKED = 48 * KIB  # of `.shared` variables of fixed size, on any target
-SHARED_AT_MOST = {  # bytes that a block can have, CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"
-    (7, 5): 64 * KIB, (8, 0): 163 * KIB, (8, 6): 99 * KIB, (8, 7): 163 * KIB, (8, 9): 99 * KIB, (9, 0): 227 * KIB, (10, 0): 227 * KIB,
-    (10, 3): 227 * KIB, (11, 0): 227 * KIB, (12, 0): 99 * KIB, (12, 1): 99 * KIB,
-}  # fmt: skip
-BLOCK, GRID, THREADS, REGISTERS, LOCAL = (1024, 1024, 64), (2**31 - 1, 65535, 65535), 1024, 65536, 512 * KIB
+BLOCK, GRID, LOCAL = (1024, 1024, 64), (2**31 - 1, 65535, 65535), 512 * 1024  # of every target; bytes of local memory
 
 
 def capability(target: str) -> tuple[int, int, str]:
@@ -42,29 +37,33 @@ def capability(target: str) -> tuple[int, int, str]:
 
 def launchable(kernel: Function, written_for: str, target: str, grid: Three, block: Three, shared: int, static: int, local: int) -> None:
     """Raise a Fault for a launch that a device of `target` would refuse."""
-    threads = block[0] * block[1] * block[2]
-    major, minor, _ = capability(target)
-    theirs = capability(written_for)
-    if (theirs[2] and written_for != target) or theirs[:2] > (major, minor):
+    *cc, _ = capability(target)
+    *written, special = capability(written_for)
+    if (special and written_for != target) or written > cc:
         raise Fault("limit", f"PTX for {written_for} does not run on {target}")
-    if (major, minor) not in SHARED_AT_MOST:
-        raise Fault("limit", f"{target} is not known; there are {', '.join(f'sm_{a}{b}' for a, b in SHARED_AT_MOST)}")
-    at_most = SHARED_AT_MOST[major, minor]
+    if tuple(cc) not in TARGETS:
+        raise Fault("limit", f"{target} is not known; there are {', '.join(t.name for t in TARGETS.values())}")
+    if min(*grid, *block) < 1:
+        raise Fault("limit", f"a grid of {grid} blocks of {block} threads")
+    device = TARGETS[cc[0], cc[1]]
+    threads, bounds = int(np.prod(block)), kernel.bounds
+    resident = int(np.prod(bounds.get("maxntid", (threads,)))) * bounds.get("minnctapersm", (1,))[0]
     for what, has, most in (
-        ("threads of a block", threads, THREADS),
+        ("threads of a block", threads, device.threads_per_block),
         *((f"threads of a block along {axis}", n, m) for axis, n, m in zip("xyz", block, BLOCK, strict=True)),
         *((f"blocks along {axis}", n, m) for axis, n, m in zip("xyz", grid, GRID, strict=True)),
         ("bytes of shared variables of fixed size", static, SHARED_UNASKED),
-        ("bytes of shared memory of a block", static + shared, at_most),
+        ("bytes of shared memory of a block", static + shared, device.shared_per_block),
         ("bytes of local memory of a thread", local, LOCAL),
-        ("threads of a block, by the kernel's .maxntid", threads, int(np.prod(kernel.bounds.get("maxntid", (threads,))))),
-        ("registers of a block, by the kernel's .maxnreg", threads * kernel.bounds.get("maxnreg", (0,))[0], REGISTERS),
+        ("threads of a multiprocessor, by the kernel's launch bounds", resident, WARP * device.warps_per_sm),
+        ("registers of a block, by the kernel's .maxnreg", threads * bounds.get("maxnreg", (0,))[0], device.registers_per_sm),
     ):
         if has > most:
-            raise Fault("limit", f"{has} {what}; {target} has {most}" if "by the" not in what else f"{has} {what}; at most {most}")
-    if min(*grid, *block) < 1:
-        raise Fault("limit", f"a grid of {grid} blocks of {block} threads")
-    wanted = kernel.bounds.get("reqntid")
+            raise Fault("limit", f"{has} {what}; {target} has {most}")
+    allowed = int(np.prod(bounds.get("maxntid", (threads,))))
+    if threads > allowed:
+        raise Fault("limit", f"blocks of {threads} threads; the kernel was compiled for at most {allowed}, by .maxntid")
+    wanted = bounds.get("reqntid")
     if wanted and tuple([*wanted, 1, 1][:3]) != block:
         raise Fault("limit", f"blocks of {block} threads; the kernel asks for {wanted} by .reqntid")
 
@@ -101,14 +100,15 @@ class Uninitialised(Watcher):
     """A byte for each of the arena: has it been written?"""
 
     def __init__(self, uninitialised: tuple[int, ...] = ()) -> None:
-        self.names = {f"argument {i}" for i in uninitialised}
+        self.arguments = uninitialised
         self.written = np.zeros(0, bool)
 
     def begin(self, machine: Machine, root: Lanes) -> None:
         if self.written.size != machine.memory.arena.size:
             self.written = np.ones(machine.memory.arena.size, bool)
+            names = {machine.names[i] for i in self.arguments}
             for r in machine.memory.regions:
-                if self.names & set(r.name.split(", ")):
+                if names & set(r.name.split(", ")):
                     self.written[r.start : r.start + r.size] = False
         self.written[machine.memory.shared[0] :] = False
 
@@ -127,14 +127,12 @@ class Uninitialised(Watcher):
         every = np.broadcast_to(positions, (R.size,))
         bad = np.flatnonzero(~self.written[every[:, None] + np.arange(access.bytes)].all(axis=1))
         what, address = described(access, R, every, int(bad[0]))
-        raise access.machine.fault(
-            "uninitialised", f"reads {access.bytes} bytes at {what} that nobody has written", R, bad, access.x, address
-        )
+        raise R.machine.fault("uninitialised", f"reads {access.bytes} bytes at {what} that nobody has written", R, bad, access.x, address)
 
 
 def described(access: Access, R: Lanes, positions: np.ndarray, i: int) -> tuple[str, int]:
     """A position in the arena in words, and the address that thread i knows it by."""
-    m = access.memory
+    m = R.machine.memory
     p = int(positions[i])
     if p >= m.local[0]:
         return f"offset {(p - m.local[0]) % m.local[1]} of local memory", (p - m.local[0]) % m.local[1]

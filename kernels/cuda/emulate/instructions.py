@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from kernels.cuda.emulate import arithmetic
+from kernels.cuda.emulate import arithmetic, copies, tensor, warps
+from kernels.cuda.emulate.access import Access
 from kernels.cuda.emulate.faults import Unsupported
+from kernels.cuda.emulate.memory import FIRST, LOCAL, SHARED, WINDOW
 from kernels.cuda.emulate.parse import SIZES, Address, Instruction, Pair, Register, Symbol, Vector
+from kernels.cuda.emulate.printf import printed
 from kernels.cuda.emulate.translate import BOOL, Translator, dtype_of, types_of
 
 OPCODES: dict[str, Callable[[Translator, Instruction], str]] = {}
@@ -26,6 +29,16 @@ def opcode(*names: str) -> Callable[[Line], Line]:
         return build
 
     return add
+
+
+def in_pairs(f: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """A function of float32 on both halves of 64 bits."""
+
+    def of(*args: np.ndarray) -> np.ndarray:
+        two = [np.ascontiguousarray(np.broadcast_to(a, np.broadcast_shapes(*(b.shape for b in args)))).view(np.float32) for a in args]
+        return f(*two).view(np.uint64)
+
+    return of
 
 
 def real(kind: str) -> bool:
@@ -83,6 +96,8 @@ def _(t: Translator, x: Instruction) -> str:
     kind, name = types_of(x)[-1], x.parts[0]
     if real(kind):
         return t.call(x, arithmetic.function(name, x.parts, dtype_of(kind)), dtype_of(kind))
+    if kind == "f32x2":
+        return t.call(x, in_pairs(arithmetic.function(name, x.parts, "f4")), "u8")
     if kind in HALVES:
         return half(t, x, {"add": np.add, "sub": np.subtract}[name])
     if "sat" in x.parts:
@@ -132,6 +147,8 @@ def _(t: Translator, x: Instruction) -> str:
     kind = types_of(x)[-1]
     if real(kind):
         return t.call(x, arithmetic.function("mul", x.parts, dtype_of(kind)), dtype_of(kind))
+    if kind == "f32x2":
+        return t.call(x, in_pairs(arithmetic.function("mul", x.parts, "f4")), "u8")
     if kind in HALVES:
         return half(t, x, np.multiply)
     if x.parts[0] == "mul24":
@@ -181,6 +198,8 @@ def _(t: Translator, x: Instruction) -> str:
     kind = types_of(x)[-1]
     if kind in HALVES:
         return half(t, x, None)
+    if kind == "f32x2":
+        return t.call(x, in_pairs(arithmetic.function("fma", x.parts, "f4")), "u8")
     return t.call(x, arithmetic.function("fma", x.parts, dtype_of(kind)), dtype_of(kind), name="fma")
 
 
@@ -454,6 +473,8 @@ JOIN = {"and": "&", "or": "|", "xor": "^"}
 
 def comparison(t: Translator, x: Instruction, kind: str) -> str:
     """The expression a cmp b."""
+    if kind in ("bf16", "bf16x2", "f16x2"):
+        raise ValueError(f"a comparison of {kind}")
     f = UNORDERED.get(x.parts[1]) if kind[0] == "f" else None
     f = f or COMPARE[x.parts[1]]
     if "ftz" in x.parts and kind == "f32":
@@ -554,8 +575,6 @@ def unpacked(n: int, dtype: str) -> Callable[[np.ndarray], list[np.ndarray]]:
 @opcode("cvta")
 def _(t: Translator, x: Instruction) -> str:
     """Between a state space and generic addresses: windows of shared and local memory begin at a multiple of 2^36."""
-    from kernels.cuda.emulate.memory import LOCAL, SHARED, WINDOW
-
     dtype = unsigned(types_of(x)[-1])
     window = SHARED if any(p.startswith("shared") for p in x.parts) else LOCAL if "local" in x.parts else 0
     base = t.constant((window << WINDOW) % (1 << 8 * int(dtype[1:])), dtype)
@@ -566,8 +585,6 @@ def _(t: Translator, x: Instruction) -> str:
 
 @opcode("isspacep")
 def _(t: Translator, x: Instruction) -> str:
-    from kernels.cuda.emulate.memory import FIRST, LOCAL, SHARED, WINDOW
-
     a = f"({t.value(x.operands[1], 'u8')} >> {t.constant(WINDOW, 'u8')})"
     test = {"shared": f"{a} == {SHARED}", "local": f"{a} == {LOCAL}", "global": f"{a} >= {FIRST}", "const": f"{a} < 0"}
     return t.set(x.operands[0], test[x.parts[1].split("_")[0]], BOOL)
@@ -749,15 +766,22 @@ def space_of(x: Instruction) -> str:
     return next((s for s in spaces for p in x.parts[1:] if p == s or p.startswith(s + "_")), "generic")
 
 
+def plain(x: Instruction) -> str:
+    """The type of an access that is neither in the background nor of several blocks."""
+    if {"async", "bulk", "multimem", "shared_cluster"} & set(x.parts):
+        raise Unsupported(x)
+    return types_of(x)[-1]
+
+
 @opcode("ld", "ldu")
 def _(t: Translator, x: Instruction) -> str:
     d, where = x.operands[:2]
-    kind = types_of(x)[-1]
+    kind = plain(x)
     items = d.items if isinstance(d, Vector) else (d,)
     assert isinstance(where, Address)
     if space_of(x) == "param":
         return parameter(t, x, items, where, kind)
-    access = t.machine.access(x, space_of(x), SIZES[kind], len(items), where.offset)
+    access = Access(x, space_of(x), SIZES[kind], len(items), where.offset)
     load = t.bind(access.load(dtype_of(kind)), "load")
     address = address_of(t, where)
     if len(items) == 1:
@@ -779,23 +803,22 @@ def slot(name: str, offset: int) -> str:
 
 
 def parameter(t: Translator, x: Instruction, items: Any, where: Address, kind: str) -> str:
-    if isinstance(where.base, Register):
+    """A parameter of the kernel, which is fixed for a run, or one of a call that was put in place."""
+    if not isinstance(where.base, Symbol):
         raise Unsupported(x, "parameters are read by name only")
-    lines = []
+    name, lines = where.base.name, []
     for i, o in enumerate(items):
-        name, offset = where.base.name, where.base.offset + where.offset + i * SIZES[kind]  # type: ignore[union-attr]
-        if name in t.parameters:
-            data = t.parameters[name]
-            lines.append(t.set(o, t.bind(data[offset : offset + SIZES[kind]].copy().view(dtype_of(kind))), dtype_of(kind)))
-        else:
-            lines.append(t.set(o, t.value(Register(slot(name, offset)), dtype_of(kind)), dtype_of(kind)))
+        offset = where.base.offset + where.offset + i * SIZES[kind]
+        own = any(p.name == name for p in t.kernel.parameters)
+        register = t.fixed_as("parameter", name, offset, dtype_of(kind)) if own else slot(name, offset)
+        lines.append(t.set(o, t.value(Register(register), dtype_of(kind)), dtype_of(kind)))
     return "; ".join(lines)
 
 
 @opcode("st")
 def _(t: Translator, x: Instruction) -> str:
     where, s = x.operands[:2]
-    kind = types_of(x)[-1]
+    kind = plain(x)
     items = s.items if isinstance(s, Vector) else (s,)
     assert isinstance(where, Address)
     if space_of(x) == "param":
@@ -805,18 +828,18 @@ def _(t: Translator, x: Instruction) -> str:
             t.homes[name] = dtype_of(kind)
             lines.append(t.set(Register(name), t.value(o, dtype_of(kind)), dtype_of(kind)))
         return "; ".join(lines)
-    access = t.machine.access(x, space_of(x), SIZES[kind], len(items), where.offset)
+    access = Access(x, space_of(x), SIZES[kind], len(items), where.offset)
     values = ", ".join(t.value(o, dtype_of(kind)) for o in items)
     return f"{t.bind(access.store(dtype_of(kind)), 'store')}(R, {address_of(t, where)}, {values})"
 
 
 @opcode("atom", "red")
 def _(t: Translator, x: Instruction) -> str:
-    kind, red = types_of(x)[-1], x.parts[0] == "red"
+    kind, red = plain(x), x.parts[0] == "red"
     where, *rest = x.operands if red else x.operands[1:]
     assert isinstance(where, Address)
     op = next(p for p in x.parts if p in ("add", "min", "max", "inc", "dec", "and", "or", "xor", "exch", "cas"))
-    access = t.machine.access(x, space_of(x), SIZES[kind], 1, where.offset)
+    access = Access(x, space_of(x), SIZES[kind], 1, where.offset)
     values = ", ".join(t.value(o, dtype_of(kind)) for o in rest)
     e = f"{t.bind(access.atomic(op, kind), op)}(R, {address_of(t, where)}, {values})"
     return e if red else t.set(x.operands[0], e, dtype_of(kind))
@@ -830,14 +853,14 @@ def _(t: Translator, x: Instruction) -> str:
     d = x.operands[0]
     first, second = (d.first, d.second) if isinstance(d, Pair) else (d, Register("_"))
     a, b, c, mask = (t.value(o, "u4") for o in (*x.operands[1:4], x.operands[4]))
-    f = t.bind(t.machine.warps.shuffle(x, next(p for p in x.parts if p in ("up", "down", "bfly", "idx"))))
+    f = t.bind(warps.shuffle(x, next(p for p in x.parts if p in ("up", "down", "bfly", "idx"))))
     return f"got_, there_ = {f}(R, {a}, {b}, {c}, {mask}); {t.set(first, 'got_', 'u4')}; {t.set(second, 'there_', BOOL)}"
 
 
 @opcode("vote")
 def _(t: Translator, x: Instruction) -> str:
     mode = next(p for p in x.parts if p in ("all", "any", "uni", "ballot"))
-    f = t.bind(t.machine.warps.vote(x, mode))
+    f = t.bind(warps.vote(x, mode))
     e = f"{f}(R, {t.value(x.operands[1], BOOL)}, {t.value(x.operands[2], 'u4')})"
     return t.set(x.operands[0], e, "u4" if mode == "ballot" else BOOL)
 
@@ -845,7 +868,7 @@ def _(t: Translator, x: Instruction) -> str:
 @opcode("match")
 def _(t: Translator, x: Instruction) -> str:
     kind = unsigned(types_of(x)[-1])
-    f = t.bind(t.machine.warps.match(x, "all" in x.parts))
+    f = t.bind(warps.match(x, "all" in x.parts))
     e = f"{f}(R, {t.value(x.operands[1], kind)}, {t.value(x.operands[2], 'u4')})"
     if isinstance(x.operands[0], Pair):
         return f"got_, all_ = {e}; {t.set(x.operands[0].first, 'got_', 'u4')}; {t.set(x.operands[0].second, 'all_', BOOL)}"
@@ -854,21 +877,29 @@ def _(t: Translator, x: Instruction) -> str:
 
 @opcode("activemask")
 def _(t: Translator, x: Instruction) -> str:
-    return t.set(x.operands[0], f"{t.bind(t.machine.warps.active)}(R)", "u4")
+    return t.set(x.operands[0], f"{t.bind(warps.active)}(R)", "u4")
 
 
 @opcode("redux")
 def _(t: Translator, x: Instruction) -> str:
     op = next(p for p in x.parts if p in ("add", "min", "max", "and", "or", "xor"))
     dtype = dtype_of(types_of(x)[-1])
-    f = t.bind(t.machine.warps.reduce(x, op))
+    f = t.bind(warps.reduce(x, op))
     return t.set(x.operands[0], f"{f}(R, {t.value(x.operands[1], dtype)}, {t.value(x.operands[2], 'u4')})", dtype)
+
+
+@opcode("elect")
+def _(t: Translator, x: Instruction) -> str:
+    d = x.operands[0]
+    assert isinstance(d, Pair)
+    e = f"got_, mine_ = {t.bind(warps.elect(x))}(R, {t.value(x.operands[1], 'u4')})"
+    return f"{e}; {t.set(d.first, 'got_', 'u4')}; {t.set(d.second, 'mine_', BOOL)}"
 
 
 @opcode("bar")
 def _(t: Translator, x: Instruction) -> str:
     """bar.warp.sync; barriers of a block are the machine's."""
-    return f"{t.bind(t.machine.warps.meet(x))}(R, {t.value(x.operands[0], 'u4')})"
+    return f"{t.bind(warps.meet(x))}(R, {t.value(x.operands[0], 'u4')})"
 
 
 @opcode("call")
@@ -879,7 +910,7 @@ def _(t: Translator, x: Instruction) -> str:
         address, buffer = (t.value(Register(slot(o.name, 0)), "i8") for o in given)  # type: ignore[union-attr]
         result = slot(x.operands[0].items[0].name, 0)  # type: ignore[union-attr]
         t.homes[result] = "u4"
-        return f"{t.bind(t.machine.printed(x))}(R, {address}, {buffer}); R[{result!r}] = {t.constant(0, 'u4')}"
+        return f"{t.bind(printed)}(R, {address}, {buffer}); R[{result!r}] = {t.constant(0, 'u4')}"
     raise Unsupported(x, f"it calls {name or 'a pointer'}, of which this text has no body")
 
 
@@ -888,10 +919,8 @@ def _(t: Translator, x: Instruction) -> str:
 
 @opcode("mma")
 def _(t: Translator, x: Instruction) -> str:
-    from kernels.cuda.emulate.tensor import multiply_add
-
     kinds = types_of(x)[-4:]
-    f = t.bind(multiply_add(t.machine, x, kinds), "mma")
+    f = t.bind(tensor.multiply_add(x, kinds), "mma")
     dtypes = [dtype_of(k) if SIZES[k] >= 4 and k != "tf32" else "u4" for k in kinds]
     groups = [(o.items if isinstance(o, Vector) else (o,)) for o in x.operands]
     given = ", ".join(t.value(o, d) for group, d in zip(groups[1:], dtypes[1:], strict=True) for o in group)
@@ -901,8 +930,6 @@ def _(t: Translator, x: Instruction) -> str:
 
 @opcode("ldmatrix", "stmatrix")
 def _(t: Translator, x: Instruction) -> str:
-    from kernels.cuda.emulate.tensor import load_matrices, store_matrices
-
     if "m8n8" not in x.parts or "b16" not in x.parts:
         raise ValueError("8 by 8 matrices of 16 bits only")
     count = next(int(p[1]) for p in x.parts if p in ("x1", "x2", "x4"))
@@ -911,22 +938,21 @@ def _(t: Translator, x: Instruction) -> str:
     items = registers.items if isinstance(registers, Vector) else (registers,)
     assert isinstance(where, Address)
     if load:
-        f = t.bind(load_matrices(t.machine, x, count, where.offset), "ldmatrix")
+        f = t.bind(tensor.load_matrices(x, count, where.offset), "ldmatrix")
         return "; ".join([f"got_ = {f}(R, {address_of(t, where)})", *(t.set(o, f"got_[{i}]", "u4") for i, o in enumerate(items))])
-    f = t.bind(store_matrices(t.machine, x, count, where.offset), "stmatrix")
+    f = t.bind(tensor.store_matrices(x, count, where.offset), "stmatrix")
     return f"{f}(R, {address_of(t, where)}, {', '.join(t.value(o, 'u4') for o in items)})"
 
 
 @opcode("cp")
 def _(t: Translator, x: Instruction) -> str:
-    copies = t.machine.copies
     if x.parts[1] != "async" or any(p in ("bulk", "mbarrier", "reduce") for p in x.parts):
         raise Unsupported(x)
     if "commit_group" in x.parts:
-        return f"{t.bind(copies.close)}(R)"
+        return "R.machine.copies.close(R)"
     if "wait_group" in x.parts or "wait_all" in x.parts:
         left = x.operands[0].value if "wait_group" in x.parts else -1  # type: ignore[union-attr]
-        return f"{t.bind(copies.wait)}(R, {left})"
+        return f"R.machine.copies.wait(R, {left})"
     to, of, size = x.operands[:3]
     assert isinstance(to, Address) and isinstance(of, Address)
     f = t.bind(copies.start(x, size.value, to.offset, of.offset))  # type: ignore[union-attr]

@@ -106,7 +106,7 @@ class Variable:
     line: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class Function:
     """An entry or a function: parameters, bounds, and a body with labels as positions in it."""
 
@@ -140,7 +140,7 @@ class Module:
 
 
 SIZES = {f"{letter}{bits}": bits // 8 for letter in "bsuf" for bits in (8, 16, 32, 64) if (letter, bits) != ("f", 8)}  # bytes
-SIZES.update({"f16x2": 4, "bf16": 2, "bf16x2": 4, "tf32": 4, "pred": 1, "b128": 16})
+SIZES.update({"f32x2": 8, "f16x2": 4, "bf16": 2, "bf16x2": 4, "tf32": 4, "pred": 1, "b128": 16})
 
 NAME = r"[A-Za-z_$%][\w$]*"
 LABEL = re.compile(rf"({NAME})\s*:(?!:)")
@@ -456,6 +456,9 @@ def inline(kernel: Function, at: int, callee: Function, tag: str) -> None:
 
     end = f"return{tag}"
     body = []
+    if call.guard is not None:  # those whose predicate does not hold go by
+        other = call.guard.register if isinstance(call.guard, Negated) else Negated(call.guard)
+        body.append(replace(call, opcode="bra", operands=(Symbol(end),), guard=other))
     for x in callee.body:
         guard = named(x.guard) if x.guard else None
         if x.parts[0] == "ret":
@@ -464,7 +467,8 @@ def inline(kernel: Function, at: int, callee: Function, tag: str) -> None:
             body.append(replace(x, operands=tuple(named(o) for o in x.operands), guard=guard))
     grow = len(body) - 1
     kernel.labels = {n: p + grow if p > at else p for n, p in kernel.labels.items()}
-    kernel.labels.update({rename[n]: at + p for n, p in callee.labels.items()}, **{end: at + len(body)})
+    start = at + len(body) - len(callee.body)
+    kernel.labels.update({rename[n]: start + p for n, p in callee.labels.items()}, **{end: at + len(body)})
     kernel.body[at : at + 1] = body
     kernel.types.update({rename[n]: t for n, t in callee.types.items()})
     kernel.variables.update({rename[n]: replace(v, name=rename[n]) for n, v in callee.variables.items()})
