@@ -47,9 +47,10 @@ def result(shape: tuple[int, ...], dtype: Any, out: np.ndarray | None, *inputs: 
 
 
 def multiply(
-    kernel: Any, a: Any, b: Any, out: np.ndarray | None, *, tile: tuple[int, int], block: tuple[int, ...], flat: bool = True
-) -> np.ndarray:
-    """c = a b of stacks of matrices, by a kernel of one block for each `tile` (rows, columns) of each matrix of c.
+    kernel: Any, a: Any, b: Any, out: np.ndarray | None, *,
+    tile: tuple[int, int], block: tuple[int, ...], dtype: Any = None, flat: bool = True,
+) -> np.ndarray:  # fmt: skip
+    """c = a b of stacks of matrices, of `dtype` or that of a, by a kernel of one block for each `tile` (rows, columns) of a matrix of c.
 
     The kernel is called with flat arrays and uint32: (a, b, c, m, n, k, a_step, b_step), in which a step is what lies between two
     matrices of a stack: 0 if one serves all. With flat=False, with the three-dimensional arrays instead of all that. Blocks lie along
@@ -69,7 +70,7 @@ def multiply(
         z = z.reshape(-1)
         launch(kernel, grid, block, x.reshape(-1), y.reshape(-1), z, *sizes, writes=[z])
 
-    return by_pieces(run, a, b, out, a.dtype, tile[0])
+    return by_pieces(run, a, b, out, a.dtype if dtype is None else dtype, tile[0])
 
 
 def counted(*arrays: np.ndarray) -> None:

@@ -32,7 +32,7 @@ from kernels.registry import MissingKernel, has_gpu
 Kernel = Callable[..., None]
 CC = tuple[int, ...]  # compute capability: (8, 0); (9, 0, "a") for what only this one has
 
-INSTALL = "pip install 'numba-cuda==0.30.*' 'nvidia-nvvm==13.0.*' 'nvidia-cuda-nvrtc==13.0.*'"
+INSTALL = "pip install 'gnomon[cuda]', or 'numba-cuda==0.30.*' 'nvidia-nvvm==13.0.*' 'nvidia-cuda-nvrtc==13.0.*'"
 LARGEST_GRID = (2**31 - 1, 65535, 65535)
 
 
