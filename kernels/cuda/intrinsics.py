@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from numba.core import cgutils
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
@@ -46,14 +47,28 @@ def registers(first: int, n: int) -> str:
     return "{" + ", ".join(f"${first + i}" for i in range(n)) + "}"
 
 
+def loaded4(context: Any, builder: Any, pointer: Any) -> list[Any]:
+    """Four neighbours, of which the first lies at 16 bytes, or at what four take, if that is less."""
+    kind = pointer.type.pointee
+    four = builder.load(builder.bitcast(pointer, ir.VectorType(kind, 4).as_pointer()), align=min(WORD, 4 * context.get_abi_sizeof(kind)))
+    return [builder.extract_element(four, I32(i)) for i in range(4)]
+
+
+def stored4(context: Any, builder: Any, pointer: Any, values: list[Any]) -> None:
+    kind = ir.VectorType(pointer.type.pointee, 4)
+    vector = ir.Constant(kind, ir.Undefined)
+    for i, value in enumerate(values):
+        vector = builder.insert_element(vector, value, I32(i))
+    builder.store(vector, builder.bitcast(pointer, kind.as_pointer()), align=min(WORD, 4 * context.get_abi_sizeof(kind.element)))
+
+
 @intrinsic
 def load4(typing, array, index):
     """Four neighbours from `array[index]` on, which lies at 16 bytes: `ld.v4.f32`, or `ld.v2.f64` twice."""
 
     def code(context, builder, signature, args):
         pointer = place(context, builder, array, *args)
-        four = builder.load(builder.bitcast(pointer, ir.VectorType(pointer.type.pointee, 4).as_pointer()), align=WORD)
-        return context.make_tuple(builder, signature.return_type, [builder.extract_element(four, I32(i)) for i in range(4)])
+        return context.make_tuple(builder, signature.return_type, loaded4(context, builder, pointer))
 
     return types.UniTuple(array.dtype, 4)(array, types.uint32), code
 
@@ -67,12 +82,7 @@ def store4(typing, array, index, four):
     """A tuple of four to `array[index]` and its neighbours, at 16 bytes: `st.v4.f32`, or `st.v2.f64` twice."""
 
     def code(context, builder, signature, args):
-        pointer = place(context, builder, array, *args[:2])
-        kind = ir.VectorType(pointer.type.pointee, 4)
-        vector = ir.Constant(kind, ir.Undefined)
-        for i in range(4):
-            vector = builder.insert_element(vector, builder.extract_value(args[2], i), I32(i))
-        builder.store(vector, builder.bitcast(pointer, kind.as_pointer()), align=WORD)
+        stored4(context, builder, place(context, builder, array, *args[:2]), cgutils.unpack_tuple(builder, args[2]))
         return context.get_dummy_value()
 
     return types.void(array, types.uint32, types.UniTuple(array.dtype, 4)), code
@@ -204,6 +214,120 @@ def dp4a_twin(a: Any, b: Any, total: Any) -> np.int32:
     narrow = np.uint8 if np.asarray(a).dtype == np.uint32 else np.int8
     four = np.asarray(a).view(narrow).astype(np.int32) * np.asarray(b).view(np.int8).astype(np.int32)
     return np.int32(four.sum(dtype=np.int32) + np.int32(total))
+
+
+# Several arrays at once, as a tuple of any length: a formula takes a number from each and gives several.
+
+
+def members(context: Any, builder: Any, kinds: Any, arrays: Any, index: Any) -> list[Any]:
+    """A pointer to element `index` of each array of a tuple."""
+    values = cgutils.unpack_tuple(builder, arrays)
+    return [place(context, builder, kind, array, index) for kind, array in zip(kinds, values, strict=True)]
+
+
+@intrinsic
+def each(typing, arrays, index):
+    """`array[index]` of each array of a tuple."""
+
+    def code(context, builder, signature, args):
+        found = [builder.load(pointer) for pointer in members(context, builder, arrays, *args)]
+        return context.make_tuple(builder, signature.return_type, found)
+
+    return types.Tuple([array.dtype for array in arrays])(arrays, types.uint32), code
+
+
+def each_twin(arrays: tuple[np.ndarray, ...], index: int) -> tuple[Any, ...]:
+    return tuple([array[index] for array in arrays])
+
+
+@intrinsic
+def each4(typing, arrays, index):
+    """`load4` of each array of a tuple: four tuples, one for each place."""
+
+    def code(context, builder, signature, args):
+        words = [loaded4(context, builder, pointer) for pointer in members(context, builder, arrays, *args)]
+        four = [context.make_tuple(builder, signature.return_type[0], found) for found in zip(*words, strict=True)]
+        return context.make_tuple(builder, signature.return_type, four)
+
+    return types.UniTuple(types.Tuple([array.dtype for array in arrays]), 4)(arrays, types.uint32), code
+
+
+def each4_twin(arrays: tuple[np.ndarray, ...], index: int) -> tuple[tuple[Any, ...], ...]:
+    return tuple([each_twin(arrays, index + i) for i in range(4)])
+
+
+@intrinsic
+def put_each(typing, arrays, index, values):
+    """`array[index] = value` for each array of a tuple and its value."""
+
+    def code(context, builder, signature, args):
+        pointers = members(context, builder, arrays, *args[:2])
+        for pointer, value in zip(pointers, cgutils.unpack_tuple(builder, args[2]), strict=True):
+            builder.store(value, pointer)
+        return context.get_dummy_value()
+
+    return types.void(arrays, types.uint32, values), code
+
+
+def put_each_twin(arrays: tuple[np.ndarray, ...], index: int, values: tuple[Any, ...]) -> None:
+    for array, value in zip(arrays, values, strict=True):
+        array[index] = value
+
+
+@intrinsic
+def put_each4(typing, arrays, index, four):
+    """`store4` to each array of a tuple, from four tuples of a value for each."""
+
+    def code(context, builder, signature, args):
+        pointers = members(context, builder, arrays, *args[:2])
+        values = [cgutils.unpack_tuple(builder, one) for one in cgutils.unpack_tuple(builder, args[2])]
+        for pointer, words in zip(pointers, zip(*values, strict=True), strict=True):
+            stored4(context, builder, pointer, list(words))
+        return context.get_dummy_value()
+
+    return types.void(arrays, types.uint32, four), code
+
+
+def put_each4_twin(arrays: tuple[np.ndarray, ...], index: int, four: tuple[tuple[Any, ...], ...]) -> None:
+    for i, values in enumerate(four):
+        put_each_twin(arrays, index + i, values)
+
+
+def applied(formula: Any, results: int) -> Any:
+    """An intrinsic run(numbers, more) = formula(*numbers, *more), in numbers of one type, of which it gives so many. Numba inlines no such call."""
+
+    @intrinsic
+    def run(typing, numbers, more):
+        def code(context, builder, signature, args):
+            given = [value for some in args for value in cgutils.unpack_tuple(builder, some)]
+            kinds = [kind for some in signature.args for kind in some]
+            return context.compile_internal(builder, formula, signature.return_type(*kinds), given)
+
+        return types.UniTuple(numbers[0], results)(numbers, more), code
+
+    return run
+
+
+def arrays_at(count: int) -> Any:
+    """An intrinsic run(like, places, first): so many flat arrays of numbers of the type of `like`, which begin at the addresses from
+    places[first] on. Nothing knows how long they are. Its twin is a list of arrays from `first` on."""
+
+    @intrinsic
+    def run(typing, like, places, first):
+        kind = types.Array(like, 1, "C")
+
+        def code(context, builder, signature, args):
+            found = []
+            for i in range(count):
+                address = builder.load(place(context, builder, places, args[1], builder.add(args[2], I32(i))))
+                array = context.make_array(kind)(context, builder)
+                array.data = builder.inttoptr(address, array.data.type)
+                found.append(array._getvalue())
+            return context.make_tuple(builder, signature.return_type, found)
+
+        return types.UniTuple(kind, count)(like, places, types.uint32), code
+
+    return run
 
 
 # Tensor cores. A fragment is what the 32 lanes of a warp hold of a matrix, in words of 32 bits: lane L has g = L // 4 and t = L % 4.

@@ -1,7 +1,7 @@
 """From a plain Python function to PTX, and from PTX to numbers: on a GPU where there is one, else on the emulator.
 
-A kernel is a Python function without a decorator. Its arguments are NumPy arrays in C order, NumPy scalars, `np.uint32(n)`, and tuples
-of such scalars; what it gives back it writes into an array. `ptx_of` compiles it for any compute capability, with no GPU and no driver.
+A kernel is a Python function without a decorator. Its arguments are NumPy arrays in C order, NumPy scalars, `np.uint32(n)`, tuples of
+either, and `Places` of arrays; what it gives back it writes into an array. `ptx_of` compiles it for any compute capability, with no GPU and no driver.
 `launch` runs it on the device in force:
 
     with on("emulated", cc=(8, 0), checks=True) as device:
@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from kernels.cuda.places import Places
 from kernels.registry import MissingKernel, has_gpu
 
 Kernel = Callable[..., None]
@@ -82,7 +83,7 @@ def type_of(a: Any) -> Any:
 
 
 def flattened(args: Sequence[Any]) -> list[Any]:
-    """Arguments as the PTX counts them: each number of a tuple is one."""
+    """Arguments as the PTX counts them: each number or array of a tuple is one."""
     return [b for a in args for b in (a if isinstance(a, tuple) else (a,))]
 
 
@@ -134,15 +135,27 @@ class Real:
         return numba_cuda().device_array(size, dtype)
 
     def run(self, launch: Launch) -> None:
-        there = [self.there(a) for a in launch.args]
-        _dispatcher(launch.function, launch.bounds)[launch.grid, launch.block, 0, launch.shared](*there)
-        for a, b in zip(launch.args, there, strict=True):
-            if a is not b and any(a is w for w in launch.writes):
-                b.copy_to_host(a)
+        there: dict[int, Any] = {}  # what lies on the device, by what it is a copy of
+        args = [brought(a, there) for a in launch.args]
+        _dispatcher(launch.function, launch.bounds)[launch.grid, launch.block, 0, launch.shared](*args)
+        for a in launch.writes:
+            if there[id(a)] is not a:
+                there[id(a)].copy_to_host(a)
 
-    def there(self, a: Any) -> Any:
-        stays = isinstance(a, (np.generic, tuple)) or hasattr(a, "__cuda_array_interface__")
-        return a if stays else numba_cuda().to_device(a)
+
+def brought(a: Any, there: dict[int, Any]) -> Any:
+    """An argument on the device: each array is copied there once."""
+    if isinstance(a, tuple):
+        found = [brought(b, there) for b in a]
+        return type(a)._make(found) if hasattr(a, "_fields") else tuple(found)  # type: ignore[attr-defined]
+    if isinstance(a, Places):
+        arrays = [brought(b, there) for b in a.arrays]
+        return numba_cuda().to_device(a.table([b.__cuda_array_interface__["data"][0] for b in arrays]))
+    if isinstance(a, np.generic):
+        return a
+    if id(a) not in there:
+        there[id(a)] = a if hasattr(a, "__cuda_array_interface__") else numba_cuda().to_device(a)
+    return there[id(a)]
 
 
 @cache

@@ -1,0 +1,333 @@
+"""Steps of optimisers on a GPU, one idea at a time. The formulas are those of the CPU: `kernels/steps.py`.
+
+    p, g, m, v   any one shape, any strides; float32 or float64
+
+Arithmetic is for nothing here: what counts are the bytes that a step moves for each parameter. Adam in float32 must read p, g, m, v and
+write p, m, v, 28 bytes: with 3.35 TB/s that is 8.4 ms for a billion parameters, and no kernel can do better.
+
+Each takes arrays, or dicts of arrays under the same names, and returns the like, in place if `out` names the arguments themselves:
+the contract is that of `kernels/cpu/update.py`. `mixed` makes a step for parameters in 16 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache, wraps
+from math import sqrt
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import cuda
+
+from kernels.cuda import elementwise
+from kernels.cuda.arrays import dense
+from kernels.cuda.intrinsics import applied, arrays_at, each, each4, put_each, put_each4
+from kernels.cuda.launch import Kernel, launch
+from kernels.cuda.places import Places
+from kernels.registry import rung
+from kernels.steps import OPTIMISERS, Numbers, Optimiser, Run
+
+u = np.uint32
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+THREADS = 256
+WORDS = 4  # words of four numbers that a thread takes of a chunk
+CHUNK = THREADS * 4 * WORDS  # numbers that a block takes
+ROOM = 2**31  # numbers in an array
+
+LINES = "a launch for each operation of the formula, as NumPy has it: what each makes goes to memory and comes back"
+FUSED = "one launch, in the order of the formula: what is used again is read again, for a store might have changed it"
+LOCALS = "each number is read once, before anything is written"
+BY_WORDS = "words of 128 bits: four numbers an access"
+TOGETHER = "one launch for all arrays of a model, by a table of chunks and one of where arrays lie"
+
+# What a step is given, and where its results go.
+
+
+class Job(NamedTuple):
+    """By name: what is read, what is written, the weight decay. Flat arrays."""
+
+    reads: list[tuple[np.ndarray, ...]]
+    writes: list[tuple[np.ndarray, ...]]
+    decays: list[float]
+    results: tuple[Any, ...]
+
+    @staticmethod
+    def of(given: Sequence[Any], weight_decay: Any, out: Any) -> Job:
+        """Raises ValueError for a shape, dtype or layout that does not fit, and for an `out` that overlaps with more than its argument."""
+        named = isinstance(given[0], dict)
+        dicts = [x if named else {"": x} for x in given]
+        first = dicts[0]
+        if any(d.keys() != first.keys() for d in dicts):
+            raise ValueError("all arguments are dicts of arrays under the same names")
+        to = [None] * (len(given) - 1) if out is None else list(out)
+        if len(to) != len(given) - 1:
+            raise ValueError(f"out has {len(to)} places for {len(given) - 1} results")
+        dtype = next((getattr(p, "dtype", None) for p in first.values()), FLOATS[0])
+        if dtype is None or dtype not in FLOATS:  # None equals float64, for NumPy
+            raise TypeError(f"wants arrays of NumPy's, in one of {', '.join(map(str, FLOATS))}; the first one is {dtype}")
+        new = [{name: np.empty(p.shape, dtype) for name, p in first.items()} if d is None else d if named else {"": d} for d in to]
+        for slot, d in enumerate([*dicts, *new]):
+            for name, p in first.items():
+                fits(d.get(name), p.shape, dtype, told(slot, len(dicts), name), written=slot >= len(dicts))
+        reads = [tuple([dense(np.asarray(d[name])).reshape(-1) for d in dicts]) for name in first]
+        writes = [tuple([d[name].reshape(-1) for d in new]) for name in first]
+        if out is not None:
+            no_overlap(reads, writes, list(first))
+        decays = [weight_decay[name] if isinstance(weight_decay, dict) else weight_decay for name in first]
+        return Job(reads, writes, decays, tuple(new if named else [d[""] for d in new]))
+
+
+def told(slot: int, reads: int, name: str) -> str:
+    array = ("p", "g", "the first moment", "the second moment")[slot] if slot < reads else f"out[{slot - reads}]"
+    return f"{array} of {name!r}" if name else array
+
+
+def fits(x: Any, shape: tuple[int, ...], dtype: np.dtype, name: str, written: bool) -> None:
+    good = isinstance(x, (np.ndarray, np.generic)) and x.shape == shape and x.dtype == dtype and x.size < ROOM
+    if not good or (written and not (isinstance(x, np.ndarray) and x.flags.carray)):
+        given = f"{x.shape} {x.dtype}" if hasattr(x, "dtype") else "missing" if x is None else type(x).__name__
+        raise ValueError(f"{name} is {given}; wanted is {shape} {dtype}" + (", in C order and writable" if written else ""))
+
+
+def no_overlap(reads: list[tuple[np.ndarray, ...]], writes: list[tuple[np.ndarray, ...]], names: list[str]) -> None:
+    """Raises ValueError if a result would be written over what is still to be read. Over its own argument it may be written."""
+    spans = []
+    for name, read, write in zip(names, reads, writes, strict=True):
+        own = [write[max(i - 1, 0)] if i != 1 else None for i in range(len(read))]  # each argument but the gradient has a result
+        spans += [(*span(x), False, told(i, len(read), name)) for i, x in enumerate(read) if own[i] is None or span(x) != span(own[i])]
+        spans += [(*span(x), True, told(len(read) + i, len(read), name)) for i, x in enumerate(write)]
+    end_read = end_written = 0
+    last = ""
+    for start, end, is_result, name in sorted(s for s in spans if s[0] < s[1]):
+        if start < end_written or (is_result and start < end_read):
+            raise ValueError(f"{name if is_result else last} has memory in common with another array; it may be its own argument, no other")
+        if is_result:
+            end_written, last = end, name
+        else:
+            end_read = max(end_read, end)
+
+
+def span(x: np.ndarray) -> tuple[int, int]:
+    start = x.__array_interface__["data"][0]
+    return start, start + x.nbytes
+
+
+def in_turn(run: Callable[..., None]) -> Run:
+    """A step that does one array after the other: run(reads, writes, numbers)."""
+
+    def step(given: Sequence[Any], numbers: Numbers, weight_decay: Any, out: Any) -> tuple[Any, ...]:
+        job = Job.of(given, weight_decay, out)
+        for reads, writes, decay in zip(job.reads, job.writes, job.decays, strict=True):
+            if reads[0].size:
+                run(reads, writes, tuple([reads[0].dtype.type(x) for x in numbers(decay)]))
+        return job.results
+
+    return step
+
+
+# A launch for each operation.
+
+
+class Launched:
+    """An array on which each operation is a launch of its own, as each of NumPy's is a pass; or a number, on which it is none."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def _with(self, f: Any, other: Launched) -> Launched:
+        a, b = self.value, other.value
+        return Launched(elementwise.mapped(elementwise.by_words, f, a, b) if a.ndim + b.ndim else f(a, b))
+
+    def __add__(self, other: Launched) -> Launched:
+        return self._with(scalars.add, other)
+
+    def __sub__(self, other: Launched) -> Launched:
+        return self._with(scalars.subtract, other)
+
+    def __mul__(self, other: Launched) -> Launched:
+        return self._with(scalars.multiply, other)
+
+    def __truediv__(self, other: Launched) -> Launched:
+        return self._with(scalars.divide, other)
+
+    def sqrt(self) -> Launched:
+        """What `np.sqrt` calls on an object that is no number of NumPy's."""
+        return Launched(elementwise.of_one(elementwise.by_words, sqrt)(self.value) if self.value.ndim else np.sqrt(self.value))
+
+
+def by_lines(made: Optimiser) -> Run:
+    """Predicted for Adam: 15 launches, 152 bytes a parameter."""
+    formula = made.formula(np.sqrt)
+
+    @in_turn
+    def lines(reads: tuple[Any, ...], writes: tuple[Any, ...], numbers: tuple[Any, ...]) -> None:
+        for to, result in zip(writes, formula(*map(Launched, (*reads, *numbers))), strict=True):
+            to[...] = result.value
+
+    return lines
+
+
+# One launch for an array. Kernels: (reads, writes, numbers, n), the first three tuples.
+
+
+def number_of_thread():
+    return u(u(cuda.blockIdx.x) * u(cuda.blockDim.x) + u(cuda.threadIdx.x))
+
+
+number_of_thread = cuda.jit(device=True, inline="always")(number_of_thread)
+
+
+def sgd_in_order(reads, writes, numbers, n):
+    (p, g), (new_p,), (lr, decay) = reads, writes, numbers
+    i = number_of_thread()
+    if i < n:
+        new_p[i] = p[i] - lr * (g[i] + decay * p[i])
+
+
+def momentum_in_order(reads, writes, numbers, n):
+    (p, g, m), (new_p, new_m), (lr, momentum, decay) = reads, writes, numbers
+    i = number_of_thread()
+    if i < n:
+        new_m[i] = momentum * m[i] + (g[i] + decay * p[i])
+        new_p[i] = p[i] - lr * new_m[i]
+
+
+def nesterov_in_order(reads, writes, numbers, n):
+    (p, g, m), (new_p, new_m), (lr, momentum, decay) = reads, writes, numbers
+    i = number_of_thread()
+    if i < n:
+        new_m[i] = momentum * m[i] + (g[i] + decay * p[i])
+        new_p[i] = p[i] - lr * ((g[i] + decay * p[i]) + momentum * new_m[i])
+
+
+def adagrad_in_order(reads, writes, numbers, n):
+    (p, g, v), (new_p, new_v), (lr, eps, decay) = reads, writes, numbers
+    i = number_of_thread()
+    if i < n:
+        new_v[i] = v[i] + (g[i] + decay * p[i]) * (g[i] + decay * p[i])
+        new_p[i] = p[i] - lr * (g[i] + decay * p[i]) / (sqrt(new_v[i]) + eps)
+
+
+def rmsprop_in_order(reads, writes, numbers, n):
+    (p, g, v), (new_p, new_v), (lr, alpha, rest, eps, decay) = reads, writes, numbers
+    i = number_of_thread()
+    if i < n:
+        new_v[i] = alpha * v[i] + rest * ((g[i] + decay * p[i]) * (g[i] + decay * p[i]))
+        new_p[i] = p[i] - lr * (g[i] + decay * p[i]) / (sqrt(new_v[i]) + eps)
+
+
+def adam_in_order(reads, writes, numbers, n):
+    (p, g, m, v), (new_p, new_m, new_v) = reads, writes
+    length, c2, beta1, rest1, beta2, rest2, eps, decay, kept = numbers
+    i = number_of_thread()
+    if i < n:
+        new_m[i] = beta1 * m[i] + rest1 * (g[i] + decay * p[i])
+        new_v[i] = beta2 * v[i] + rest2 * ((g[i] + decay * p[i]) * (g[i] + decay * p[i]))
+        new_p[i] = kept * p[i] - length * new_m[i] / (sqrt(new_v[i] / c2) + eps)
+
+
+IN_ORDER = {
+    "sgd_step": sgd_in_order, "momentum_step": momentum_in_order, "nesterov_step": nesterov_in_order, "adagrad_step": adagrad_in_order,
+    "rmsprop_step": rmsprop_in_order, "adam_step": adam_in_order, "adamw_step": adam_in_order,
+}  # fmt: skip
+
+
+@cache
+def locals_first(made: Optimiser) -> Kernel:
+    formula = applied(made.formula(sqrt), made.reads - 1)
+
+    def kernel(reads, writes, numbers, n):
+        i = number_of_thread()
+        if i < n:
+            put_each(writes, i, formula(each(reads, i), numbers))
+
+    return kernel
+
+
+@cache
+def word(made: Optimiser) -> Any:
+    """For kernels: the step of four neighbours from i on, of those that come before n."""
+    formula = applied(made.formula(sqrt), made.reads - 1)
+
+    @cuda.jit(device=True, inline="always")
+    def run(reads, writes, numbers, i, n, whole):
+        if whole and u(i + u(3)) < n:
+            a, b, c, d = each4(reads, i)
+            put_each4(writes, i, (formula(a, numbers), formula(b, numbers), formula(c, numbers), formula(d, numbers)))
+        else:
+            for e in range(4):
+                if u(i + u(e)) < n:
+                    put_each(writes, u(i + u(e)), formula(each(reads, u(i + u(e))), numbers))
+
+    return run
+
+
+@cache
+def word_a_thread(made: Optimiser) -> Kernel:
+    of_word = word(made)
+
+    def kernel(reads, writes, numbers, n):
+        of_word(reads, writes, numbers, u(number_of_thread() * u(4)), n, at_words(reads) and at_words(writes))
+
+    return kernel
+
+
+def launched(kernel: Kernel, each_takes: int) -> Callable[..., None]:
+    def run(reads: tuple[Any, ...], writes: tuple[Any, ...], numbers: tuple[Any, ...]) -> None:
+        n = reads[0].size
+        launch(kernel, (-(-n // (THREADS * each_takes)),), (THREADS,), reads, writes, numbers, u(n), writes=writes)
+
+    return run
+
+
+# One launch for a model.
+
+
+@cache
+def chunk_a_block(made: Optimiser) -> Kernel:
+    """A block reads what its chunk is and where the arrays lie, once for all of its threads."""
+    of_word, slots, count = word(made), 2 * made.reads - 1, made.numbers
+    read_at, written_at, taken = arrays_at(made.reads), arrays_at(made.reads - 1), several(made.numbers)
+    after_reads = made.reads
+
+    def kernel(places, chunks, numbers):
+        t = u(cuda.threadIdx.x)
+        where, bounds = cuda.shared.array(SLOTS, np.uint64), cuda.shared.array(2, np.uint32)
+        same = cuda.shared.array(NUMBERS, numbers.dtype)
+        if t < u(WARP):
+            line, group, start, end = load4(chunks, u(u(cuda.blockIdx.x) * u(4)))
+            if t < u(slots):
+                where[t] = places[u(line * u(slots) + t)]
+            if t < u(count):
+                same[t] = numbers[u(group * u(count) + t)]
+            if t == u(0):
+                bounds[0], bounds[1] = start, end
+        cuda.syncthreads()
+        like = numbers.dtype.type(0)
+        reads, writes, mine = read_at(like, where, u(0)), written_at(like, where, u(after_reads)), taken(same, u(0))
+        whole = at_words(reads) and at_words(writes)
+        i, end = u(bounds[0] + t * u(4)), bounds[1]
+        while i < end:
+            of_word(reads, writes, mine, i, end, whole)
+            i = u(i + u(4 * THREADS))
+
+    return kernel
+
+
+def chunks_of(sizes: list[int], groups: list[int]) -> np.ndarray:
+    """For each block: the line of the table, the group of numbers, and the first and one past the last number that it takes."""
+    table = [(line, groups[line], start, min(start + CHUNK, size)) for line, size in enumerate(sizes) for start in range(0, size, CHUNK)]
+    return np.array(table, u).reshape(-1)
+
+
+def together(made: Optimiser) -> Run:
+    alone = launched(word_a_thread(made), 4)
+
+    def step(given: Sequence[Any], numbers: Numbers, weight_decay: Any, out: Any) -> tuple[Any, ...]:
+        job = Job.of(given, weight_decay, out)
+        if len(job.reads) == 1:  # there is nothing to look up
+            ...
+        return job.results
+
+    return step
