@@ -1,4 +1,4 @@
-"""y = act(x w + b) on a GPU, a layer of a network, and its gradient: the product of `matmul.py`, and a pass.
+"""y = act(x w + b) on a GPU, a layer of a network, and its gradient: products of `matmul.py`, and a pass of `elementwise.py` or its own.
 
     x (..., k)   w (k, n)   b (n)   y (..., n)     float32 or float64, any strides
 
@@ -15,7 +15,7 @@ import numpy as np
 from numba import cuda
 
 from kernels.cuda.arrays import dense as in_line
-from kernels.cuda.arrays import result
+from kernels.cuda.elementwise import inlined
 from kernels.cuda.launch import Kernel, launch
 from kernels.registry import rung, serving
 from kernels.scalars import ACTIVATIONS
@@ -50,22 +50,9 @@ SLOPES = {"identity": slope_of_identity, "relu": slope_of_relu, "tanh": slope_of
 
 
 @cache
-def add_then(activation: str) -> Kernel:
-    """A kernel: y = act(y + b), a number a thread."""
-    act = cuda.jit(ACTIVATIONS[activation], device=True)
-
-    def kernel(y, b, n):
-        at = u(u(cuda.blockIdx.x) * u(cuda.blockDim.x) + u(cuda.threadIdx.x))
-        if at < y.size:
-            y[at] = act(y[at] + b[at % n])
-
-    return kernel
-
-
-@cache
 def back_through(activation: str) -> Kernel:
     """A kernel: ga = gy act'(y), and the sums of its columns, a column a thread: lanes read numbers side by side."""
-    slope = cuda.jit(SLOPES[activation], device=True)
+    slope = inlined(SLOPES[activation])
 
     def kernel(gy, y, ga, gb, n):
         j = u(u(cuda.blockIdx.x) * u(cuda.blockDim.x) + u(cuda.threadIdx.x))
@@ -81,15 +68,10 @@ def back_through(activation: str) -> Kernel:
 
 
 @rung("dense", "cuda", step=1, serves=True, wants="... k, k n, n", check=fits, idea="a product by matmul's tiles, then one pass over it")
-def product_then_pass(x: Any, w: Any, b: Any, *, activation: str = "identity", out: Any = None) -> np.ndarray:
+def product_then_pass(x: Any, w: Any, b: Any, *, activation: str = "identity") -> np.ndarray:
     """Predicted: the pass reads and writes y once more, which is little beside the product if k is large."""
-    n = w.shape[1]
-    y = result((*x.shape[:-1], n), x.dtype, out, x, w, b)
-    if y.size:
-        serving("matmul", "cuda").run(x.reshape(y.size // n, x.shape[-1]), w, out=y.reshape(-1, n))
-        flat = y.reshape(-1)
-        launch(add_then(activation), (-(-y.size // THREADS),), (THREADS,), flat, in_line(b), u(n), writes=[flat])
-    return y
+    y = serving("matmul", "cuda").run(x.reshape(prod(x.shape[:-1]), x.shape[-1]), w)
+    return serving("bias_activation", "cuda").run(y, b, axis=-1, activation=activation).reshape(*x.shape[:-1], w.shape[1])
 
 
 @rung(

@@ -19,7 +19,7 @@ import numpy as np
 from numba import cuda
 
 from kernels.cuda.arrays import MOST, aligned, dense
-from kernels.cuda.intrinsics import load4, store4
+from kernels.cuda.intrinsics import WORD, lanewise, put_word, word
 from kernels.cuda.launch import Kernel, launch
 from kernels.registry import rung
 from kernels.scalars import ACTIVATIONS, BINARY, UNARY, elu, leaky_relu
@@ -108,10 +108,9 @@ def element_a_thread(f: Function) -> Kernel:
 
 
 @cache
-def rows_strided(f: Function, still: int, words: bool) -> Kernel:
-    """Rows go along the last axis. `still`: 1 or 2 if that operand is one number for all of a row. `words`: of four numbers."""
-    f = inlined(f)
-    wide = 4 if words else 1
+def rows_strided(f: Function, still: int, wide: int) -> Kernel:
+    """Rows go along the last axis. `still`: 1 or 2 if that operand is one number for all of a row. `wide`: numbers in a word, or 1."""
+    of_words, f = lanewise(f), inlined(f)
 
     def kernel(x1, x2, y, axes, count, rows, n):
         row = u(u(cuda.blockIdx.y) * u(cuda.blockDim.y) + u(cuda.threadIdx.y))
@@ -120,11 +119,10 @@ def rows_strided(f: Function, still: int, words: bool) -> Kernel:
             p, q = x1[a], x2[b]
             j = u(u(u(cuda.blockIdx.x) * u(cuda.blockDim.x) + u(cuda.threadIdx.x)) * u(wide))
             while j < n:
-                if words and u(j + u(3)) < n:
-                    left = (p, p, p, p) if still == 1 else load4(x1, u(a + j))
-                    right = (q, q, q, q) if still == 2 else load4(x2, u(b + j))
-                    four = f(left[0], right[0]), f(left[1], right[1]), f(left[2], right[2]), f(left[3], right[3])
-                    store4(y, u(row * n + j), four)
+                if wide > 1 and u(j + u(wide - 1)) < n:
+                    left = p if still == 1 else word(x1, u(a + j))
+                    right = q if still == 2 else word(x2, u(b + j))
+                    put_word(y, u(row * n + j), of_words(left, right))
                 else:
                     for e in range(wide):
                         k = u(j + u(e))
@@ -150,13 +148,14 @@ def in_rows(words: bool, f: Function, x1: np.ndarray, x2: np.ndarray, y: np.ndar
     n, (along_1, along_2) = walk.sizes[0], walk.steps[0]
     rows = prod(walk.sizes[1:])
     still = 1 if along_1 == 0 else 2 if along_2 == 0 else 0
-    words = words and (rows == 1 or n % 4 == 0)  # else a row begins in the middle of a word
-    across = -(-n // 4) if words else n
+    lanes = WORD // y.itemsize if words else 1
+    lanes = lanes if rows == 1 or n % lanes == 0 else 1  # else a row begins in the middle of a word
+    across = -(-n // lanes)
     wide = min(THREADS, 1 << (across - 1).bit_length())
     grid = min(-(-across // wide), BLOCKS), min(-(-rows * wide // THREADS), MOST)
     flat = [x.reshape(-1) for x in (x1, x2, y)]
     axes = walk.table(1), u(len(walk.sizes) - 1), u(rows), u(n)
-    launch(rows_strided(f, still, words), grid, (wide, THREADS // wide), *flat, *axes, writes=[flat[2]])
+    launch(rows_strided(f, still, lanes), grid, (wide, THREADS // wide), *flat, *axes, writes=[flat[2]])
 
 
 def strided(*job: Any) -> None:
@@ -172,7 +171,7 @@ def by_words(*job: Any) -> None:
 RUNGS = (
     (one_by_one, "the definition: an element a thread, which finds its numbers by dividing its index by each axis"),
     (strided, "rows along the last axis, of which only the beginning is looked up; a thread goes on by the width of the grid"),
-    (by_words, "words of 128 bits: four numbers an access"),
+    (by_words, "words of 128 bits: four numbers of float32 an access"),
 )
 
 

@@ -8,6 +8,7 @@ Nothing else in this folder knows llvmlite: what moves to another compiler, move
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from numba.cuda.extending import intrinsic
 GLOBAL, SHARED = 1, 3  # address spaces of PTX
 I32, I64 = ir.IntType(32), ir.IntType(64)
 WORD = 16  # bytes that one instruction loads, stores or copies at most
-REGISTER = {"float": "f", "double": "d", "i32": "r", "i64": "l"}  # constraints of inline PTX by type
+REGISTER = {"float": "f", "double": "d", "i16": "h", "i32": "r", "i64": "l"}  # constraints of inline PTX by type
 
 
 def assembly(builder: Any, text: str, args: list[Any], returns: Any, *, convergent: bool = False) -> Any:
@@ -47,19 +48,19 @@ def registers(first: int, n: int) -> str:
     return "{" + ", ".join(f"${first + i}" for i in range(n)) + "}"
 
 
-def loaded4(context: Any, builder: Any, pointer: Any) -> list[Any]:
-    """Four neighbours, of which the first lies at 16 bytes, or at what four take, if that is less."""
+def loaded(context: Any, builder: Any, pointer: Any, n: int) -> list[Any]:
+    """So many neighbours, of which the first lies at 16 bytes, or at what all of them take, if that is less."""
     kind = pointer.type.pointee
-    four = builder.load(builder.bitcast(pointer, ir.VectorType(kind, 4).as_pointer()), align=min(WORD, 4 * context.get_abi_sizeof(kind)))
-    return [builder.extract_element(four, I32(i)) for i in range(4)]
+    vector = builder.load(builder.bitcast(pointer, ir.VectorType(kind, n).as_pointer()), align=min(WORD, n * context.get_abi_sizeof(kind)))
+    return [builder.extract_element(vector, I32(i)) for i in range(n)]
 
 
-def stored4(context: Any, builder: Any, pointer: Any, values: list[Any]) -> None:
-    kind = ir.VectorType(pointer.type.pointee, 4)
+def stored(context: Any, builder: Any, pointer: Any, values: Sequence[Any]) -> None:
+    kind = ir.VectorType(pointer.type.pointee, len(values))
     vector = ir.Constant(kind, ir.Undefined)
     for i, value in enumerate(values):
         vector = builder.insert_element(vector, value, I32(i))
-    builder.store(vector, builder.bitcast(pointer, kind.as_pointer()), align=min(WORD, 4 * context.get_abi_sizeof(kind.element)))
+    builder.store(vector, builder.bitcast(pointer, kind.as_pointer()), align=min(WORD, len(values) * context.get_abi_sizeof(kind.element)))
 
 
 @intrinsic
@@ -68,7 +69,7 @@ def load4(typing, array, index):
 
     def code(context, builder, signature, args):
         pointer = place(context, builder, array, *args)
-        return context.make_tuple(builder, signature.return_type, loaded4(context, builder, pointer))
+        return context.make_tuple(builder, signature.return_type, loaded(context, builder, pointer, 4))
 
     return types.UniTuple(array.dtype, 4)(array, types.uint32), code
 
@@ -82,7 +83,7 @@ def store4(typing, array, index, four):
     """A tuple of four to `array[index]` and its neighbours, at 16 bytes: `st.v4.f32`, or `st.v2.f64` twice."""
 
     def code(context, builder, signature, args):
-        stored4(context, builder, place(context, builder, array, *args[:2]), cgutils.unpack_tuple(builder, args[2]))
+        stored(context, builder, place(context, builder, array, *args[:2]), cgutils.unpack_tuple(builder, args[2]))
         return context.get_dummy_value()
 
     return types.void(array, types.uint32, types.UniTuple(array.dtype, 4)), code
@@ -127,6 +128,23 @@ def load4_shared(typing, array, place):
 
 def load4_shared_twin(array: np.ndarray, place: int) -> tuple[Any, ...]:
     return load4_twin(array, place // array.itemsize)
+
+
+@intrinsic
+def dp4a(typing, a, b, total):
+    """total + the sum of four products of bytes, exact: those of `a` are unsigned if it is a uint32, those of `b` signed: `dp4a`."""
+    kind = "u32" if a == types.uint32 else "s32"
+
+    def code(context, builder, signature, args):
+        return assembly(builder, f"dp4a.{kind}.s32 $0, $1, $2, $3;", args, I32)
+
+    return types.int32(a, types.int32, types.int32), code
+
+
+def dp4a_twin(a: Any, b: Any, total: Any) -> np.int32:
+    narrow = np.uint8 if np.asarray(a).dtype == np.uint32 else np.int8
+    four = np.asarray(a).view(narrow).astype(np.int32) * np.asarray(b).view(np.int8).astype(np.int32)
+    return np.int32(four.sum(dtype=np.int32) + np.int32(total))
 
 
 def background(n: int) -> Any:
@@ -199,21 +217,60 @@ def wait_for_copies(typing):
 def wait_for_copies_twin() -> None: ...
 
 
+def lanes(kind: Any) -> int:
+    """How many numbers of a type are a word."""
+    return WORD // (kind.bitwidth // 8)
+
+
 @intrinsic
-def dp4a(typing, a, b, total):
-    """total + the sum of four products of bytes, exact: those of `a` are unsigned if it is a uint32, those of `b` signed: `dp4a`."""
-    kind = "u32" if a == types.uint32 else "s32"
+def word(typing, array, index):
+    """The neighbours from `array[index]` on that 16 bytes hold, at 16 bytes: `ld.v4.f32`, `ld.v2.f64`."""
+    n = lanes(array.dtype)
 
     def code(context, builder, signature, args):
-        return assembly(builder, f"dp4a.{kind}.s32 $0, $1, $2, $3;", args, I32)
+        return context.make_tuple(builder, signature.return_type, loaded(context, builder, place(context, builder, array, *args), n))
 
-    return types.int32(a, types.int32, types.int32), code
+    return types.UniTuple(array.dtype, n)(array, types.uint32), code
 
 
-def dp4a_twin(a: Any, b: Any, total: Any) -> np.int32:
-    narrow = np.uint8 if np.asarray(a).dtype == np.uint32 else np.int8
-    four = np.asarray(a).view(narrow).astype(np.int32) * np.asarray(b).view(np.int8).astype(np.int32)
-    return np.int32(four.sum(dtype=np.int32) + np.int32(total))
+def word_twin(array: np.ndarray, index: int) -> tuple[Any, ...]:
+    return tuple(array[index : index + WORD // array.itemsize])
+
+
+@intrinsic
+def put_word(typing, array, index, values):
+    """A tuple of as many numbers as 16 bytes hold to `array[index]` and its neighbours: `st.v4.f32`, `st.v2.f64`."""
+
+    def code(context, builder, signature, args):
+        stored(context, builder, place(context, builder, array, *args[:2]), cgutils.unpack_tuple(builder, args[2]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.uint32, types.UniTuple(array.dtype, lanes(array.dtype))), code
+
+
+def put_word_twin(array: np.ndarray, index: int, values: tuple[Any, ...]) -> None:
+    array[index : index + len(values)] = values
+
+
+def lanewise(f: Any) -> Any:
+    """An intrinsic run(a, b) = (f(a[0], b[0]), f(a[1], b[1]), ...); either may be one number for all. Its twin is that."""
+
+    @intrinsic
+    def run(typing, a, b):
+        words = a if isinstance(a, types.BaseTuple) else b
+        kinds = [x.dtype if isinstance(x, types.BaseTuple) else x for x in (a, b)]
+
+        def code(context, builder, signature, args):
+            columns = [
+                cgutils.unpack_tuple(builder, x) if isinstance(kind, types.BaseTuple) else [x] * len(words)
+                for kind, x in zip(signature.args, args, strict=True)
+            ]
+            made = [context.compile_internal(builder, f, words.dtype(*kinds), pair) for pair in zip(*columns, strict=True)]
+            return context.make_tuple(builder, signature.return_type, made)
+
+        return types.UniTuple(words.dtype, len(words))(a, b), code
+
+    return run
 
 
 # Several arrays at once, as a tuple of any length: a formula takes a number from each and gives several.
@@ -233,7 +290,7 @@ def each(typing, arrays, index):
         found = [builder.load(pointer) for pointer in members(context, builder, arrays, *args)]
         return context.make_tuple(builder, signature.return_type, found)
 
-    return types.Tuple([array.dtype for array in arrays])(arrays, types.uint32), code
+    return types.UniTuple(arrays.dtype.dtype, len(arrays))(arrays, types.uint32), code
 
 
 def each_twin(arrays: tuple[np.ndarray, ...], index: int) -> tuple[Any, ...]:
@@ -241,19 +298,20 @@ def each_twin(arrays: tuple[np.ndarray, ...], index: int) -> tuple[Any, ...]:
 
 
 @intrinsic
-def each4(typing, arrays, index):
-    """`load4` of each array of a tuple: four tuples, one for each place."""
+def each_word(typing, arrays, index):
+    """The `word` of each array of a tuple: a tuple for each place."""
+    n = lanes(arrays.dtype.dtype)
 
     def code(context, builder, signature, args):
-        words = [loaded4(context, builder, pointer) for pointer in members(context, builder, arrays, *args)]
-        four = [context.make_tuple(builder, signature.return_type[0], found) for found in zip(*words, strict=True)]
-        return context.make_tuple(builder, signature.return_type, four)
+        words = [loaded(context, builder, pointer, n) for pointer in members(context, builder, arrays, *args)]
+        found = [context.make_tuple(builder, signature.return_type.dtype, one) for one in zip(*words, strict=True)]
+        return context.make_tuple(builder, signature.return_type, found)
 
-    return types.UniTuple(types.Tuple([array.dtype for array in arrays]), 4)(arrays, types.uint32), code
+    return types.UniTuple(types.UniTuple(arrays.dtype.dtype, len(arrays)), n)(arrays, types.uint32), code
 
 
-def each4_twin(arrays: tuple[np.ndarray, ...], index: int) -> tuple[tuple[Any, ...], ...]:
-    return tuple([each_twin(arrays, index + i) for i in range(4)])
+def each_word_twin(arrays: tuple[np.ndarray, ...], index: int) -> tuple[tuple[Any, ...], ...]:
+    return tuple(zip(*[word_twin(array, index) for array in arrays], strict=True))
 
 
 @intrinsic
@@ -275,35 +333,41 @@ def put_each_twin(arrays: tuple[np.ndarray, ...], index: int, values: tuple[Any,
 
 
 @intrinsic
-def put_each4(typing, arrays, index, four):
-    """`store4` to each array of a tuple, from four tuples of a value for each."""
+def put_each_word(typing, arrays, index, places):
+    """`put_word` to each array of a tuple, from a tuple for each place."""
 
     def code(context, builder, signature, args):
         pointers = members(context, builder, arrays, *args[:2])
         values = [cgutils.unpack_tuple(builder, one) for one in cgutils.unpack_tuple(builder, args[2])]
         for pointer, words in zip(pointers, zip(*values, strict=True), strict=True):
-            stored4(context, builder, pointer, list(words))
+            stored(context, builder, pointer, words)
         return context.get_dummy_value()
 
-    return types.void(arrays, types.uint32, four), code
+    return types.void(arrays, types.uint32, places), code
 
 
-def put_each4_twin(arrays: tuple[np.ndarray, ...], index: int, four: tuple[tuple[Any, ...], ...]) -> None:
-    for i, values in enumerate(four):
+def put_each_word_twin(arrays: tuple[np.ndarray, ...], index: int, places: tuple[tuple[Any, ...], ...]) -> None:
+    for i, values in enumerate(places):
         put_each_twin(arrays, index + i, values)
 
 
 def applied(formula: Any, results: int) -> Any:
-    """An intrinsic run(numbers, more) = formula(*numbers, *more), in numbers of one type, of which it gives so many. Numba inlines no such call."""
+    """An intrinsic run(numbers, more) = formula(*numbers, *more), which gives so many; Numba inlines no such call. Of a tuple of tuples
+    `numbers`, a tuple of what it makes of each."""
 
     @intrinsic
     def run(typing, numbers, more):
-        def code(context, builder, signature, args):
-            given = [value for some in args for value in cgutils.unpack_tuple(builder, some)]
-            kinds = [kind for some in signature.args for kind in some]
-            return context.compile_internal(builder, formula, signature.return_type(*kinds), given)
+        many = isinstance(numbers.dtype, types.BaseTuple)
+        one = numbers.dtype if many else numbers
+        made = types.UniTuple(one.dtype, results)
 
-        return types.UniTuple(numbers[0], results)(numbers, more), code
+        def code(context, builder, signature, args):
+            same = cgutils.unpack_tuple(builder, args[1])
+            given = [cgutils.unpack_tuple(builder, x) for x in (cgutils.unpack_tuple(builder, args[0]) if many else [args[0]])]
+            found = [context.compile_internal(builder, formula, made(*one, *more), [*x, *same]) for x in given]
+            return context.make_tuple(builder, signature.return_type, found) if many else found[0]
+
+        return (types.UniTuple(made, len(numbers)) if many else made)(numbers, more), code
 
     return run
 
@@ -321,7 +385,8 @@ def arrays_at(count: int) -> Any:
             for i in range(count):
                 address = builder.load(place(context, builder, places, args[1], builder.add(args[2], I32(i))))
                 array = context.make_array(kind)(context, builder)
-                array.data = builder.inttoptr(address, array.data.type)
+                there = builder.inttoptr(address, array.data.type.pointee.as_pointer(GLOBAL))
+                array.data = builder.addrspacecast(there, array.data.type)
                 found.append(array._getvalue())
             return context.make_tuple(builder, signature.return_type, found)
 
@@ -468,3 +533,82 @@ def _numbers(kind: str, words: np.ndarray) -> np.ndarray:
     if kind == "bf16":
         return (words.view(np.uint16).astype(np.uint32) << 16).view(np.float32).astype(float)
     return words.view({"f16": np.float16, "s8": np.int8, "u8": np.uint8}[kind]).astype(float if kind == "f16" else np.int64)
+
+
+def several(count: int) -> Any:
+    """An intrinsic run(array, index): so many neighbours from `array[index]` on, one by one. Its twin is a slice."""
+
+    @intrinsic
+    def run(typing, array, index):
+        def code(context, builder, signature, args):
+            first = place(context, builder, array, *args)
+            return context.make_tuple(builder, signature.return_type, [builder.load(builder.gep(first, [I64(i)])) for i in range(count)])
+
+        return types.UniTuple(array.dtype, count)(array, types.uint32), code
+
+    return run
+
+
+@intrinsic
+def at_words(typing, arrays):
+    """Whether each array of a tuple begins where `load4` wants it."""
+
+    def code(context, builder, signature, args):
+        askew = I64(0)
+        for pointer in members(context, builder, arrays, args[0], I32(0)):
+            beyond = min(WORD, 4 * context.get_abi_sizeof(pointer.type.pointee)) - 1
+            askew = builder.or_(askew, builder.and_(builder.ptrtoint(pointer, I64), I64(beyond)))
+        return builder.icmp_unsigned("==", askew, I64(0))
+
+    return types.boolean(arrays), code
+
+
+def at_words_twin(arrays: tuple[np.ndarray, ...]) -> bool:
+    return all(x.__array_interface__["data"][0] % min(WORD, 4 * x.itemsize) == 0 for x in arrays)
+
+
+# Numbers of 16 bits, as the uint16 of their bits: stored so, and computed with in float32.
+
+
+@intrinsic
+def from_half(typing, x):
+    """A float16 as a float32: `cvt.f32.f16`."""
+
+    def code(context, builder, signature, args):
+        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.uint16), code
+
+
+def from_half_twin(x: Any) -> Any:
+    return np.asarray(x, np.uint16).view(np.float16).astype(np.float32)
+
+
+@intrinsic
+def bfloat16(typing, x):
+    """A float32 rounded to the nearest bfloat16, to the even one of two: `cvt.rn.bf16.f32`, from compute capability 8.0 on."""
+
+    def code(context, builder, signature, args):
+        return assembly(builder, "cvt.rn.bf16.f32 $0, $1;", [args[0]], ir.IntType(16))
+
+    return types.uint16(types.float32), code
+
+
+def bfloat16_twin(x: Any) -> Any:
+    found = bits_twin(x)
+    near = (found + np.uint32(0x7FFF) + (found >> 16 & 1)) >> 16
+    return np.where(found & 0x7FFFFFFF > 0x7F800000, np.uint32(0x7FFF), near).astype(np.uint16)
+
+
+@intrinsic
+def from_bfloat16(typing, x):
+    """A bfloat16 as a float32, whose upper half it is: `shl.b32`."""
+
+    def code(context, builder, signature, args):
+        return builder.bitcast(builder.shl(builder.zext(args[0], I32), I32(16)), ir.FloatType())
+
+    return types.float32(types.uint16), code
+
+
+def from_bfloat16_twin(x: Any) -> Any:
+    return number_twin(np.asarray(x, np.uint32) << 16)

@@ -1,8 +1,8 @@
 """From a plain Python function to PTX, and from PTX to numbers: on a GPU where there is one, else on the emulator.
 
 A kernel is a Python function without a decorator. Its arguments are NumPy arrays in C order, NumPy scalars, `np.uint32(n)`, tuples of
-either, and `Places` of arrays; what it gives back it writes into an array. `ptx_of` compiles it for any compute capability, with no GPU and no driver.
-`launch` runs it on the device in force:
+either, and `Places` of arrays; what it gives back it writes into an array. `ptx_of` compiles it for any compute capability, with no GPU
+and no driver. `launch` runs it on the device in force:
 
     with on("emulated", cc=(8, 0), checks=True) as device:
         launch(kernel, grid, block, a, b, c, np.uint32(n), writes=[c])
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -61,7 +61,14 @@ def ptx_of(function: Kernel, args: Sequence[Any], cc: CC = (8, 0), launch_bounds
 
 @cache
 def _compiled(function: Kernel, types: tuple[Any, ...], cc: CC, launch_bounds: tuple[int, ...] | None) -> tuple[str, str]:
-    text, _ = numba_cuda().compile(function, types, device=False, abi="numba", cc=cc, launch_bounds=launch_bounds, lineinfo=True)
+    cuda = numba_cuda()  # before what comes with it
+    from cuda.bindings.nvvm import nvvmError
+
+    compiled = partial(cuda.compile, function, types, device=False, abi="numba", cc=cc, launch_bounds=launch_bounds)
+    try:
+        text, _ = compiled(lineinfo=True)
+    except nvvmError:  # NVVM 7 cannot name some symbols once lines are asked for: then faults do not tell theirs
+        text, _ = compiled()
     entry = re.search(r"\.visible\s+\.entry\s+(\w+)", text)
     assert entry is not None, "a kernel compiles to an entry"
     return text, entry[1]

@@ -24,7 +24,7 @@ from numba import cuda
 
 from kernels.cuda.arrays import aligned, dense
 from kernels.cuda.elementwise import inlined
-from kernels.cuda.intrinsics import load4
+from kernels.cuda.intrinsics import WORD, word
 from kernels.cuda.launch import Kernel, launch
 from kernels.registry import rung
 from kernels.scalars import add, maximum, minimum, multiply
@@ -174,26 +174,38 @@ WORDS = 4  # words of four numbers that a thread takes first
 ALONG = 4 * WORDS * THREADS  # numbers of a row that a block takes
 
 
+@cuda.jit(device=True, inline="always")
+def one_word(x, at, _):
+    return word(x, at)
+
+
+@cuda.jit(device=True, inline="always")
+def two_words(x, at, far):
+    return word(x, at) + word(x, u(at + far))
+
+
 @cache
-def along_rows(of: Reduction, words: bool) -> Kernel:
-    """inner is 1. `words`: each row begins at 16 bytes."""
+def along_rows(of: Reduction, wide: int, words: bool) -> Kernel:
+    """inner is 1. `wide`: numbers in a word; where it is two, a thread takes two at a time. `words`: whether rows begin at words."""
+    four = one_word if wide == 4 else two_words
     combine, over_block, neutral = inlined(of.combine), of_block(of.combine), of.neutral
 
     def kernel(x, y, n, inner, pieces, count):
         zero = x.dtype.type(neutral)
         near = cuda.shared.array(WARP, x.dtype)
         block, threads = u(cuda.blockIdx.x), u(cuda.blockDim.x)
+        far = u(2) if wide == 4 else u(threads * u(2))
         row = u(block // pieces * n)
-        j = u(u(u(block % pieces) * threads * u(WORDS) + u(cuda.threadIdx.x)) * u(4))
+        j = u(u(block % pieces) * threads * u(4 * WORDS) + u(cuda.threadIdx.x) * u(wide))
         a, b, c, d = zero, zero, zero, zero
         for _ in range(WORDS):
-            if words and u(j + u(3)) < n:
-                p, q, r, s = load4(x, u(row + j))
+            if words and u(j + far + u(1)) < n:
+                p, q, r, s = four(x, u(row + j), far)
             else:
                 p = x[u(row + j)] if j < n else zero
                 q = x[u(row + j + u(1))] if u(j + u(1)) < n else zero
-                r = x[u(row + j + u(2))] if u(j + u(2)) < n else zero
-                s = x[u(row + j + u(3))] if u(j + u(3)) < n else zero
+                r = x[u(row + j + far)] if u(j + far) < n else zero
+                s = x[u(row + j + far + u(1))] if u(j + far + u(1)) < n else zero
             a, b, c, d = combine(a, p), combine(b, q), combine(c, r), combine(d, s)
             j = u(j + threads * u(4))
         value = over_block(combine(combine(a, b), combine(c, d)), near, zero)
@@ -259,27 +271,27 @@ class Pass(NamedTuple):
     pieces: int
 
 
-def by_threads(of: Reduction, outer: int, n: int, inner: int) -> Pass:
+def by_threads(of: Reduction, outer: int, n: int, inner: int, lanes: int) -> Pass:
     """Predicted: n loads one after the other; lanes that are rows apart use 4 bytes of each sector of 32."""
     return Pass(a_thread(of), -(-outer * inner // THREADS), (THREADS,), 1)
 
 
 def by_trees(kernel: Callable[[Reduction], Kernel]) -> Callable[..., Pass]:
-    def plan(of: Reduction, outer: int, n: int, inner: int) -> Pass:
+    def plan(of: Reduction, outer: int, n: int, inner: int, lanes: int) -> Pass:
         pieces = max(1, -(-n // THREADS))
         return Pass(kernel(of), outer * pieces * inner, (THREADS,), pieces)
 
     return plan
 
 
-def by_several(of: Reduction, outer: int, n: int, inner: int) -> Pass:
+def by_several(of: Reduction, outer: int, n: int, inner: int, lanes: int) -> Pass:
     """Predicted: 128 bits a request along rows, 32 columns side by side down them; a 16th of the barriers; what goes back to memory is little."""
     if inner > 1:
         pieces = max(1, -(-n // HIGH))
         return Pass(down_columns(of), outer * pieces * -(-inner // ACROSS), (ACROSS, DOWN), pieces)
     threads = WARP if n <= 4 * WORDS * WARP else THREADS
     pieces = max(1, -(-n // (4 * WORDS * threads)))
-    return Pass(along_rows(of, outer == 1 or n % 4 == 0), outer * pieces, (threads,), pieces)
+    return Pass(along_rows(of, lanes, outer == 1 or n % lanes == 0), outer * pieces, (threads,), pieces)
 
 
 RUNGS = (
@@ -334,7 +346,7 @@ def in_passes(plan: Callable[..., Pass], of: Reduction, x: np.ndarray, sizes: li
         n, outer = sizes[place][0], prod(size for size, _ in sizes[:place])
         inner = prod(size for size, is_reduced in sizes[place + 1 :] if not is_reduced)
         while n > 1:
-            kernel, blocks, threads, pieces = plan(of, outer, n, inner)
+            kernel, blocks, threads, pieces = plan(of, outer, n, inner, WORD // x.itemsize)
             divisor = count if of.mean and pieces == 1 and place == work[0] else 1
             y = aligned((outer * pieces * inner,), x.dtype)
             launch(kernel, (blocks,), threads, x, y, u(n), u(inner), u(pieces), x.dtype.type(divisor), writes=[y])

@@ -12,18 +12,20 @@ the contract is that of `kernels/cpu/update.py`. `mixed` makes a step for parame
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, wraps
+from functools import cache, partial
 from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import cuda
 
+from kernels import scalars
 from kernels.cuda import elementwise
 from kernels.cuda.arrays import dense
-from kernels.cuda.intrinsics import applied, arrays_at, each, each4, put_each, put_each4
+from kernels.cuda.intrinsics import WORD, applied, arrays_at, at_words, each, each_word, load4, put_each, put_each_word, several
 from kernels.cuda.launch import Kernel, launch
 from kernels.cuda.places import Places
+from kernels.cuda.targets import WARP
 from kernels.registry import rung
 from kernels.steps import OPTIMISERS, Numbers, Optimiser, Run
 
@@ -31,14 +33,13 @@ u = np.uint32
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 THREADS = 256
-WORDS = 4  # words of four numbers that a thread takes of a chunk
-CHUNK = THREADS * 4 * WORDS  # numbers that a block takes
+CHUNK = 4096  # numbers that a block takes: four words a thread, or eight
 ROOM = 2**31  # numbers in an array
 
 LINES = "a launch for each operation of the formula, as NumPy has it: what each makes goes to memory and comes back"
 FUSED = "one launch, in the order of the formula: what is used again is read again, for a store might have changed it"
 LOCALS = "each number is read once, before anything is written"
-BY_WORDS = "words of 128 bits: four numbers an access"
+BY_WORDS = "words of 128 bits: four numbers of float32 an access"
 TOGETHER = "one launch for all arrays of a model, by a table of chunks and one of where arrays lie"
 
 # What a step is given, and where its results go.
@@ -171,11 +172,9 @@ def by_lines(made: Optimiser) -> Run:
 # One launch for an array. Kernels: (reads, writes, numbers, n), the first three tuples.
 
 
+@cuda.jit(device=True, inline="always")
 def number_of_thread():
     return u(u(cuda.blockIdx.x) * u(cuda.blockDim.x) + u(cuda.threadIdx.x))
-
-
-number_of_thread = cuda.jit(device=True, inline="always")(number_of_thread)
 
 
 def sgd_in_order(reads, writes, numbers, n):
@@ -233,9 +232,13 @@ IN_ORDER = {
 }  # fmt: skip
 
 
+def in_order(op: str, _: int) -> Kernel:
+    return IN_ORDER[op]
+
+
 @cache
-def locals_first(made: Optimiser) -> Kernel:
-    formula = applied(made.formula(sqrt), made.reads - 1)
+def locals_first(formula: Any, reads: int, _: int) -> Kernel:
+    formula = applied(formula(sqrt), reads - 1)
 
     def kernel(reads, writes, numbers, n):
         i = number_of_thread()
@@ -246,17 +249,16 @@ def locals_first(made: Optimiser) -> Kernel:
 
 
 @cache
-def word(made: Optimiser) -> Any:
-    """For kernels: the step of four neighbours from i on, of those that come before n."""
-    formula = applied(made.formula(sqrt), made.reads - 1)
+def word(formula: Any, reads: int, wide: int) -> Any:
+    """For kernels: the step of a word of neighbours from i on, `wide` of them, of those that come before n."""
+    formula = applied(formula(sqrt), reads - 1)
 
     @cuda.jit(device=True, inline="always")
     def run(reads, writes, numbers, i, n, whole):
-        if whole and u(i + u(3)) < n:
-            a, b, c, d = each4(reads, i)
-            put_each4(writes, i, (formula(a, numbers), formula(b, numbers), formula(c, numbers), formula(d, numbers)))
+        if whole and u(i + u(wide - 1)) < n:
+            put_each_word(writes, i, formula(each_word(reads, i), numbers))
         else:
-            for e in range(4):
+            for e in range(wide):
                 if u(i + u(e)) < n:
                     put_each(writes, u(i + u(e)), formula(each(reads, u(i + u(e))), numbers))
 
@@ -264,32 +266,36 @@ def word(made: Optimiser) -> Any:
 
 
 @cache
-def word_a_thread(made: Optimiser) -> Kernel:
-    of_word = word(made)
+def word_a_thread(formula: Any, reads: int, wide: int) -> Kernel:
+    of_word = word(formula, reads, wide)
 
     def kernel(reads, writes, numbers, n):
-        of_word(reads, writes, numbers, u(number_of_thread() * u(4)), n, at_words(reads) and at_words(writes))
+        of_word(reads, writes, numbers, u(number_of_thread() * u(wide)), n, at_words(reads) and at_words(writes))
 
     return kernel
 
 
-def launched(kernel: Kernel, each_takes: int) -> Callable[..., None]:
+def launched(kernel: Callable[[int], Kernel], words: bool = False) -> Callable[..., None]:
+    """kernel(numbers of a word) takes one number a thread, or one word."""
+
     def run(reads: tuple[Any, ...], writes: tuple[Any, ...], numbers: tuple[Any, ...]) -> None:
-        n = reads[0].size
-        launch(kernel, (-(-n // (THREADS * each_takes)),), (THREADS,), reads, writes, numbers, u(n), writes=writes)
+        n, wide = reads[0].size, WORD // reads[0].itemsize
+        blocks = -(-n // (THREADS * wide if words else THREADS))
+        launch(kernel(wide), (blocks,), (THREADS,), reads, writes, numbers, u(n), writes=writes)
 
     return run
 
 
 # One launch for a model.
 
+SLOTS, NUMBERS = 8, 16  # addresses of a line and numbers of a formula: at most
+
 
 @cache
-def chunk_a_block(made: Optimiser) -> Kernel:
-    """A block reads what its chunk is and where the arrays lie, once for all of its threads."""
-    of_word, slots, count = word(made), 2 * made.reads - 1, made.numbers
-    read_at, written_at, taken = arrays_at(made.reads), arrays_at(made.reads - 1), several(made.numbers)
-    after_reads = made.reads
+def chunk_a_block(formula: Any, arrays: int, count: int, wide: int) -> Kernel:
+    """A block looks up what its chunk is and where the arrays lie, once for all of its threads."""
+    of_word, slots = word(formula, arrays, wide), 2 * arrays - 1
+    read_at, written_at, taken = arrays_at(arrays), arrays_at(arrays - 1), several(count)
 
     def kernel(places, chunks, numbers):
         t = u(cuda.threadIdx.x)
@@ -305,29 +311,57 @@ def chunk_a_block(made: Optimiser) -> Kernel:
                 bounds[0], bounds[1] = start, end
         cuda.syncthreads()
         like = numbers.dtype.type(0)
-        reads, writes, mine = read_at(like, where, u(0)), written_at(like, where, u(after_reads)), taken(same, u(0))
+        reads, writes, mine = read_at(like, where, u(0)), written_at(like, where, u(arrays)), taken(same, u(0))
         whole = at_words(reads) and at_words(writes)
-        i, end = u(bounds[0] + t * u(4)), bounds[1]
+        i, end = u(bounds[0] + t * u(wide)), bounds[1]
         while i < end:
             of_word(reads, writes, mine, i, end, whole)
-            i = u(i + u(4 * THREADS))
+            i = u(i + u(wide * THREADS))
 
     return kernel
 
 
-def chunks_of(sizes: list[int], groups: list[int]) -> np.ndarray:
-    """For each block: the line of the table, the group of numbers, and the first and one past the last number that it takes."""
-    table = [(line, groups[line], start, min(start + CHUNK, size)) for line, size in enumerate(sizes) for start in range(0, size, CHUNK)]
+def chunks_of(sizes: Sequence[int], groups: Sequence[int]) -> np.ndarray:
+    """For each block: its line in the table of arrays, its group of numbers, the first number that it takes and one past the last."""
+    table = [(line, group, i, min(i + CHUNK, n)) for line, (n, group) in enumerate(zip(sizes, groups, strict=True)) for i in range(0, n, CHUNK)]
     return np.array(table, u).reshape(-1)
 
 
+def all_at_once(kernel: Callable[[int], Kernel], job: Job, numbers: Numbers, dtype: np.dtype) -> None:
+    groups = list(dict.fromkeys(job.decays))  # weight decays that differ
+    chunks = chunks_of([read[0].size for read in job.reads], [groups.index(decay) for decay in job.decays])
+    if chunks.size:
+        places = Places(tuple([x for arrays in zip(job.reads, job.writes, strict=True) for some in arrays for x in some]))
+        same = np.array([numbers(decay) for decay in groups], dtype).reshape(-1)
+        written = [x for arrays in job.writes for x in arrays]
+        launch(kernel(WORD // dtype.itemsize), (len(chunks) // 4,), (THREADS,), places, dense(chunks), same, writes=written)
+
+
 def together(made: Optimiser) -> Run:
-    alone = launched(word_a_thread(made), 4)
+    """Predicted: the bytes of the rung before it, and 192 for each chunk of 4096; one launch where there was one for each array."""
+    alone = in_turn(launched(partial(word_a_thread, made.formula, made.reads), words=True))
 
     def step(given: Sequence[Any], numbers: Numbers, weight_decay: Any, out: Any) -> tuple[Any, ...]:
+        if not isinstance(given[0], dict):  # there is nothing to look up
+            return alone(given, numbers, weight_decay, out)
         job = Job.of(given, weight_decay, out)
-        if len(job.reads) == 1:  # there is nothing to look up
-            ...
+        if job.reads:
+            all_at_once(partial(chunk_a_block, made.formula, made.reads, made.numbers), job, numbers, job.reads[0][0].dtype)
         return job.results
 
     return step
+
+
+for _op, _made in OPTIMISERS.items():
+    for _step, (_name, _idea, _run) in enumerate(
+        (
+            ("a_launch_a_line", LINES, by_lines(_made)),
+            ("fused", FUSED, in_turn(launched(partial(in_order, _op)))),
+            ("locals_first", LOCALS, in_turn(launched(partial(locals_first, _made.formula, _made.reads)))),
+            ("by_words", BY_WORDS, in_turn(launched(partial(word_a_thread, _made.formula, _made.reads), words=True))),
+            ("together", TOGETHER, together(_made)),
+        ),
+        1,
+    ):
+        _run.__name__ = _name
+        rung(_op, "cuda", step=_step, wants=_made.wants, dicts=True, idea=_idea, serves=_name == "together")(_made.stepped(_run))
