@@ -124,7 +124,7 @@ def address_twin(array: np.ndarray, index: int) -> int:
 
 @intrinsic
 def load4_shared(typing, array, place):
-    """Four neighbours from an `address` in a shared array on, a multiple of 16 bytes: `ld.shared.v4.f32`, or `ld.shared.v2.f64` twice."""
+    """Four neighbours from an `address` in a shared array on, a multiple of 16 bytes: `ld.shared.v4.b32`, or `ld.shared.v2.b64` twice."""
 
     def code(context, builder, signature, args):
         kind = context.get_value_type(array.dtype)
@@ -132,7 +132,7 @@ def load4_shared(typing, array, place):
         n = WORD // size
         four = []
         for offset in range(0, 4 * size, WORD):
-            text = f"ld.shared.v{n}.f{8 * size} {registers(0, n)}, [${n}+{offset}];"
+            text = f"ld.shared.v{n}.b{8 * size} {registers(0, n)}, [${n}+{offset}];"
             some = assembly(builder, text, [args[1]], ir.LiteralStructType([kind] * n))
             four += [builder.extract_value(some, i) for i in range(n)]
         return context.make_tuple(builder, signature.return_type, four)
@@ -142,6 +142,23 @@ def load4_shared(typing, array, place):
 
 def load4_shared_twin(array: np.ndarray, place: int) -> tuple[Any, ...]:
     return load4_twin(array, place // array.itemsize)
+
+
+@intrinsic
+def dp4a(typing, a, b, total):
+    """total + the sum of four products of bytes, exact: those of `a` are unsigned if it is a uint32, those of `b` signed: `dp4a`."""
+    kind = "u32" if a == types.uint32 else "s32"
+
+    def code(context, builder, signature, args):
+        return assembly(builder, f"dp4a.{kind}.s32 $0, $1, $2, $3;", args, I32)
+
+    return types.int32(a, types.int32, types.int32), code
+
+
+def dp4a_twin(a: Any, b: Any, total: Any) -> np.int32:
+    narrow = np.uint8 if np.asarray(a).dtype == np.uint32 else np.int8
+    four = np.asarray(a).view(narrow).astype(np.int32) * np.asarray(b).view(np.int8).astype(np.int32)
+    return np.int32(four.sum(dtype=np.int32) + np.int32(total))
 
 
 def background(n: int) -> Any:
@@ -178,6 +195,26 @@ def copy1_twin(to: np.ndarray, index: int, source: np.ndarray, start: int) -> No
 
 def copy4_twin(to: np.ndarray, index: int, source: np.ndarray, start: int) -> None:
     to[index : index + 4] = source[start : start + 4]
+
+
+@intrinsic
+def copy1_or_zero(typing, to, index, source, start, inside):
+    """`copy1` if `inside`, else a zero to the same place, and nothing is read: `cp.async` of 0 bytes, of which the rest is filled."""
+
+    def code(context, builder, signature, args):
+        target = shared_address(context, builder, to, *args[:2])
+        pointer = place(context, builder, source, *args[2:4])
+        size = context.get_abi_sizeof(pointer.type.pointee)
+        there = builder.ptrtoint(builder.addrspacecast(pointer, pointer.type.pointee.as_pointer(GLOBAL)), I64)
+        read = builder.select(args[4], I32(size), I32(0))
+        assembly(builder, f"cp.async.ca.shared.global [$0], [$1], {size}, $2;", [target, there, read], ir.VoidType())
+        return context.get_dummy_value()
+
+    return types.void(to, types.uint32, source, types.uint32, types.boolean), code
+
+
+def copy1_or_zero_twin(to: np.ndarray, index: int, source: np.ndarray, start: int, inside: bool) -> None:
+    to[index] = source[start] if inside else 0
 
 
 @intrinsic
