@@ -22,7 +22,7 @@ import kernels
 from benchmarks.cases import Case, parts
 from benchmarks.suites import cases_of
 from engine.traced import OPS
-from kernels.cuda.launch import CC, Launch
+from kernels.cuda.launch import CC, Launch, type_of
 from kernels.cuda.static import Evidence, evidence, recorded
 from kernels.cuda.static.golden import versions
 from kernels.cuda.targets import DEVICES, Device
@@ -127,14 +127,16 @@ def in_dtype(a: Any, kind: str) -> Any:
 
 def found(subject: Subject, target: str) -> Evidence:
     """The evidence of a kernel for "sm_80". Kept until a source or a compiler changes. Raises MissingAssembler."""
-    file = FOLDER / f"{hashlib.sha256(f'{subject.name} {target}'.encode()).hexdigest()[:16]}.json"
+    launch = subject.launch
+    told = (subject.name, target, [str(type_of(a)) for a in launch.args], launch.block, launch.bounds, launch.shared)
+    file = FOLDER / f"{hashlib.sha256(str(told).encode()).hexdigest()[:16]}.json"
     try:
         kept = json.loads(file.read_text())
     except (OSError, ValueError):
         kept = {}
     if kept.get("stamp") == stamp():
         return Evidence(**{**kept["evidence"], "forbidden": tuple(kept["evidence"]["forbidden"])})
-    made = evidence(subject.launch, TARGETS[target])
+    made = evidence(launch, TARGETS[target])
     try:
         FOLDER.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({"stamp": stamp(), "evidence": asdict(made)}))

@@ -54,11 +54,14 @@ class Names(click.ParamType[Any]):
 )
 @click.option("--plot", "folder", type=click.Path(path_type=Path, file_okay=False), help="Draw a roofline and a sweep of sizes, as PNG.")
 @click.option("--update-readme", "update", is_flag=True, help="Write the tables into benchmarks/README.md.")
+@click.option("--cuda-static", "static", is_flag=True, help="CUDA kernels as the assembler leaves them: registers, loops. Needs no GPU.")
+@click.option("--target", "targets", multiple=True, metavar="sm_80", help="For --cuda-static; may be repeated.  [default: all]")
+@click.option("--write-golden", "golden", is_flag=True, help="With --cuda-static: what is found becomes what must not get worse.")
 @click.option("--list", "listing", is_flag=True, help="List suites and peers, and whether they are here.")
 def command(
     what: Sequence[str], extra: Sequence[str], op: str | None, against: Sequence[str] | None, rungs: str, only: str, threads: int | None,
     rounds: int, limit: float, clock: str, cold: bool, fresh: bool, quick: bool, small: bool, file: Path | None, resume: bool,
-    old: Path | None, folder: Path | None, update: bool, listing: bool,
+    old: Path | None, folder: Path | None, update: bool, static: bool, targets: Sequence[str], golden: bool, listing: bool,
 ) -> int:  # fmt: skip
     """Time kernels next to other libraries: each in a process of its own, with as many threads, in turns. What is wrong is not timed.
 
@@ -77,12 +80,17 @@ def command(
       gnomon bench matmul --rungs all --case "256x256"
       gnomon bench mine.py:product --op matmul --quick
       gnomon bench sgemm conv --json new.json --compare old.json
+      gnomon bench --cuda-static matmul --rungs all --target sm_80
 
     `ours is faster by`: the ratio of medians with its 95 % interval; above 1 ours is faster. Exit code 1 if an implementation is
     wrong, or if --compare finds one of ours slower.
     """
     with told():
         needs("rich")
+        if static:
+            return evidence((*what, *extra, *((op,) if op else ())), rungs, targets, file, golden)
+        if targets or golden:
+            raise click.UsageError("--target and --write-golden are for --cuda-static")
         if folder:
             needs("matplotlib")
         if listing:
@@ -101,6 +109,12 @@ def command(
         changed = compared(before, found) if old else 0
         wrong = sum((r["missing"] or "").startswith("wrong") for r in found)
     return int(bool(wrong or changed))
+
+
+def evidence(*arguments: Any) -> int:
+    from engine.cli.cuda_static import static
+
+    return static(*arguments)
 
 
 def understood(names: Sequence[str], op: str | None) -> list[Suite]:

@@ -63,8 +63,9 @@ def run(name: str, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
+@cache
 def assembled(ptx: str, entry: str, target: str) -> Assembled:
-    """`ptx` for `target`, "sm_80"."""
+    """`ptx` for `target`, "sm_80". Kept for the next call: ops share kernels."""
     with tempfile.TemporaryDirectory(prefix="gnomon-ptx-") as folder:
         source, binary = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
         source.write_text(ptx)
