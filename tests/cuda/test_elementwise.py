@@ -40,7 +40,7 @@ def arguments(name, shape):
     return args
 
 
-@pytest.mark.parametrize("step, dtype", [(1, "float32"), (2, "float64"), (3, "float32"), (3, "float64")])
+@pytest.mark.parametrize("step, dtype", [(1, "float32"), (2, "float32"), (3, "float32"), (3, "float64")])
 @given(shapes=st.sampled_from(SHAPES), layout=st.sampled_from(LAYOUTS))
 def test_a_rung_agrees_for_all_shapes_that_broadcast(step, dtype, shapes, layout):
     rung = ladder("subtract", "cuda")[step - 1]
@@ -56,7 +56,7 @@ def test_a_function_agrees_and_works_in_single_precision(name):
     """So do its values at the ends, but those of pow, which are the C library's."""
     from kernels.cuda.launch import on
 
-    rung, args = kernels.serving(name, "cuda"), [x.astype(np.float32) for x in arguments(name, (3, 13))]
+    rung, args = ladder(name, "cuda")[0], [x.astype(np.float32) for x in arguments(name, (3, 13))]
     with on("emulated", checks=True, counters=True) as device:
         agrees(rung, "float32", args, OPS[name].defaults)
         if len(args) == 1:
@@ -138,7 +138,7 @@ def test_numbers_of_other_types_run_the_definition():
 
 def test_two_to_the_31_numbers_are_refused():
     x = np.broadcast_to(np.float32(0), (2**16, 1)), np.broadcast_to(np.float32(0), (1, 2**15))
-    with checked(), pytest.raises(ValueError, match="2.31 numbers or more"):
+    with checked(), pytest.raises(ValueError, match=r"2.31 numbers or more"):
         kernels.serving("add", "cuda").run(*x)
 
 
