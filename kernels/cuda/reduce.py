@@ -297,7 +297,7 @@ def by_several(of: Reduction, outer: int, n: int, inner: int, lanes: int) -> Pas
 RUNGS = {  # plan and idea by name
     "one_thread": (by_threads, "the definition: one thread a result, number after number"),
     "tree_interleaved": (by_trees(interleaved), "a block of 256 makes a tree in shared memory: neighbours first, by every second thread"),
-    "tree_sequential": (by_trees(sequential), "the tree from its other end: the threads that work are the first ones, and warps leave whole"),
+    "tree_sequential": (by_trees(sequential), "the tree from its other end: those that work are the first threads, and warps leave whole"),
     "warp_shuffles": (by_trees(shuffled), "lanes of a warp hand each other registers: shared memory and a barrier are for its eight warps"),
     "several_a_thread": (by_several, "sixteen numbers a thread before any meets another: in words along rows, side by side down columns"),
 }  # fmt: skip

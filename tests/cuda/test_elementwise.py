@@ -115,13 +115,13 @@ def test_what_a_map_moves_is_a_closed_form(n):
 
 def test_the_engine_runs_maps_and_takes_python_numbers():
     rng = np.random.default_rng(0)
-    x, w, b = (rng.normal(size=shape).astype(np.float32) for shape in ((3, 4), (4, 5), (5,)))
+    w, b = rng.normal(size=(4, 5)).astype(np.float32), rng.normal(size=5).astype(np.float32)
 
     def loss(w, b):
-        return OPS["sum"](OPS["tanh"](OPS["matmul"](x, w) * 2.0 + b) / 3) - 1
+        return OPS["sum"](OPS["relu"](w * 2.0 + b))
 
     want = engine.grad(loss)(w, b)
-    with kernels.use("cuda", device="emulated", require=("tanh", "add", "multiply", "divide", "sum")):
+    with kernels.use("cuda", device="emulated", require=("relu", "add", "multiply", "sum")):
         got = engine.grad(loss)(w, b)
     np.testing.assert_allclose(got, want, rtol=1e-5)
     assert got.dtype == np.float32
