@@ -43,7 +43,7 @@ NUMBER = re.compile(r"([fiu]\d+)=(\S+)$")
     "checks",
     multiple=True,
     metavar="NAME",
-    help="Only this check, or these; `warp` for races within a warp. By default all others.",
+    help="Only this check, or these. By default all but `warp` and `grid`: races within a warp, and in global memory.",
 )
 @click.option("--no-check", is_flag=True, help="No checks but bounds and alignment.")
 @click.option("--count", is_flag=True, help="Count instructions, sectors, wavefronts.")
@@ -152,11 +152,11 @@ def sizes(text: str) -> tuple[int, ...]:
 
 
 def chosen(checks: Sequence[str], none: bool) -> bool | Sequence[str]:
-    from kernels.cuda.emulate import CHECKS, STRICT
+    from kernels.cuda.emulate import CHECKS, ON_REQUEST
 
     for name in checks:
-        if name not in (*CHECKS, STRICT):
-            raise unknown("check", name, (*CHECKS, STRICT))
+        if name not in (*CHECKS, *ON_REQUEST):
+            raise unknown("check", name, (*CHECKS, *ON_REQUEST))
     return False if none else list(checks) or True
 
 
@@ -211,8 +211,14 @@ def by_line(report: Report, wanted: bool) -> list[str]:
     """Requests by line of the PTX."""
     if not wanted or report.counts is None:
         return []
-    head = f"{'line':>6} {'requests':>9} {'cost':>9}  sectors of global memory, wavefronts of shared memory"
-    return [head, *(f"{line:>6} {c['requests']:>9} {c['cost']:>9}  {c['text'][:90]}" for line, c in report.counts.by_line.items())]
+    head = f"{'PTX':>6}{'source':>8}{'requests':>10}{'cost':>10}  sectors of global memory, wavefronts of shared memory"
+    return [
+        head,
+        *(
+            f"{c['line']:>6}{c['source'][1] if c['source'] else '':>8}{c['requests']:>10}{c['cost']:>10}  {c['text'][:90]}"
+            for c in report.counts.by_line
+        ),
+    ]
 
 
 def compared(expected: str, names: Sequence[str], before: Sequence[Any], after: Sequence[Any]) -> list[str]:

@@ -81,7 +81,7 @@ class Touches(Watcher):
         region = None if shared else next(r for r in m.regions if r.start <= mine[0] <= r.start + r.size)
         where = "shared memory" if region is None else region.name
         start = m.shared[0] + (int(mine[0]) - m.shared[0]) // m.shared[1] * m.shared[1] if region is None else region.start
-        key = (access.x.source or access.x.line, kind, where)
+        key = (access.x.source or access.x, kind, where)
         touch = Touch(access.x, VERBS[kind], where, shared, R["lane"][here], mine - start, access.bytes)
         self.found.setdefault(key, touch)
 
