@@ -7,10 +7,16 @@ import re
 from pathlib import Path
 
 from kernels import registry
-from kernels.cuda.lesson import table
+from kernels.cuda.lesson import STEP, passes, table
 
 README = Path(__file__).resolve().parent / "README.md"
-PARTS = {"rungs": lambda: registry.table("cuda"), **{op: lambda op=op: table(op) for op in ("matmul", "matmul_bf16")}}
+PARTS = {
+    "rungs": lambda: registry.table("cuda"),
+    **{op: lambda op=op: table(op) for op in ("matmul", "matmul_bf16")},
+    "multiply": lambda: passes("multiply", 2),
+    "sum": lambda: passes("sum", 1),
+    "adam_step": lambda: passes("adam_step", 4, **STEP),
+}
 
 
 def main() -> None:
