@@ -116,6 +116,7 @@ def test_a_write_after_a_read_and_after_a_write():
         "@%p2 ld.shared.u32 %r4, [tile]; @%p2 st.shared.u32 [tile], 1;"
     )
     stopped("race", into + one, "which block .* thread .0, 0, 0. read")
+    stopped("race", into + one.replace("@%p2 st.shared", "@%p1 st.shared"), "which block .* thread .32, 0, 0. read")
 
 
 def test_two_numbers_for_one_word():

@@ -54,6 +54,8 @@ def test_wavefronts_of_words_by_parts_of_a_warp(kind, step, requests, fronts):
 def test_lanes_that_are_off_cost_nothing():
     counts = counted("setp.lt.u32 %p1, %tid, 8; mad.lo.s64 %q1, %j, 4, %a0; @%p1 ld.global.f32 %f1, [%q1];")
     assert (counts.global_loads.requests, counts.global_loads.cost) == (2, 2)
+    counts = counted("setp.lt.u32 %p1, %tid, 0; mad.lo.s64 %q1, %j, 4, %a0; @%p1 ld.global.f32 %f1, [%q1];")
+    assert counts.global_loads.requests == 0
 
 
 def test_atomics_by_memory():
