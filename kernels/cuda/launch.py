@@ -17,6 +17,7 @@ device in force:
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -59,7 +60,9 @@ def ptx_of(function: Kernel, args: Sequence[Any], cc: CC = (8, 0), launch_bounds
 
 @cache
 def _compiled(function: Kernel, types: tuple[Any, ...], cc: CC, launch_bounds: tuple[int, ...] | None) -> tuple[str, str]:
-    text, _ = numba_cuda().compile(function, types, device=False, abi="numba", cc=cc, launch_bounds=launch_bounds)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Could not find source for function")  # made by `exec`: then its lines are not told
+        text, _ = numba_cuda().compile(function, types, device=False, abi="numba", cc=cc, launch_bounds=launch_bounds, lineinfo=True)
     entry = re.search(r"\.visible\s+\.entry\s+(\w+)", text)
     assert entry is not None, "a kernel compiles to an entry"
     return text, entry[1]

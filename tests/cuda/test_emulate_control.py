@@ -65,7 +65,10 @@ def test_guards_of_any_instruction():
 
 def test_what_a_guard_leaves_alone_is_not_accessed():
     """Addresses of lanes that a predicate switches off may be anything."""
-    body = "mov.u32 %r0, 3; setp.lt.u32 %p1, %i, 4; mul.wide.u32 %q1, %i, 1000000; add.s64 %q1, %q1, %a0; @%p1 bra skip; skip: setp.eq.u32 %p2, %i, 0;"
+    body = (
+        "mov.u32 %r0, 3; setp.lt.u32 %p1, %i, 4; mul.wide.u32 %q1, %i, 1000000; "
+        "add.s64 %q1, %q1, %a0; @%p1 bra skip; skip: setp.eq.u32 %p2, %i, 0;"
+    )
     same(written(body + "@%p2 ld.global.u32 %r0, [%q1];")[0], np.where(np.arange(N) == 0, 0, 3).astype("u4"))
 
 
@@ -84,7 +87,8 @@ def test_a_table_of_branches():
 
 FUNCTIONS = """
 .func (.param .b32 result) twice (.param .b32 x)
-{ .reg .b32 %r<3>; .reg .pred %p<2>; ld.param.u32 %r1, [x]; setp.gt.u32 %p1, %r1, 50; @%p1 bra large; add.u32 %r2, %r1, %r1; st.param.u32 [result], %r2; ret;
+{ .reg .b32 %r<3>; .reg .pred %p<2>; ld.param.u32 %r1, [x]; setp.gt.u32 %p1, %r1, 50; @%p1 bra large;
+  add.u32 %r2, %r1, %r1; st.param.u32 [result], %r2; ret;
   large: mov.u32 %r2, 7; st.param.u32 [result+0], %r2; ret; }
 .func (.param .b32 result) twice_and_one (.param .b32 x)
 { .reg .b32 %r<3>; ld.param.u32 %r1, [x];
@@ -94,9 +98,22 @@ FUNCTIONS = """
 
 
 def test_calls_of_functions():
-    call = "{ .param .b32 param0; st.param.b32 [param0], %i; .param .b32 retval0; call (retval0), twice_and_one, (param0); ld.param.b32 %r0, [retval0]; }"
+    call = (
+        "{ .param .b32 param0; st.param.b32 [param0], %i; .param .b32 retval0; "
+        "call (retval0), twice_and_one, (param0); ld.param.b32 %r0, [retval0]; }"
+    )
     i = np.arange(N)
     same(written(call, declared=FUNCTIONS)[0], np.where(i > 50, 8, 2 * i + 1).astype("u4"))
+
+
+def test_a_call_that_some_threads_make():
+    call = (
+        "{ .param .b32 param0; st.param.b32 [param0], %i; .param .b32 retval0; "
+        "@!%p1 call (retval0), twice, (param0); @!%p1 ld.param.b32 %r0, [retval0]; }"
+    )
+    i = np.arange(N)
+    body = "mov.u32 %r0, 3; setp.gt.u32 %p1, %i, 40;" + call
+    same(written(body, declared=FUNCTIONS)[0], np.where(i > 40, 3, 2 * i).astype("u4"))
 
 
 def test_a_call_without_an_end_or_a_body_is_refused():
@@ -108,7 +125,10 @@ def test_a_call_without_an_end_or_a_body_is_refused():
 
 
 def test_the_registers_of_an_inner_scope_are_its_own():
-    body = "mov.u32 %r1, 5; { .reg .u32 %r1; .reg .pred p; mov.u32 %r1, 9; setp.eq.u32 p, %r1, 9; @p add.u32 %r0, %r1, 1; } add.u32 %r0, %r0, %r1;"
+    body = (
+        "mov.u32 %r1, 5; { .reg .u32 %r1; .reg .pred p; mov.u32 %r1, 9; setp.eq.u32 p, %r1, 9; "
+        "@p add.u32 %r0, %r1, 1; } add.u32 %r0, %r0, %r1;"
+    )
     same(written(body)[0], np.full(N, 15, "u4"))
 
 
@@ -123,16 +143,35 @@ def test_a_trap_stops_the_kernel():
 )
 def test_barriers_that_count(op, value):
     d = "%r0" if op.startswith("popc") else "%p2"
-    body = f"mov.u32 %r0, 0; rem.u32 %r1, %i, 5; setp.eq.u32 %p1, %r1, 0; setp.ge.u32 %p3, %i, 140; or.pred %p1, %p1, %p3; bar.red.{op} {d}, 0, %p1;"
+    body = (
+        f"mov.u32 %r0, 0; rem.u32 %r1, %i, 5; setp.eq.u32 %p1, %r1, 0; "
+        f"setp.ge.u32 %p3, %i, 140; or.pred %p1, %p1, %p3; bar.red.{op} {d}, 0, %p1;"
+    )
     body += "selp.u32 %r0, 1, 0, %p2;" if d == "%p2" else ""
     yes = ((np.arange(3 * N) % 5 == 0) | (np.arange(3 * N) >= 140)).reshape(3, N)
     same(written(body, blocks=3)[0], np.repeat([int(value(y)) for y in yes], N).astype("u4"))
 
 
+@pytest.mark.parametrize("line", ["bar.sync 1, 64;", "barrier.sync.aligned 0;", "barrier.cta.sync 0;", "bar.cta.sync 0;"])
+def test_other_names_of_a_barrier(line):
+    body = (
+        "shl.b32 %r1, %tid, 2; mov.u32 %r2, tile; add.u32 %r1, %r1, %r2; "
+        "st.shared.u32 [%r1], %tid; {} xor.b32 %r1, %r1, 128; ld.shared.u32 %r0, [%r1];"
+    )
+    got, _ = written(body.format(line), threads=64, declared=".shared .align 256 .b8 tile[256];")
+    same(got, (np.arange(64) ^ 32).astype("u4"))
+
+
+def test_a_barrier_of_some_threads_is_not_interpreted():
+    with pytest.raises(Unsupported, match=r"bar\.sync"):
+        written("mov.u32 %r0, 0; bar.sync 1, 32;", threads=64)
+
+
 def test_a_barrier_in_a_branch_that_all_of_a_block_take():
     body = """
     mov.u32 %r0, 0; setp.eq.u32 %p1, %cta, 1; @%p1 bra skip;
-    shl.b32 %r1, %tid, 2; mov.u32 %r2, tile; add.u32 %r1, %r1, %r2; st.shared.u32 [%r1], %tid; bar.sync 0; xor.b32 %r1, %r1, 4; ld.shared.u32 %r0, [%r1];
+    shl.b32 %r1, %tid, 2; mov.u32 %r2, tile; add.u32 %r1, %r1, %r2; st.shared.u32 [%r1], %tid; bar.sync 0;
+    xor.b32 %r1, %r1, 4; ld.shared.u32 %r0, [%r1];
     skip:
     """
     got, _ = written(body, blocks=2, declared=".shared .align 256 .b8 tile[288];")
@@ -179,7 +218,8 @@ def as_ptx(pieces, lines, depth=0):
         else:
             counter = f"%r{21 + depth}"
             lines.append(
-                f"rem.u32 {counter}, %i, {piece[1]}; loop{k}: setp.eq.u32 %p1, {counter}, 0; @%p1 bra end{k}; sub.u32 {counter}, {counter}, 1;"
+                f"rem.u32 {counter}, %i, {piece[1]}; loop{k}: setp.eq.u32 %p1, {counter}, 0; "
+                f"@%p1 bra end{k}; sub.u32 {counter}, {counter}, 1;"
             )
             as_ptx(piece[2], lines, depth + 1)
             lines.append(f"bra.uni loop{k}; end{k}:")

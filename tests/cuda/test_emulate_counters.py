@@ -39,11 +39,14 @@ def test_wavefronts_of_strided_words(step, fronts):
     assert counts.shared_loads.requests == 4 and counts.wavefronts_per_request() == fronts
 
 
-@pytest.mark.parametrize("kind, bytes_, step, requests, fronts", [
-    ("v4.f32 {%f1, %f2, %f3, %f4}", 16, 16, 4, 1), ("v4.f32 {%f1, %f2, %f3, %f4}", 16, 32, 4, 2), ("v4.f32 {%f1, %f2, %f3, %f4}", 16, 128, 4, 8),
-    ("v2.f32 {%f1, %f2}", 8, 8, 2, 1), ("v2.f32 {%f1, %f2}", 8, 16, 2, 2), ("u8 %r5", 1, 1, 1, 1), ("u8 %r5", 1, 128, 1, 32), ("f64 %g1", 8, 8, 2, 1),
+FOUR, TWO = "v4.f32 {%f1, %f2, %f3, %f4}", "v2.f32 {%f1, %f2}"
+
+
+@pytest.mark.parametrize("kind, step, requests, fronts", [
+    (FOUR, 16, 4, 1), (FOUR, 32, 4, 2), (FOUR, 128, 4, 8), (TWO, 8, 2, 1), (TWO, 16, 2, 2),
+    ("u8 %r5", 1, 1, 1), ("u8 %r5", 128, 1, 32), ("f64 %g1", 8, 2, 1),
 ])  # fmt: skip
-def test_wavefronts_of_words_by_parts_of_a_warp(kind, bytes_, step, requests, fronts):
+def test_wavefronts_of_words_by_parts_of_a_warp(kind, step, requests, fronts):
     counts = counted(f"mov.u32 %r1, tile; mad.lo.u32 %r1, %tid, {step}, %r1; ld.shared.{kind}, [%r1];", threads=32, blocks=1)
     assert (counts.shared_loads.requests, counts.shared_loads.cost) == (requests, requests * fronts)
 
@@ -51,18 +54,30 @@ def test_wavefronts_of_words_by_parts_of_a_warp(kind, bytes_, step, requests, fr
 def test_lanes_that_are_off_cost_nothing():
     counts = counted("setp.lt.u32 %p1, %tid, 8; mad.lo.s64 %q1, %j, 4, %a0; @%p1 ld.global.f32 %f1, [%q1];")
     assert (counts.global_loads.requests, counts.global_loads.cost) == (2, 2)
+    counts = counted("setp.lt.u32 %p1, %tid, 0; mad.lo.s64 %q1, %j, 4, %a0; @%p1 ld.global.f32 %f1, [%q1];")
+    assert counts.global_loads.requests == 0
+
+
+def test_atomics_by_memory():
+    counts = counted("mad.lo.s64 %q1, %j, 4, %a0; red.global.add.f32 [%q1], 0f3F800000; atom.shared.add.u32 %r1, [tile], 1;")
+    assert (counts.atomics.requests, counts.atomics.cost) == (4, 16) and (counts.shared_atomics.requests, counts.shared_atomics.cost) == (
+        4,
+        4,
+    )
+    assert counts.l2_bytes() == 16 * 32 and counts.shared_stores.requests == counts.global_stores.requests == 0
 
 
 def test_instructions_by_class_and_divergence():
     n = 2 * 64
     base = counted("")
     counts = counted(
-        "fma.rn.f32 %f1, %f1, %f1, %f1; add.f32 %f2, %f1, %f1; mad.lo.u32 %r1, %r1, %r1, %r1; bar.sync 0; shfl.sync.bfly.b32 %r2, %r1, 1, 31, -1;"
+        "fma.rn.f32 %f1, %f1, %f1, %f1; add.f32 %f2, %f1, %f1; mad.lo.u32 %r1, %r1, %r1, %r1; "
+        "bar.sync 0; shfl.sync.bfly.b32 %r2, %r1, 1, 31, -1;"
     )
     more = {k: counts.instructions[k] - base.instructions[k] for k in counts.instructions}
     assert {k: v for k, v in more.items() if v} == {"fma": n, "float": n, "integer": n, "sync": n, "warp": n}
     assert counts.flops == 3 * n and counts.barriers == 2 and counts.active_share == 1 and counts.divergent_branches == 0
-    assert counts.per_fma() == counts.total / n
+    assert counts.per_fma() == counts.total / n and counts.per_fma("fma", "sync") == 2
     parted = counted("setp.lt.u32 %p1, %tid, 40; @%p1 bra some; " + "mov.u32 %r1, 1; " * 100 + "some: mov.u32 %r2, 1;")
     assert parted.divergent_branches == 2  # the second warp of each block
     whole, half = 2 * 2 * 32, 2 * 24

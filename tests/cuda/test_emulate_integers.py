@@ -346,9 +346,13 @@ def test_programs_of_integers(steps, seed):
 
 
 def test_an_unknown_instruction_is_named_with_its_line():
-    from kernels.cuda.emulate import Unsupported
+    from kernels.cuda.emulate import PtxError, Unsupported
 
     with pytest.raises(Unsupported, match=r"tcgen05\.alloc.*\n *PTX line \d+"):
         run(kernel("tcgen05.alloc.cta_group::1.sync.aligned.b32 [%r1], 32;"), None, 1, 1, [np.zeros(1)])
-    with pytest.raises(Unsupported, match="mma.sync.*this form"):
+    with pytest.raises(PtxError, match="register %cluster_ctarank is not declared, and is no special register"):
+        run(kernel("mov.u32 %r1, %cluster_ctarank;"), None, 1, 1, [np.zeros(1)])
+    with pytest.raises(Unsupported, match=r"barrier\.cluster"):
+        run(kernel("barrier.cluster.arrive;"), None, 1, 1, [np.zeros(1)])
+    with pytest.raises(Unsupported, match=r"mma\.sync.*this form"):
         run(kernel("mma.sync.aligned.m8n8k4.row.col.f16.f16.f16.f16 {%r1,%r2},{%r1},{%r1},{%r1};"), None, 1, 32, [np.zeros(1)])

@@ -1,7 +1,7 @@
 """Kernels as Numba compiles them, for both of its compilers: results of NumPy on the emulator, all checks on."""
 
 import math
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ DIALECTS = [(8, 0), (10, 0)]  # capabilities below 10 go through an older compil
 TARGETS = [(8, 0), (9, 0), (10, 0), (12, 0)]
 
 
-@lru_cache(maxsize=None)
+@cache
 def compiled(function, types, cc, bounds=None):
     from numba import cuda
 
@@ -196,11 +196,20 @@ def test_atomic_extremes(k, cc, dtype):
 
 
 FUNCTIONS = {
-    "exp": (math.exp, np.exp, (-20, 20)), "log": (math.log, np.log, (1e-6, 1e6)), "sqrt": (math.sqrt, np.sqrt, (0, 1e9)), "sin": (math.sin, np.sin, (-1e6, 1e6)),
-    "cos": (math.cos, np.cos, (-50, 50)), "tan": (math.tan, np.tan, (-1, 1)), "tanh": (math.tanh, np.tanh, (-9, 9)), "erf": (math.erf, None, (-4, 4)),
-    "atan": (math.atan, np.arctan, (-1e3, 1e3)), "expm1": (math.expm1, np.expm1, (-1, 1)), "log1p": (math.log1p, np.log1p, (-0.9, 9)),
-    "sinh": (math.sinh, np.sinh, (-9, 9)), "acos": (math.acos, np.arccos, (-1, 1)),
-}  # fmt: skip
+    "exp": (math.exp, np.exp, (-20, 20)),
+    "log": (math.log, np.log, (1e-6, 1e6)),
+    "sqrt": (math.sqrt, np.sqrt, (0, 1e9)),
+    "sin": (math.sin, np.sin, (-1e6, 1e6)),
+    "cos": (math.cos, np.cos, (-50, 50)),
+    "tan": (math.tan, np.tan, (-1, 1)),
+    "tanh": (math.tanh, np.tanh, (-9, 9)),
+    "erf": (math.erf, None, (-4, 4)),
+    "atan": (math.atan, np.arctan, (-1e3, 1e3)),
+    "expm1": (math.expm1, np.expm1, (-1, 1)),
+    "log1p": (math.log1p, np.log1p, (-0.9, 9)),
+    "sinh": (math.sinh, np.sinh, (-9, 9)),
+    "acos": (math.acos, np.arccos, (-1, 1)),
+}
 
 
 @pytest.mark.parametrize("cc", DIALECTS, ids=str)

@@ -94,10 +94,17 @@ def test_reductions(op, kind):
     )
 
 
+def test_one_lane_is_elected():
+    got = elementwise("setp.gt.u32 %p2, %i, 100; elect.sync %r1|%p1, 0xffffffff; selp.u32 %d, 1, 0, %p1;", np.zeros(N, "u4"), result="u4")
+    same(got, (LANE == 0).astype("u4"))
+
+
 @pytest.mark.parametrize("line, words", [
-    ("setp.lt.u32 %p1, %tid, 8; @%p1 exit; shfl.sync.bfly.b32 %r1, %i, 1, 31, -1;", "its mask 0xffffffff names lanes that are not here: 0x000000ff"),
+    ("setp.lt.u32 %p1, %tid, 8; @%p1 exit; shfl.sync.bfly.b32 %r1, %i, 1, 31, -1;",
+     "its mask 0xffffffff names lanes that are not here: 0x000000ff"),
     ("shfl.sync.bfly.b32 %r1, %i, 1, 31, 0x0000ffff;", "a lane is not in the mask that it gives, 0x0000ffff"),
-    ("setp.gt.u32 %p1, %tid, 7; @%p1 exit; shfl.sync.idx.b32 %r1, %i, 20, 31, 0xff;", "reads lane 20, which is not in the mask or not here"),
+    ("setp.gt.u32 %p1, %tid, 7; @%p1 exit; shfl.sync.idx.b32 %r1, %i, 20, 31, 0xff;",
+     "reads lane 20, which is not in the mask or not here"),
     ("setp.gt.u32 %p1, %tid, 7; @%p1 exit; vote.sync.ballot.b32 %r1, %p1, -1;", "names lanes that are not here"),
     ("setp.gt.u32 %p1, %tid, 7; @%p1 bra low; bar.warp.sync -1; low: mov.u32 %r1, 1;", "names lanes that are not here"),
     ("setp.gt.u32 %p1, %tid, 7; @%p1 exit; ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r1}, [tile];", "all 32 lanes of a warp take part"),
@@ -156,6 +163,8 @@ def test_products_of_tensor_cores(shape, kinds):
         each = x[0].size // 32
         held = np.array([[bits(x, kind)[w][element(name, m, kind, lane, i)] for i in range(each)] for w in range(2) for lane in range(32)])
         lanes[name] = held.view("u4" if WIDTH[kind] < 8 else "f8")
+    for name in "ab" if of_a == "tf32" else "":  # bits of a float32 that tf32 has not: they are cut off
+        lanes[name] = lanes[name] | rng.integers(0, 1 << 13, lanes[name].shape).astype("u4")
     letter = {name: "%g" if WIDTH[kind] == 8 else "%f" if kind == "f32" else "%r" for name, kind in (("a", of_a), ("b", of_b), ("c", of_c))}
     counts = {name: x.shape[1] for name, x in lanes.items()}
     body, first = [], {"a": 1, "b": 11, "c": 21}
@@ -229,7 +238,10 @@ def test_a_copy_is_there_after_the_wait():
 
 def test_groups_arrive_in_order():
     first = "st.shared.v4.u32 [%r1], {0, 0, 0, 0}; st.shared.v4.u32 [%r1+512], {9, 9, 9, 9};"
-    two = "cp.async.ca.shared.global [%r1], [%q2], 4; cp.async.commit_group; cp.async.ca.shared.global [%r1+512], [%q2], 8; cp.async.commit_group;"
+    two = (
+        "cp.async.ca.shared.global [%r1], [%q2], 4; cp.async.commit_group; "
+        "cp.async.ca.shared.global [%r1+512], [%q2], 8; cp.async.commit_group;"
+    )
     out = copied(first + two + "cp.async.wait_group 1; ld.shared.u32 %r5, [%r1];")
     assert (out == np.arange(32) * 4).all()
     with pytest.raises(
@@ -248,7 +260,8 @@ def test_a_copy_that_nobody_waits_for_is_not_seen():
 
 def test_a_short_source_is_filled_with_zeros():
     out = copied(
-        "mov.u32 %r9, 4; cp.async.cg.shared.global [%r1], [%q2], 16, %r9; cp.async.wait_all; ld.shared.v2.u32 {%r5, %r6}, [%r1]; add.u32 %r5, %r5, %r6;"
+        "mov.u32 %r9, 4; cp.async.cg.shared.global [%r1], [%q2], 16, %r9; cp.async.wait_all; "
+        "ld.shared.v2.u32 {%r5, %r6}, [%r1]; add.u32 %r5, %r5, %r6;"
     )
     assert (out == np.arange(32) * 4).all()
     edge = "setp.lt.u32 %p1, %i, 30; selp.b32 %r9, 16, 0, %p1; add.s64 %q9, %q2, 100000; selp.b64 %q2, %q2, %q9, %p1;"

@@ -9,11 +9,11 @@ import numpy as np
 from numba import njit
 
 from kernels.cuda.emulate.faults import Fault
-from kernels.cuda.emulate.memory import LOCAL, MASK, SHARED, WINDOW, positions_anywhere, positions_in_regions, positions_in_window
+from kernels.cuda.emulate.memory import LOCAL, MASK, SHARED, WINDOW, Memory, positions_anywhere, positions_in_regions, positions_in_window
 from kernels.cuda.emulate.parse import Instruction
 
 if TYPE_CHECKING:
-    from kernels.cuda.emulate.machine import Lanes, Machine
+    from kernels.cuda.emulate.machine import Lanes
 
 READ, WRITE, ATOMIC, COPY = 0, 1, 2, 3  # COPY: cp.async, which writes later
 DOES = {READ: "reads", WRITE: "writes", ATOMIC: "updates", COPY: "copies"}
@@ -22,14 +22,14 @@ DOES = {READ: "reads", WRITE: "writes", ATOMIC: "updates", COPY: "copies"}
 class Access:
     """One instruction's way to memory: where the bytes of each thread lie, and what to do with them."""
 
-    def __init__(self, machine: Machine, x: Instruction, space: str, width: int, count: int, offset: int) -> None:
-        self.machine, self.memory, self.x, self.space, self.offset = machine, machine.memory, x, space, offset
+    def __init__(self, x: Instruction, space: str, width: int, count: int, offset: int, align: int | None = None) -> None:
+        self.x, self.space, self.offset = x, space, offset
         self.width, self.count, self.bytes = width, count, width * count
-        self.align = self.bytes
+        self.align = align or self.bytes
 
     def positions(self, R: Lanes, address: np.ndarray, kind: int) -> np.ndarray:
         """Where in the arena the bytes of each thread begin; one position if it is the same for all."""
-        m = self.memory
+        m = R.machine.memory
         sizes = m.sizes if kind == READ else m.writable
         if self.space in ("shared", "local"):
             base, size = R[self.space], (m.shared_used if self.space == "shared" else m.local_used)
@@ -46,35 +46,31 @@ class Access:
             bad = positions_in_regions(address, self.offset, self.bytes, self.align, m.starts, sizes, out)
         if bad >= 0:
             raise self.fault(R, address, kind, sizes)
-        for watcher in self.machine.watchers:
+        for watcher in R.machine.watchers:
             watcher.access(self, R, out, kind)
         return out
 
     def fault(self, R: Lanes, address: np.ndarray, kind: int, sizes: np.ndarray) -> Fault:
         """Who is out of bounds, or else misaligned, and by how much."""
-        m = self.memory
+        m = R.machine.memory
         a = np.broadcast_to(address.astype(np.int64), (R.size,)) + self.offset
-        window = (
-            np.full(R.size, {"shared": SHARED, "local": LOCAL}.get(self.space, 0)) if self.space in ("shared", "local") else a >> WINDOW
-        )
-        within = a if self.space in ("shared", "local") else a & MASK
+        own = {"shared": SHARED, "local": LOCAL}.get(self.space)
+        window, within = (np.full(R.size, own), a) if own else (a >> WINDOW, a & MASK)
         table = sizes.copy()
-        if self.space in ("shared", "local", "generic"):
+        if own or self.space == "generic":
             table[[SHARED, LOCAL]] = m.shared_used, m.local_used
         known = (window >= 0) & (window < table.size)
         limit = np.where(known, table[np.where(known, window, 0)], -1)
-        out = (within < 0) | (within + self.bytes > limit)
-        bad = np.flatnonzero(out) if out.any() else np.flatnonzero(a & (self.align - 1))
-        first = int(bad[0])
-        where = self.place(int(a[first]), kind)
-        rule = "" if out.any() else f"; it must be at a multiple of {self.align}"
-        return self.machine.fault(
-            "bounds" if out.any() else "alignment", f"{DOES[kind]} {self.bytes} bytes at {where}{rule}", R, bad, self.x, int(a[first])
-        )
+        outside = (within < 0) | (within + self.bytes > limit)
+        bad = np.flatnonzero(outside if outside.any() else a & (self.align - 1))
+        first = int(a[bad[0]])
+        what = f"{DOES[kind]} {self.bytes} bytes at {self.place(m, first, kind)}"
+        if outside.any():
+            return R.machine.fault("bounds", what, R, bad, self.x, first)
+        return R.machine.fault("alignment", f"{what}; it must be at a multiple of {self.align}", R, bad, self.x, first)
 
-    def place(self, address: int, kind: int) -> str:
+    def place(self, m: Memory, address: int, kind: int) -> str:
         """An address in words: an offset in the window that it is nearest to."""
-        m = self.memory
         window, offset = (address + (1 << WINDOW - 1)) >> WINDOW, address
         if self.space in ("shared", "local"):
             window = SHARED if self.space == "shared" else LOCAL
@@ -91,25 +87,25 @@ class Access:
         return f"offset {offset} of {region.name}, which has {region.size} bytes"
 
     def load(self, dtype: str) -> Callable[[Lanes, np.ndarray], Any]:
-        view, shift, count = self.memory.views[dtype], self.width.bit_length() - 1, self.count
+        shift, count = self.width.bit_length() - 1, self.count
 
         def one(R: Lanes, address: np.ndarray) -> np.ndarray:
-            return view[self.positions(R, address, READ) >> shift]
+            return R.machine.memory.views[dtype][self.positions(R, address, READ) >> shift]
 
         def several(R: Lanes, address: np.ndarray) -> list[np.ndarray]:
-            p = self.positions(R, address, READ) >> shift
+            view, p = R.machine.memory.views[dtype], self.positions(R, address, READ) >> shift
             return [view[p + i] for i in range(count)]
 
         return one if count == 1 else several
 
     def store(self, dtype: str) -> Callable[..., None]:
-        view, shift, count = self.memory.views[dtype], self.width.bit_length() - 1, self.count
+        shift, count = self.width.bit_length() - 1, self.count
 
         def store(R: Lanes, address: np.ndarray, *values: np.ndarray) -> None:
-            p = self.positions(R, address, WRITE) >> shift
+            view, p = R.machine.memory.views[dtype], self.positions(R, address, WRITE) >> shift
             for i, v in enumerate(values):
                 view[p + i] = v if p.size > 1 else v[-1:]  # the last thread wins
-            if "race" in self.machine.checks:
+            if "race" in R.machine.checks:
                 self.all_kept(R, address, [view[p + i] for i in range(count)], values)
 
         return store
@@ -121,21 +117,21 @@ class Access:
             if lost.any():
                 bad = np.flatnonzero(np.broadcast_to(lost, (R.size,)))
                 a = int(np.broadcast_to(address, (R.size,))[bad[0]]) + self.offset
-                raise self.machine.fault("race", f"threads write different numbers to {self.place(a, WRITE)}, at once", R, bad, self.x, a)
+                what = f"threads write different numbers to {self.place(R.machine.memory, a, WRITE)}, at once"
+                raise R.machine.fault("race", what, R, bad, self.x, a)
 
     def atomic(self, op: str, kind: str) -> Callable[..., np.ndarray]:
         """Threads in order, each a read and a write that nothing comes between; the values before."""
         from kernels.cuda.emulate.translate import dtype_of
 
         dtype, shift = dtype_of(kind), self.width.bit_length() - 1
-        view = self.memory.views[dtype]
         code = ATOMICS.index(op)
         flush = kind == "f32" and self.space == "global" and op == "add"  # PTX ISA 9.7.13.5
         if kind in ("f16x2", "bf16", "bf16x2", "b128") and op not in ("exch", "cas"):
             raise ValueError(f"atomic {op} of {kind}")
 
         def atomic(R: Lanes, address: np.ndarray, b: np.ndarray, c: np.ndarray | None = None) -> np.ndarray:
-            p = self.positions(R, address, ATOMIC) >> shift
+            view, p = R.machine.memory.views[dtype], self.positions(R, address, ATOMIC) >> shift
             old = np.empty(R.size, view.dtype)
             if kind == "f16":
                 add_halves(view, p, b, old)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kernels.cuda.emulate.access import COPY, READ
+from kernels.cuda.emulate.access import COPY, READ, Access
 from kernels.cuda.emulate.parse import Instruction
 
 if TYPE_CHECKING:
@@ -42,27 +42,8 @@ class Copies:
     def begin(self, threads: int) -> None:
         self.pending, self.closed = [], np.zeros(threads, np.int64)
 
-    def start(self, x: Instruction, size: int, to_offset: int, from_offset: int) -> Callable[..., None]:
-        """cp.async of `size` bytes, of which `given` are read and the rest are zeros."""
-        target = self.machine.access(x, "shared", size, 1, to_offset)
-        arena = self.machine.memory.arena
-        sources = {n: self.machine.access(x, "global", n, 1, from_offset) for n in range(1, size + 1)}
-        for source in sources.values():
-            source.align = size
-
-        def start(R: Lanes, to: np.ndarray, of: np.ndarray, given: np.ndarray) -> None:
-            positions = np.broadcast_to(target.positions(R, to, COPY), (R.size,))
-            given, of = np.broadcast_to(given, (R.size,)), np.broadcast_to(of, (R.size,))
-            data = np.zeros((R.size, size), np.uint8)
-            for n in np.unique(given):
-                index = np.flatnonzero(given == n)
-                if n:
-                    some = R if len(index) == R.size else R.some(index)
-                    p = sources[int(n)].positions(some, np.ascontiguousarray(of[index]), READ)
-                    data[index, : int(n)] = arena[p[:, None] + np.arange(n)]
-            self.pending.append(Pending(R["thread"], positions.copy(), data, self.closed[R["thread"]]))
-
-        return start
+    def add(self, threads: np.ndarray, positions: np.ndarray, data: np.ndarray) -> None:
+        self.pending.append(Pending(threads, positions.copy(), data, self.closed[threads]))
 
     def close(self, R: Lanes) -> None:
         self.closed[R["thread"]] += 1
@@ -84,3 +65,22 @@ class Copies:
                 at = np.flatnonzero(~done)
                 still.append(Pending(p.threads[at], p.positions[at], p.data[at], p.group[at]))
         self.pending = still
+
+
+def start(x: Instruction, size: int, to_offset: int, from_offset: int) -> Callable[..., None]:
+    """cp.async of `size` bytes, of which `given` are read and the rest are zeros."""
+    target = Access(x, "shared", size, 1, to_offset)
+
+    def start(R: Lanes, to: np.ndarray, of: np.ndarray, given: np.ndarray) -> None:
+        positions = np.broadcast_to(target.positions(R, to, COPY), (R.size,))
+        given, of = np.broadcast_to(given, (R.size,)), np.broadcast_to(of, (R.size,))
+        data = np.zeros((R.size, size), np.uint8)
+        for n in np.unique(given[given > 0]):
+            index = np.flatnonzero(given == n)
+            some = R if len(index) == R.size else R.some(index)
+            source = Access(x, "global", int(n), 1, from_offset, align=size)
+            p = source.positions(some, np.ascontiguousarray(of[index]), READ)
+            data[index, : int(n)] = R.machine.memory.arena[p[:, None] + np.arange(n)]
+        R.machine.copies.add(R["thread"], positions, data)
+
+    return start

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SECTOR, BANKS = 32, 32
 CLASSES = ("fma", "tensor", "float", "integer", "move", "global", "shared", "local", "param", "atomic", "branch", "sync", "warp")
+TRAFFIC = ("global_loads", "global_stores", "shared_loads", "shared_stores", "atomics", "shared_atomics")
 BY_NAME = {
     "atomic": ("atom", "red"),
     "branch": ("bra", "brx", "ret", "exit", "call", "trap"),
@@ -84,16 +85,17 @@ class Counts:
     global_stores: Traffic
     shared_loads: Traffic
     shared_stores: Traffic
-    atomics: Traffic
-    by_line: dict[int, dict[str, Any]] = field(default_factory=dict)  # of the PTX text: memory instructions
+    atomics: Traffic  # of global memory
+    shared_atomics: Traffic
+    by_line: list[dict[str, Any]] = field(default_factory=list)  # each instruction that touches memory: where it stands, its traffic
 
     @property
     def total(self) -> int:
         return sum(self.instructions.values())
 
-    def per_fma(self) -> float | None:
-        """Instructions of threads for each fused product and sum, tensor cores aside."""
-        return ratio(self.total, self.instructions["fma"])
+    def per_fma(self, *classes: str) -> float | None:
+        """Instructions of threads, all or of some classes, for each fused product and sum; tensor cores aside."""
+        return ratio(sum(self.instructions[c] for c in classes or self.instructions), self.instructions["fma"])
 
     def sectors_per_request(self) -> float | None:
         return ratio(self.global_loads.cost + self.global_stores.cost, self.global_loads.requests + self.global_stores.requests)
@@ -112,6 +114,27 @@ class Counts:
     def flops_per_l2_byte(self) -> float | None:
         return ratio(self.flops, self.l2_bytes())
 
+    def rows(self) -> list[tuple[str, str]]:
+        """The counters in words and figures, for a table."""
+        by_class = ", ".join(f"{name} {n}" for name, n in self.instructions.items() if n)
+        figures = [
+            ("instructions of threads", self.total, "d"),
+            ("  for each fused product", self.per_fma(), ".2f"),
+            ("active share of lanes", self.active_share, ".1%"),
+            ("divergent branches of warps", self.divergent_branches, "d"),
+            ("barriers of blocks", self.barriers, "d"),
+            ("floating-point operations", self.flops, "d"),
+            ("requests to global memory", self.global_loads.requests + self.global_stores.requests, "d"),
+            ("  sectors for each", self.sectors_per_request(), ".2f"),
+            ("  useful share of their bytes", self.useful_share(), ".1%"),
+            ("requests to shared memory", self.shared_loads.requests + self.shared_stores.requests, "d"),
+            ("  wavefronts for each", self.wavefronts_per_request(), ".2f"),
+            ("atomics", self.atomics.requests + self.shared_atomics.requests, "d"),
+            ("bytes by way of the L2 cache", self.l2_bytes(), "d"),
+            ("  operations for each", self.flops_per_l2_byte(), ".2f"),
+        ]
+        return [*((name, "-" if n is None else format(n, form)) for name, n, form in figures), (by_class, "")]
+
     def as_dict(self) -> dict[str, Any]:
         ratios = ("per_fma", "sectors_per_request", "useful_share", "wavefronts_per_request", "l2_bytes", "flops_per_l2_byte")
         return {"total": self.total, **{name: getattr(self, name)() for name in ratios}, **asdict(self)}
@@ -128,8 +151,8 @@ class Counters(Watcher):
         self.body = body
         self.threads, self.warps = np.zeros(len(body) + 2, np.int64), np.zeros(len(body) + 2, np.int64)  # differences along the program
         self.divergent = self.barriers = 0
-        self.traffic = {name: Traffic() for name in ("global_loads", "global_stores", "shared_loads", "shared_stores", "atomics")}
-        self.by_line: dict[int, Traffic] = {}
+        self.traffic = {name: Traffic() for name in TRAFFIC}
+        self.by_instruction: dict[Instruction, Traffic] = {}
 
     def segment(self, R: Lanes, start: int, end: int) -> None:
         warps = int(np.count_nonzero(masks(R)))
@@ -145,7 +168,7 @@ class Counters(Watcher):
         self.barriers += len(blocks)
 
     def access(self, access: Access, R: Lanes, positions: np.ndarray, kind: int) -> None:
-        m = access.memory
+        m = R.machine.memory
         if positions.size == 1 and R.size > 1:
             positions = np.full(R.size, positions[0])
         first = int(positions[0])
@@ -153,13 +176,12 @@ class Counters(Watcher):
             return
         if first >= m.shared[0]:
             found = wavefronts(positions, access.bytes, R["warp"], R["lane"])
-            name = "shared_loads" if kind == READ else "shared_stores"
+            name = {READ: "shared_loads", ATOMIC: "shared_atomics"}.get(kind, "shared_stores")
         else:
             found = sectors(positions, access.bytes, R["warp"])
-            name = "global_loads" if kind == READ else "global_stores"
-        name = "atomics" if kind == ATOMIC else name
+            name = {READ: "global_loads", ATOMIC: "atomics"}.get(kind, "global_stores")
         self.traffic[name].add(*found)
-        self.by_line.setdefault(access.x.line, Traffic()).add(*found)
+        self.by_instruction.setdefault(access.x, Traffic()).add(*found)
 
     def counts(self) -> Counts:
         threads, warps = np.cumsum(self.threads)[: len(self.body)], np.cumsum(self.warps)[: len(self.body)]
@@ -168,8 +190,10 @@ class Counters(Watcher):
         for x, n in zip(self.body, threads, strict=True):
             instructions[class_of(x)] += int(n)
             flops += int(n) * flops_of(x)
-        texts = {x.line: x.text for x in self.body}
-        lines = {line: {"text": texts[line], **asdict(t)} for line, t in sorted(self.by_line.items())}
+        lines = [
+            {"line": x.line, "source": x.source, "text": x.text, **asdict(t)}
+            for x, t in sorted(self.by_instruction.items(), key=lambda item: item[0].line)
+        ]
         share = ratio(int(threads.sum()), WARP * int(warps.sum()))
         return Counts(instructions, int(warps.sum()), share, flops, self.divergent, self.barriers, **self.traffic, by_line=lines)
 

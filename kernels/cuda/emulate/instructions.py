@@ -11,9 +11,36 @@ from typing import Any
 
 import numpy as np
 
-from kernels.cuda.emulate import arithmetic
+from kernels.cuda.emulate import arithmetic, copies, tensor, warps
+from kernels.cuda.emulate.access import Access
+from kernels.cuda.emulate.conversions import (
+    BFLOAT,
+    bits_of_bf16,
+    clamped,
+    conversion,
+    from_bf16,
+    packed,
+    to_f16,
+    unpacked,
+)
 from kernels.cuda.emulate.faults import Unsupported
+from kernels.cuda.emulate.integers import (
+    bit_length,
+    clamped_sum,
+    difference_with_borrow,
+    field,
+    popcount,
+    product,
+    put,
+    quotient,
+    remainder,
+    reversed_bits,
+    shifted,
+    sum_with_carry,
+)
+from kernels.cuda.emulate.memory import FIRST, LOCAL, SHARED, WINDOW
 from kernels.cuda.emulate.parse import SIZES, Address, Instruction, Pair, Register, Symbol, Vector
+from kernels.cuda.emulate.printf import printed
 from kernels.cuda.emulate.translate import BOOL, Translator, dtype_of, types_of
 
 OPCODES: dict[str, Callable[[Translator, Instruction], str]] = {}
@@ -28,6 +55,16 @@ def opcode(*names: str) -> Callable[[Line], Line]:
     return add
 
 
+def in_pairs(f: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """A function of float32 on both halves of 64 bits."""
+
+    def of(*args: np.ndarray) -> np.ndarray:
+        two = [np.ascontiguousarray(np.broadcast_to(a, np.broadcast_shapes(*(b.shape for b in args)))).view(np.float32) for a in args]
+        return f(*two).view(np.uint64)
+
+    return of
+
+
 def real(kind: str) -> bool:
     return kind in ("f32", "f64")
 
@@ -35,54 +72,13 @@ def real(kind: str) -> bool:
 # Integers. Sums and products of the lower half are the same signed or not.
 
 
-def high(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The upper half of a product."""
-    if a.dtype.itemsize < 8:
-        wide = f"{a.dtype.kind}{2 * a.dtype.itemsize}"
-        return (a.astype(wide) * b.astype(wide) >> wide_shift(a.dtype)).astype(a.dtype)
-    low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
-    x, y = a.view(np.uint64), b.view(np.uint64)
-    x0, x1, y0, y1 = x & low, x >> shift, y & low, y >> shift
-    middle = x1 * y0 + (x0 * y0 >> shift)
-    other = x0 * y1 + (middle & low)
-    top = x1 * y1 + (middle >> shift) + (other >> shift)
-    if a.dtype.kind == "i":
-        top = top - np.where(a < 0, y, np.uint64(0)) - np.where(b < 0, x, np.uint64(0))
-    return top.view(a.dtype)
-
-
-def wide_shift(dtype: np.dtype) -> Any:
-    return np.array(8 * dtype.itemsize, f"{dtype.kind}{2 * dtype.itemsize}")
-
-
-def product(part: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """mul.lo, mul.hi or mul.wide"""
-    if part == "hi":
-        return high
-    if part == "lo":
-        return np.multiply
-    return lambda a, b: a.astype(f"{a.dtype.kind}{2 * a.dtype.itemsize}") * b.astype(f"{a.dtype.kind}{2 * a.dtype.itemsize}")
-
-
-def quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Towards zero; all ones for a division by zero."""
-    return np.where(b == 0, np.array(-1).astype(a.dtype), (a - np.fmod(a, b)) // np.where(b == 0, b.dtype.type(1), b))
-
-
-def remainder(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.where(b == 0, a, np.fmod(a, b))
-
-
-def clamped_sum(a: np.ndarray, b: np.ndarray, sign: int) -> np.ndarray:
-    s = a.astype(np.int64) + sign * b.astype(np.int64)
-    return np.clip(s, -(2**31), 2**31 - 1).astype(np.int32)
-
-
 @opcode("add", "sub")
 def _(t: Translator, x: Instruction) -> str:
     kind, name = types_of(x)[-1], x.parts[0]
     if real(kind):
         return t.call(x, arithmetic.function(name, x.parts, dtype_of(kind)), dtype_of(kind))
+    if kind == "f32x2":
+        return t.call(x, in_pairs(arithmetic.function(name, x.parts, "f4")), "u8")
     if kind in HALVES:
         return half(t, x, {"add": np.add, "sub": np.subtract}[name])
     if "sat" in x.parts:
@@ -96,18 +92,6 @@ def _(t: Translator, x: Instruction) -> str:
 
 def unsigned(kind: str) -> str:
     return f"u{SIZES[kind]}"
-
-
-def sum_with_carry(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    s = a + b
-    r = s + c.astype(s.dtype)
-    return r, (s < a) | (r < s)
-
-
-def difference_with_borrow(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    d = a - b
-    r = d - c.astype(d.dtype)
-    return r, (a < b) | (d < r)
 
 
 def carry(t: Translator, x: Instruction, two: Any, first: str | None, borrow: bool = False) -> str:
@@ -132,6 +116,8 @@ def _(t: Translator, x: Instruction) -> str:
     kind = types_of(x)[-1]
     if real(kind):
         return t.call(x, arithmetic.function("mul", x.parts, dtype_of(kind)), dtype_of(kind))
+    if kind == "f32x2":
+        return t.call(x, in_pairs(arithmetic.function("mul", x.parts, "f4")), "u8")
     if kind in HALVES:
         return half(t, x, np.multiply)
     if x.parts[0] == "mul24":
@@ -181,6 +167,8 @@ def _(t: Translator, x: Instruction) -> str:
     kind = types_of(x)[-1]
     if kind in HALVES:
         return half(t, x, None)
+    if kind == "f32x2":
+        return t.call(x, in_pairs(arithmetic.function("fma", x.parts, "f4")), "u8")
     return t.call(x, arithmetic.function("fma", x.parts, dtype_of(kind)), dtype_of(kind), name="fma")
 
 
@@ -262,16 +250,6 @@ def _(t: Translator, x: Instruction) -> str:
     return t.call(x, f[x.parts[0]], dtype_of(types_of(x)[-1]))
 
 
-def shifted(left: bool, bits: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Shifts by more than the width give 0, or the sign."""
-
-    def of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        by = np.minimum(b, np.uint32(bits)).astype(a.dtype)
-        return np.left_shift(a, by) if left else np.right_shift(a, by)
-
-    return of
-
-
 @opcode("shl", "shr")
 def _(t: Translator, x: Instruction) -> str:
     dtype = dtype_of(types_of(x)[-1])
@@ -291,40 +269,11 @@ def _(t: Translator, x: Instruction) -> str:
     return t.call(x, of, "u4")
 
 
-def field(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """bfe: `c` bits from bit `b` on, extended by the field's last bit if signed (PTX ISA 9.7.1.16)."""
-    bits = 8 * a.dtype.itemsize
-    pos, n = (b & 0xFF).astype(np.int64), (c & 0xFF).astype(np.int64)
-    top = np.minimum(pos + n - 1, bits - 1)
-    u = a.view(f"u{a.dtype.itemsize}")
-    one = u.dtype.type(1)
-    sign = np.where((n > 0) & (a.dtype.kind == "i"), (u >> top.clip(0).astype(u.dtype)) & one, u.dtype.type(0))
-    mask = ones(n, u.dtype)
-    d = np.where(pos < bits, u >> np.minimum(pos, bits - 1).astype(u.dtype), u.dtype.type(0))
-    inside = ones(np.minimum(n, bits - pos).clip(0), u.dtype)  # bits that exist; those of the field beyond them are the sign
-    return np.where(n == 0, u.dtype.type(0), (d & mask & inside) | np.where(sign == one, ~inside, u.dtype.type(0))).view(a.dtype)
-
-
-def ones(n: np.ndarray, dtype: Any) -> np.ndarray:
-    """The lower n bits."""
-    bits = 8 * np.dtype(dtype).itemsize
-    short = (np.array(1, dtype) << np.minimum(n, bits - 1).astype(dtype)) - np.array(1, dtype)
-    return np.where(n >= bits, ~np.array(0, dtype), short)
-
-
 @opcode("bfe")
 def _(t: Translator, x: Instruction) -> str:
     dtype = dtype_of(types_of(x)[-1])
     a, b, c = t.value(x.operands[1], dtype), t.value(x.operands[2], "u4"), t.value(x.operands[3], "u4")
     return t.set(x.operands[0], f"{t.bind(field)}({a}, {b}, {c})", dtype)
-
-
-def put(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """bfi: the lower `d` bits of a over those of b from bit `c` on."""
-    bits = 8 * a.dtype.itemsize
-    pos, n = (c & 0xFF).astype(np.int64), (d & 0xFF).astype(np.int64)
-    mask = np.where(pos < bits, ones(n, a.dtype) << np.minimum(pos, bits - 1).astype(a.dtype), a.dtype.type(0))
-    return (b & ~mask) | (a << np.minimum(pos, bits - 1).astype(a.dtype) & mask)
 
 
 @opcode("bfi")
@@ -335,22 +284,6 @@ def _(t: Translator, x: Instruction) -> str:
     return t.set(x.operands[0], f"{t.bind(put)}({a}, {b}, {c}, {d})", dtype)
 
 
-def reversed_bits(a: np.ndarray) -> np.ndarray:
-    bytes_ = np.unpackbits(a.view(np.uint8).reshape(a.size, -1), axis=1, bitorder="little")
-    return np.packbits(bytes_[:, ::-1], axis=1, bitorder="little").reshape(-1).view(a.dtype)
-
-
-def bit_length(a: np.ndarray) -> np.ndarray:
-    """The number of bits up to the highest that is set."""
-    n, x = np.zeros(a.shape, np.uint32), a.copy()
-    for step in (32, 16, 8, 4, 2, 1):
-        if step < 8 * a.dtype.itemsize:
-            some = x >> a.dtype.type(step) != 0
-            n[some] += np.uint32(step)
-            x = np.where(some, x >> a.dtype.type(step), x)
-    return n + (x != 0).astype(np.uint32)
-
-
 @opcode("popc", "clz", "brev")
 def _(t: Translator, x: Instruction) -> str:
     dtype = unsigned(types_of(x)[-1])
@@ -359,10 +292,6 @@ def _(t: Translator, x: Instruction) -> str:
     bits = np.uint32(8 * int(dtype[1:]))
     f = popcount if x.parts[0] == "popc" else lambda a: bits - bit_length(a)
     return t.call(x, f, dtype, result="u4")
-
-
-def popcount(a: np.ndarray) -> np.ndarray:
-    return np.unpackbits(a.view(np.uint8).reshape(a.size, -1), axis=1).sum(axis=1, dtype=np.uint32)
 
 
 @opcode("bfind")
@@ -454,6 +383,8 @@ JOIN = {"and": "&", "or": "|", "xor": "^"}
 
 def comparison(t: Translator, x: Instruction, kind: str) -> str:
     """The expression a cmp b."""
+    if kind in ("bf16", "bf16x2", "f16x2"):
+        raise ValueError(f"a comparison of {kind}")
     f = UNORDERED.get(x.parts[1]) if kind[0] == "f" else None
     f = f or COMPARE[x.parts[1]]
     if "ftz" in x.parts and kind == "f32":
@@ -540,22 +471,9 @@ def _(t: Translator, x: Instruction) -> str:
     return t.set(d, t.value(s, dtype_of(kind)), dtype_of(kind))
 
 
-def packed(dtype: str) -> Callable[..., np.ndarray]:
-    def of(*parts: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(np.stack(np.broadcast_arrays(*parts), axis=1)).view(dtype).reshape(-1)
-
-    return of
-
-
-def unpacked(n: int, dtype: str) -> Callable[[np.ndarray], list[np.ndarray]]:
-    return lambda a: [p.copy() for p in np.ascontiguousarray(a).view(dtype).reshape(-1, n).T]
-
-
 @opcode("cvta")
 def _(t: Translator, x: Instruction) -> str:
     """Between a state space and generic addresses: windows of shared and local memory begin at a multiple of 2^36."""
-    from kernels.cuda.emulate.memory import LOCAL, SHARED, WINDOW
-
     dtype = unsigned(types_of(x)[-1])
     window = SHARED if any(p.startswith("shared") for p in x.parts) else LOCAL if "local" in x.parts else 0
     base = t.constant((window << WINDOW) % (1 << 8 * int(dtype[1:])), dtype)
@@ -566,37 +484,12 @@ def _(t: Translator, x: Instruction) -> str:
 
 @opcode("isspacep")
 def _(t: Translator, x: Instruction) -> str:
-    from kernels.cuda.emulate.memory import FIRST, LOCAL, SHARED, WINDOW
-
     a = f"({t.value(x.operands[1], 'u8')} >> {t.constant(WINDOW, 'u8')})"
     test = {"shared": f"{a} == {SHARED}", "local": f"{a} == {LOCAL}", "global": f"{a} >= {FIRST}", "const": f"{a} < 0"}
     return t.set(x.operands[0], test[x.parts[1].split("_")[0]], BOOL)
 
 
-INTEGRAL = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
-BFLOAT = ("bf16", "bf16x2")
 HALVES = ("f16", "f16x2", "bf16", "bf16x2")
-
-
-def bits_of_bf16(x: np.ndarray, mode: str = "rn") -> np.ndarray:
-    """A float64 (rounded to odd, or exact) as bits of bfloat16."""
-    y = arithmetic.odd_to_f32(x)
-    bits = y.view(np.uint32)
-    if mode == "rn":
-        up = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
-    else:
-        up = bits >> np.uint32(16)
-    return np.where(np.isnan(y), np.uint32(0x7FFF), up).astype(np.uint16)
-
-
-def from_bf16(bits: np.ndarray) -> np.ndarray:
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
-
-
-def to_f16(x: np.ndarray, mode: str = "rn") -> np.ndarray:
-    y = arithmetic.narrowed(x, mode, np.float16)
-    y.view(np.uint16)[np.isnan(y)] = 0x7FFF
-    return y
 
 
 def half(t: Translator, x: Instruction, f: Callable[..., np.ndarray] | None) -> str:
@@ -636,82 +529,6 @@ def _(t: Translator, x: Instruction) -> str:
     return t.set(x.operands[0], f"{t.bind(conversion(x.parts, to, of), 'cvt')}({value})", result)
 
 
-def clamped(dtype: str) -> Callable[[np.ndarray], np.ndarray]:
-    """An integer into the range of another type."""
-    info = np.iinfo(dtype)
-
-    def of(a: np.ndarray) -> np.ndarray:
-        low, high = max(info.min, np.iinfo(a.dtype).min), min(info.max, np.iinfo(a.dtype).max)
-        return np.clip(a, a.dtype.type(low), a.dtype.type(high)).astype(dtype)
-
-    return of
-
-
-def conversion(parts: list[str], to: str, of: str) -> Callable[[np.ndarray], np.ndarray]:
-    """cvt where one side, or both, are floating-point numbers."""
-    integral = next((INTEGRAL[p] for p in parts if p in INTEGRAL), None)
-    mode = next((p for p in parts if p in ("rn", "rz", "rm", "rp", "rna")), "rn")
-    flush = "ftz" in parts
-
-    def wide(a: np.ndarray) -> np.ndarray:
-        if of in BFLOAT:
-            return from_bf16(a).astype(np.float64)
-        if of[0] in "us":
-            return integer_as_odd(a)
-        return (arithmetic.flushed(a) if flush and of == "f32" else a).astype(np.float64)
-
-    def result(y: np.ndarray) -> np.ndarray:
-        y = np.where(y > 0, np.minimum(y, 1), 0.0) if "sat" in parts and to[0] in "fb" else y
-        y = np.where(y < 0, 0.0, y) if "relu" in parts else y
-        if to in ("f64",):
-            return y
-        if to == "f32":
-            z = arithmetic.one_nan(arithmetic.narrowed(y, mode))
-            return arithmetic.flushed(z) if flush else z
-        if to == "f16":
-            return to_f16(y, mode)
-        if to == "bf16":
-            return bits_of_bf16(y, mode)
-        if to == "tf32":
-            return tf32(y.astype(np.float32), mode)
-        raise ValueError(f"cvt to {to}")
-
-    def whole(y: np.ndarray) -> np.ndarray:
-        info = np.iinfo(dtype_of(to))
-        empty = 0 if of != "f64" and info.bits < 64 else (1 << info.bits - 1) if info.min == 0 else info.min
-        low, high = float(info.min), float(info.max)  # the latter may round up to a power of two
-        z = np.where(np.isnan(y), 0.0, y)
-        inside = np.where((z >= low) & (z < high), z, 0.0).astype(dtype_of(to))
-        clip = np.where(z >= high, np.array(info.max, dtype_of(to)), np.where(z < low, np.array(info.min, dtype_of(to)), inside))
-        return np.where(np.isnan(y), np.array(empty, dtype_of(to)), clip)
-
-    def convert(a: np.ndarray) -> np.ndarray:
-        if of[0] in "us" and to == "f64" and mode == "rn":
-            return a.astype(np.float64)
-        y = wide(a)
-        if to[0] in "us":
-            return whole((integral or np.trunc)(y))
-        return result(integral(y) if integral else y)
-
-    return convert
-
-
-def integer_as_odd(a: np.ndarray) -> np.ndarray:
-    """An integer of any width as a float64 that any further rounding treats as the integer itself."""
-    if a.dtype.itemsize < 8:
-        return a.astype(np.float64)
-    low = (a & a.dtype.type(0xFFFFFFFF)).astype(np.float64)
-    return arithmetic.odd(*arithmetic.two_sum((a >> a.dtype.type(32)).astype(np.float64) * 2.0**32, low))
-
-
-def tf32(y: np.ndarray, mode: str = "rna") -> np.ndarray:
-    """Eleven bits of precision: to nearest, ties away from zero (rna) or to even (rn), or cut (rz)."""
-    bits = y.view(np.uint32)
-    more = {"rna": np.uint32(0x1000), "rz": np.uint32(0), "rn": np.uint32(0xFFF) + (bits >> np.uint32(13) & np.uint32(1))}[mode]
-    finite = (bits & np.uint32(0x7F800000)) != 0x7F800000
-    return np.where(finite, (bits + more) & np.uint32(0xFFFFE000), np.where(np.isnan(y), np.uint32(0x7FFFFFFF), bits))
-
-
 def two_halves(t: Translator, x: Instruction, to: str) -> str:
     """cvt.rn.f16x2.f32 d, a, b: a goes to the upper half."""
     f = conversion(x.parts, to.removesuffix("x2"), "f32")
@@ -749,15 +566,22 @@ def space_of(x: Instruction) -> str:
     return next((s for s in spaces for p in x.parts[1:] if p == s or p.startswith(s + "_")), "generic")
 
 
+def plain(x: Instruction) -> str:
+    """The type of an access that is neither in the background nor of several blocks."""
+    if {"async", "bulk", "multimem", "shared_cluster"} & set(x.parts):
+        raise Unsupported(x)
+    return types_of(x)[-1]
+
+
 @opcode("ld", "ldu")
 def _(t: Translator, x: Instruction) -> str:
     d, where = x.operands[:2]
-    kind = types_of(x)[-1]
+    kind = plain(x)
     items = d.items if isinstance(d, Vector) else (d,)
     assert isinstance(where, Address)
     if space_of(x) == "param":
         return parameter(t, x, items, where, kind)
-    access = t.machine.access(x, space_of(x), SIZES[kind], len(items), where.offset)
+    access = Access(x, space_of(x), SIZES[kind], len(items), where.offset)
     load = t.bind(access.load(dtype_of(kind)), "load")
     address = address_of(t, where)
     if len(items) == 1:
@@ -779,23 +603,22 @@ def slot(name: str, offset: int) -> str:
 
 
 def parameter(t: Translator, x: Instruction, items: Any, where: Address, kind: str) -> str:
-    if isinstance(where.base, Register):
+    """A parameter of the kernel, which is fixed for a run, or one of a call that was put in place."""
+    if not isinstance(where.base, Symbol):
         raise Unsupported(x, "parameters are read by name only")
-    lines = []
+    name, lines = where.base.name, []
     for i, o in enumerate(items):
-        name, offset = where.base.name, where.base.offset + where.offset + i * SIZES[kind]  # type: ignore[union-attr]
-        if name in t.parameters:
-            data = t.parameters[name]
-            lines.append(t.set(o, t.bind(data[offset : offset + SIZES[kind]].copy().view(dtype_of(kind))), dtype_of(kind)))
-        else:
-            lines.append(t.set(o, t.value(Register(slot(name, offset)), dtype_of(kind)), dtype_of(kind)))
+        offset = where.base.offset + where.offset + i * SIZES[kind]
+        own = any(p.name == name for p in t.kernel.parameters)
+        register = t.fixed_as("parameter", name, offset, dtype_of(kind)) if own else slot(name, offset)
+        lines.append(t.set(o, t.value(Register(register), dtype_of(kind)), dtype_of(kind)))
     return "; ".join(lines)
 
 
 @opcode("st")
 def _(t: Translator, x: Instruction) -> str:
     where, s = x.operands[:2]
-    kind = types_of(x)[-1]
+    kind = plain(x)
     items = s.items if isinstance(s, Vector) else (s,)
     assert isinstance(where, Address)
     if space_of(x) == "param":
@@ -805,18 +628,18 @@ def _(t: Translator, x: Instruction) -> str:
             t.homes[name] = dtype_of(kind)
             lines.append(t.set(Register(name), t.value(o, dtype_of(kind)), dtype_of(kind)))
         return "; ".join(lines)
-    access = t.machine.access(x, space_of(x), SIZES[kind], len(items), where.offset)
+    access = Access(x, space_of(x), SIZES[kind], len(items), where.offset)
     values = ", ".join(t.value(o, dtype_of(kind)) for o in items)
     return f"{t.bind(access.store(dtype_of(kind)), 'store')}(R, {address_of(t, where)}, {values})"
 
 
 @opcode("atom", "red")
 def _(t: Translator, x: Instruction) -> str:
-    kind, red = types_of(x)[-1], x.parts[0] == "red"
+    kind, red = plain(x), x.parts[0] == "red"
     where, *rest = x.operands if red else x.operands[1:]
     assert isinstance(where, Address)
     op = next(p for p in x.parts if p in ("add", "min", "max", "inc", "dec", "and", "or", "xor", "exch", "cas"))
-    access = t.machine.access(x, space_of(x), SIZES[kind], 1, where.offset)
+    access = Access(x, space_of(x), SIZES[kind], 1, where.offset)
     values = ", ".join(t.value(o, dtype_of(kind)) for o in rest)
     e = f"{t.bind(access.atomic(op, kind), op)}(R, {address_of(t, where)}, {values})"
     return e if red else t.set(x.operands[0], e, dtype_of(kind))
@@ -830,14 +653,14 @@ def _(t: Translator, x: Instruction) -> str:
     d = x.operands[0]
     first, second = (d.first, d.second) if isinstance(d, Pair) else (d, Register("_"))
     a, b, c, mask = (t.value(o, "u4") for o in (*x.operands[1:4], x.operands[4]))
-    f = t.bind(t.machine.warps.shuffle(x, next(p for p in x.parts if p in ("up", "down", "bfly", "idx"))))
+    f = t.bind(warps.shuffle(x, next(p for p in x.parts if p in ("up", "down", "bfly", "idx"))))
     return f"got_, there_ = {f}(R, {a}, {b}, {c}, {mask}); {t.set(first, 'got_', 'u4')}; {t.set(second, 'there_', BOOL)}"
 
 
 @opcode("vote")
 def _(t: Translator, x: Instruction) -> str:
     mode = next(p for p in x.parts if p in ("all", "any", "uni", "ballot"))
-    f = t.bind(t.machine.warps.vote(x, mode))
+    f = t.bind(warps.vote(x, mode))
     e = f"{f}(R, {t.value(x.operands[1], BOOL)}, {t.value(x.operands[2], 'u4')})"
     return t.set(x.operands[0], e, "u4" if mode == "ballot" else BOOL)
 
@@ -845,7 +668,7 @@ def _(t: Translator, x: Instruction) -> str:
 @opcode("match")
 def _(t: Translator, x: Instruction) -> str:
     kind = unsigned(types_of(x)[-1])
-    f = t.bind(t.machine.warps.match(x, "all" in x.parts))
+    f = t.bind(warps.match(x, "all" in x.parts))
     e = f"{f}(R, {t.value(x.operands[1], kind)}, {t.value(x.operands[2], 'u4')})"
     if isinstance(x.operands[0], Pair):
         return f"got_, all_ = {e}; {t.set(x.operands[0].first, 'got_', 'u4')}; {t.set(x.operands[0].second, 'all_', BOOL)}"
@@ -854,21 +677,29 @@ def _(t: Translator, x: Instruction) -> str:
 
 @opcode("activemask")
 def _(t: Translator, x: Instruction) -> str:
-    return t.set(x.operands[0], f"{t.bind(t.machine.warps.active)}(R)", "u4")
+    return t.set(x.operands[0], f"{t.bind(warps.active)}(R)", "u4")
 
 
 @opcode("redux")
 def _(t: Translator, x: Instruction) -> str:
     op = next(p for p in x.parts if p in ("add", "min", "max", "and", "or", "xor"))
     dtype = dtype_of(types_of(x)[-1])
-    f = t.bind(t.machine.warps.reduce(x, op))
+    f = t.bind(warps.reduce(x, op))
     return t.set(x.operands[0], f"{f}(R, {t.value(x.operands[1], dtype)}, {t.value(x.operands[2], 'u4')})", dtype)
+
+
+@opcode("elect")
+def _(t: Translator, x: Instruction) -> str:
+    d = x.operands[0]
+    assert isinstance(d, Pair)
+    e = f"got_, mine_ = {t.bind(warps.elect(x))}(R, {t.value(x.operands[1], 'u4')})"
+    return f"{e}; {t.set(d.first, 'got_', 'u4')}; {t.set(d.second, 'mine_', BOOL)}"
 
 
 @opcode("bar")
 def _(t: Translator, x: Instruction) -> str:
     """bar.warp.sync; barriers of a block are the machine's."""
-    return f"{t.bind(t.machine.warps.meet(x))}(R, {t.value(x.operands[0], 'u4')})"
+    return f"{t.bind(warps.meet(x))}(R, {t.value(x.operands[0], 'u4')})"
 
 
 @opcode("call")
@@ -879,7 +710,7 @@ def _(t: Translator, x: Instruction) -> str:
         address, buffer = (t.value(Register(slot(o.name, 0)), "i8") for o in given)  # type: ignore[union-attr]
         result = slot(x.operands[0].items[0].name, 0)  # type: ignore[union-attr]
         t.homes[result] = "u4"
-        return f"{t.bind(t.machine.printed(x))}(R, {address}, {buffer}); R[{result!r}] = {t.constant(0, 'u4')}"
+        return f"{t.bind(printed)}(R, {address}, {buffer}); R[{result!r}] = {t.constant(0, 'u4')}"
     raise Unsupported(x, f"it calls {name or 'a pointer'}, of which this text has no body")
 
 
@@ -888,10 +719,8 @@ def _(t: Translator, x: Instruction) -> str:
 
 @opcode("mma")
 def _(t: Translator, x: Instruction) -> str:
-    from kernels.cuda.emulate.tensor import multiply_add
-
     kinds = types_of(x)[-4:]
-    f = t.bind(multiply_add(t.machine, x, kinds), "mma")
+    f = t.bind(tensor.multiply_add(x, kinds), "mma")
     dtypes = [dtype_of(k) if SIZES[k] >= 4 and k != "tf32" else "u4" for k in kinds]
     groups = [(o.items if isinstance(o, Vector) else (o,)) for o in x.operands]
     given = ", ".join(t.value(o, d) for group, d in zip(groups[1:], dtypes[1:], strict=True) for o in group)
@@ -901,8 +730,6 @@ def _(t: Translator, x: Instruction) -> str:
 
 @opcode("ldmatrix", "stmatrix")
 def _(t: Translator, x: Instruction) -> str:
-    from kernels.cuda.emulate.tensor import load_matrices, store_matrices
-
     if "m8n8" not in x.parts or "b16" not in x.parts:
         raise ValueError("8 by 8 matrices of 16 bits only")
     count = next(int(p[1]) for p in x.parts if p in ("x1", "x2", "x4"))
@@ -911,22 +738,21 @@ def _(t: Translator, x: Instruction) -> str:
     items = registers.items if isinstance(registers, Vector) else (registers,)
     assert isinstance(where, Address)
     if load:
-        f = t.bind(load_matrices(t.machine, x, count, where.offset), "ldmatrix")
+        f = t.bind(tensor.load_matrices(x, count, where.offset), "ldmatrix")
         return "; ".join([f"got_ = {f}(R, {address_of(t, where)})", *(t.set(o, f"got_[{i}]", "u4") for i, o in enumerate(items))])
-    f = t.bind(store_matrices(t.machine, x, count, where.offset), "stmatrix")
+    f = t.bind(tensor.store_matrices(x, count, where.offset), "stmatrix")
     return f"{f}(R, {address_of(t, where)}, {', '.join(t.value(o, 'u4') for o in items)})"
 
 
 @opcode("cp")
 def _(t: Translator, x: Instruction) -> str:
-    copies = t.machine.copies
     if x.parts[1] != "async" or any(p in ("bulk", "mbarrier", "reduce") for p in x.parts):
         raise Unsupported(x)
     if "commit_group" in x.parts:
-        return f"{t.bind(copies.close)}(R)"
+        return "R.machine.copies.close(R)"
     if "wait_group" in x.parts or "wait_all" in x.parts:
         left = x.operands[0].value if "wait_group" in x.parts else -1  # type: ignore[union-attr]
-        return f"{t.bind(copies.wait)}(R, {left})"
+        return f"R.machine.copies.wait(R, {left})"
     to, of, size = x.operands[:3]
     assert isinstance(to, Address) and isinstance(of, Address)
     f = t.bind(copies.start(x, size.value, to.offset, of.offset))  # type: ignore[union-attr]

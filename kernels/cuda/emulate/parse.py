@@ -79,7 +79,7 @@ class Negated:
 Operand = Register | Number | Symbol | Address | Vector | Pair | Negated
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Instruction:
     opcode: str  # "fma.rn.f32"
     operands: tuple[Operand, ...]
@@ -106,7 +106,7 @@ class Variable:
     line: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class Function:
     """An entry or a function: parameters, bounds, and a body with labels as positions in it."""
 
@@ -140,7 +140,7 @@ class Module:
 
 
 SIZES = {f"{letter}{bits}": bits // 8 for letter in "bsuf" for bits in (8, 16, 32, 64) if (letter, bits) != ("f", 8)}  # bytes
-SIZES.update({"f16x2": 4, "bf16": 2, "bf16x2": 4, "tf32": 4, "pred": 1, "b128": 16})
+SIZES.update({"f32x2": 8, "f16x2": 4, "bf16": 2, "bf16x2": 4, "tf32": 4, "pred": 1, "b128": 16})
 
 NAME = r"[A-Za-z_$%][\w$]*"
 LABEL = re.compile(rf"({NAME})\s*:(?!:)")
@@ -440,7 +440,7 @@ def inline(kernel: Function, at: int, callee: Function, tag: str) -> None:
     results = vectors[0].items if position == 1 else ()
     given = vectors[-1].items if vectors and call.operands[-1] is vectors[-1] and position < len(call.operands) - 1 else ()
     bound = {p.name: o for p, o in zip([*callee.returned, *callee.parameters], [*results, *given], strict=True)}
-    rename = {n: n + tag for n in (*callee.types, *callee.variables, *callee.labels)}
+    rename = {n: n + tag for n in (*callee.types, *callee.variables, *callee.labels, *callee.tables)}
     rename.update({n: o.name for n, o in bound.items() if isinstance(o, (Symbol, Register))})
 
     def named(o: Operand) -> Operand:
@@ -456,6 +456,9 @@ def inline(kernel: Function, at: int, callee: Function, tag: str) -> None:
 
     end = f"return{tag}"
     body = []
+    if call.guard is not None:  # those whose predicate does not hold go by
+        other = call.guard.register if isinstance(call.guard, Negated) else Negated(call.guard)
+        body.append(replace(call, opcode="bra", operands=(Symbol(end),), guard=other))
     for x in callee.body:
         guard = named(x.guard) if x.guard else None
         if x.parts[0] == "ret":
@@ -464,7 +467,9 @@ def inline(kernel: Function, at: int, callee: Function, tag: str) -> None:
             body.append(replace(x, operands=tuple(named(o) for o in x.operands), guard=guard))
     grow = len(body) - 1
     kernel.labels = {n: p + grow if p > at else p for n, p in kernel.labels.items()}
-    kernel.labels.update({rename[n]: at + p for n, p in callee.labels.items()}, **{end: at + len(body)})
+    start = at + len(body) - len(callee.body)
+    kernel.labels.update({rename[n]: start + p for n, p in callee.labels.items()}, **{end: at + len(body)})
     kernel.body[at : at + 1] = body
+    kernel.tables.update({rename[n]: [rename[label] for label in table] for n, table in callee.tables.items()})
     kernel.types.update({rename[n]: t for n, t in callee.types.items()})
     kernel.variables.update({rename[n]: replace(v, name=rename[n]) for n, v in callee.variables.items()})

@@ -15,15 +15,13 @@ if TYPE_CHECKING:
 SPEC = re.compile(r"%([-+ #0]*\d*(?:\.\d+)?)(hh|h|ll|l|z)?([diouxXcfeEgGsp%])")
 
 
-def printed(memory: Memory, R: Lanes, form: np.ndarray, buffer: np.ndarray) -> list[str]:
-    """What each thread prints, in order."""
-    local = R["local"]
-    texts = []
+def printed(R: Lanes, form: np.ndarray, buffer: np.ndarray) -> None:
+    """vprintf: what each thread prints goes to the machine's output, in order."""
+    local, memory = R["local"], R.machine.memory
     for i in range(R.size):
         here = int(local[i if local.size > 1 else 0])
         at = place(memory, int(buffer[i if buffer.size > 1 else 0]), here)
-        texts.append(text(memory, string(memory, int(form[i if form.size > 1 else 0]), here), at, here))
-    return texts
+        R.machine.output.append(text(memory, string(memory, int(form[i if form.size > 1 else 0]), here), at, here))
 
 
 def place(memory: Memory, address: int, local: int) -> int:

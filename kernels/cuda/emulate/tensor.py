@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kernels.cuda.emulate.access import READ, WRITE, Access
+from kernels.cuda.emulate.conversions import from_bf16, tf32
 from kernels.cuda.emulate.parse import SIZES, Instruction
 from kernels.cuda.emulate.warps import WARP, dense, masks
 
 if TYPE_CHECKING:
-    from kernels.cuda.emulate.machine import Lanes, Machine
+    from kernels.cuda.emulate.machine import Lanes
 
 SHAPES = {
     "m8n8k4": ("f64",),
@@ -52,8 +54,6 @@ def places(matrix: str, rows: int, registers: int, e: int) -> tuple[np.ndarray, 
 
 def numbers(registers: np.ndarray, kind: str) -> np.ndarray:
     """Registers (..., n) as the numbers in them, (..., n, e), in float64."""
-    from kernels.cuda.emulate.instructions import from_bf16, tf32
-
     if kind in ("f64", "f32", "s32"):
         return registers[..., None].astype(np.float64)
     if kind == "tf32":
@@ -71,7 +71,7 @@ def tile(R: Lanes, registers: list[np.ndarray], kind: str, where: tuple[np.ndarr
     return out
 
 
-def multiply_add(machine: Machine, x: Instruction, kinds: list[str]) -> Callable[..., list[np.ndarray]]:
+def multiply_add(x: Instruction, kinds: list[str]) -> Callable[..., list[np.ndarray]]:
     """mma.sync: D = A B + C of each warp; the registers of D."""
     shape = next(p for p in x.parts if re.fullmatch(r"m\d+n\d+k\d+", p))
     m, n, k = (int(s) for s in re.findall(r"\d+", shape))
@@ -86,7 +86,7 @@ def multiply_add(machine: Machine, x: Instruction, kinds: list[str]) -> Callable
     a_at, b_at, c_at = (places(w, m, c, f) for w, c, f in zip("abc", counts, (e, e, pair), strict=True))
 
     def mma(R: Lanes, *registers: np.ndarray) -> list[np.ndarray]:
-        all_lanes(machine, R, x)
+        all_lanes(R, x)
         a = tile(R, list(registers[: counts[0]]), of_a, a_at, (m, k))
         b = tile(R, list(registers[counts[0] : counts[0] + counts[1]]), of_b, b_at, (k, n))
         c = tile(R, list(registers[counts[0] + counts[1] :]), of_c, c_at, (m, n))
@@ -111,29 +111,26 @@ def dealt(R: Lanes, d: np.ndarray) -> list[np.ndarray]:
     return [np.ascontiguousarray(here[:, r]) for r in range(here.shape[1])]
 
 
-def all_lanes(machine: Machine, R: Lanes, x: Instruction) -> None:
+def all_lanes(R: Lanes, x: Instruction) -> None:
     """Every lane of a warp that runs one of these must run it."""
     here = masks(R)
     if ((here != 0) & (here != 0xFFFFFFFF)).any():
         few = np.flatnonzero((here != 0xFFFFFFFF)[R["warp"]])
-        raise machine.fault("shuffle", "all 32 lanes of a warp take part in it together; some are not here", R, few, x)
+        raise R.machine.fault("shuffle", "all 32 lanes of a warp take part in it together; some are not here", R, few, x)
 
 
-def load_matrices(machine: Machine, x: Instruction, count: int, offset: int) -> Callable[[Lanes, np.ndarray], list[np.ndarray]]:
+def load_matrices(x: Instruction, count: int, offset: int) -> Callable[[Lanes, np.ndarray], list[np.ndarray]]:
     """ldmatrix: 8 by 8 elements of 16 bits, `count` times; lane 8 i + r gives the address of row r of matrix i."""
-    from kernels.cuda.emulate.access import READ
-
-    access = machine.access(x, "shared", 16, 1, offset)
-    view, turned = machine.memory.views["u2"], "trans" in x.parts
+    access, turned = Access(x, "shared", 16, 1, offset), "trans" in x.parts
 
     def load(R: Lanes, address: np.ndarray) -> list[np.ndarray]:
-        all_lanes(machine, R, x)
+        all_lanes(R, x)
         rows, where = row_addresses(R, address, count)
         p = np.broadcast_to(access.positions(rows, where, READ), (rows.size,)) >> 1
-        elements = view[p[:, None] + np.arange(8)].reshape(-1, count, 8, 8)
+        elements = R.machine.memory.views["u2"][p[:, None] + np.arange(8)].reshape(-1, count, 8, 8)
         if turned:
             elements = elements.swapaxes(2, 3)
-        words = np.zeros((machine.warps_now, count, WARP), np.uint32)
+        words = np.zeros((R.machine.warps_now, count, WARP), np.uint32)
         words[np.unique(R["warp"])] = np.ascontiguousarray(elements).view(np.uint32).reshape(-1, count, WARP)
         here = words[R["warp"], :, R["lane"]]
         return [np.ascontiguousarray(here[:, i]) for i in range(count)]
@@ -141,22 +138,19 @@ def load_matrices(machine: Machine, x: Instruction, count: int, offset: int) -> 
     return load
 
 
-def store_matrices(machine: Machine, x: Instruction, count: int, offset: int) -> Callable[..., None]:
+def store_matrices(x: Instruction, count: int, offset: int) -> Callable[..., None]:
     """stmatrix: the way back of ldmatrix."""
-    from kernels.cuda.emulate.access import WRITE
-
-    access = machine.access(x, "shared", 16, 1, offset)
-    view, turned = machine.memory.views["u2"], "trans" in x.parts
+    access, turned = Access(x, "shared", 16, 1, offset), "trans" in x.parts
 
     def store(R: Lanes, address: np.ndarray, *registers: np.ndarray) -> None:
-        all_lanes(machine, R, x)
+        all_lanes(R, x)
         rows, where = row_addresses(R, address, count)
         p = np.broadcast_to(access.positions(rows, where, WRITE), (rows.size,)) >> 1
         words = np.stack([dense(R, np.broadcast_to(a, (R.size,)))[np.unique(R["warp"])] for a in registers], axis=1)
         elements = np.ascontiguousarray(words).view(np.uint16).reshape(-1, count, 8, 8)
         if turned:
             elements = elements.swapaxes(2, 3)
-        view[p[:, None] + np.arange(8)] = elements.reshape(-1, 8)
+        R.machine.memory.views["u2"][p[:, None] + np.arange(8)] = elements.reshape(-1, 8)
 
     return store
 

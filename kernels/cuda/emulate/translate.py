@@ -17,8 +17,11 @@ import numpy as np
 from kernels.cuda.emulate.faults import Unsupported
 from kernels.cuda.emulate.parse import SIZES, Function, Instruction, Negated, Number, Operand, PtxError, Register, Symbol, Vector
 
-WIDE = {"%clock64", "%globaltimer", "%gridid", "%lanemask"}
 BOOL = "b1"
+SPECIAL = {f"%{name}.{axis}": "u4" for name in ("tid", "ntid", "ctaid", "nctaid") for axis in "xyz"}
+SPECIAL.update(dict.fromkeys(("%laneid", "%warpid", "%nwarpid", "%smid", "%nsmid", "%clock", "%clock_hi"), "u4"))
+SPECIAL.update({f"%lanemask_{which}": "u4" for which in ("eq", "lt", "le", "gt", "ge")})
+SPECIAL.update({"%dynamic_smem_size": "u4", "%total_smem_size": "u4", "%clock64": "u8", "%globaltimer": "u8", "%gridid": "u8"})
 
 
 def dtype_of(kind: str) -> str:
@@ -32,13 +35,9 @@ def dtype_of(kind: str) -> str:
     return f"{'i' if kind[0] == 's' else 'u'}{SIZES[kind]}"
 
 
-def is_type(part: str) -> bool:
-    return part in SIZES
-
-
 def types_of(x: Instruction) -> list[str]:
     """The types that an opcode names: setp.lt.s64 -> [s64], cvt.rn.f32.s32 -> [f32, s32]."""
-    return [p for p in x.parts[1:] if is_type(p)]
+    return [p for p in x.parts[1:] if p in SIZES]
 
 
 def homes(kernel: Function) -> dict[str, str]:
@@ -49,12 +48,10 @@ def homes(kernel: Function) -> dict[str, str]:
         if not kinds or not x.operands or kinds[0] not in ("f32", "f64", "f16"):
             continue
         first = x.operands[0]
+        if x.parts[0] in ("st", "red", "mma", "set", "setp"):
+            continue  # their first operand, or its type, is another
         for o in first.items if isinstance(first, Vector) else (first,):
-            if (
-                isinstance(o, Register)
-                and found.get(o.name) == f"u{SIZES[kinds[0]]}"
-                and x.parts[0] not in ("st", "red", "mma", "set", "setp")
-            ):
+            if isinstance(o, Register) and found.get(o.name) == f"u{SIZES[kinds[0]]}":
                 found[o.name] = dtype_of(kinds[0])
     return found
 
@@ -62,12 +59,11 @@ def homes(kernel: Function) -> dict[str, str]:
 class Translator:
     """Turns instructions into lines, and keeps what the lines refer to by name."""
 
-    def __init__(
-        self, kernel: Function, symbols: dict[str, int], parameters: dict[str, dict[int, np.ndarray]], opcodes: dict[str, Any], machine: Any
-    ) -> None:
+    def __init__(self, kernel: Function, opcodes: dict[str, Any]) -> None:
+        self.kernel, self.opcodes = kernel, opcodes
         self.homes = homes(kernel)
-        self.kernel, self.symbols, self.parameters, self.opcodes, self.machine = kernel, symbols, parameters, opcodes, machine
         self.names: dict[str, Any] = {"np": np, "where": np.where}
+        self.fixed: dict[str, tuple[str, str, int, str]] = {}  # registers whose value is the launch's: addresses and parameters
 
     def line(self, x: Instruction) -> str:
         """The Python of one instruction, its guard included."""
@@ -76,13 +72,20 @@ class Translator:
             raise Unsupported(x)
         try:
             line: str = build(self, x)
-        except (ValueError, IndexError, AttributeError, KeyError, StopIteration) as e:
+        except (ValueError, IndexError, AttributeError, KeyError, StopIteration, AssertionError) as e:
             raise Unsupported(x, f"this form of it is not interpreted ({type(e).__name__}: {e})") from e
         if x.guard is None:
             return line
         step: dict[str, Any] = {}
         exec(f"def step(R):\n {line}", self.names, step)
-        return f"{self.bind(self.machine.guarded(step['step']))}(R, {self.value(x.guard, BOOL)})"
+        return f"{self.bind(guarded(step['step']))}(R, {self.value(x.guard, BOOL)})"
+
+    def fixed_as(self, what: str, name: str, offset: int, dtype: str) -> str:
+        """The register that holds the address of a symbol, or some bytes of a parameter, in every run."""
+        register = f"{what} {name}+{offset} {dtype}"
+        self.fixed[register] = (what, name, offset, dtype)
+        self.homes[register] = dtype
+        return register
 
     def bind(self, thing: Any, name: str = "_") -> str:
         """A name by which lines refer to a thing."""
@@ -96,12 +99,13 @@ class Translator:
             return self.bind(np.array([bool(value)]))
         return self.bind(np.frombuffer((value % (1 << 8 * width)).to_bytes(width, "little"), dtype).copy(), "k")
 
-    def home(self, name: str, x: Any = None) -> str:
-        if name in self.homes:
-            return self.homes[name]
-        if name.startswith("%"):
-            return "u8" if name in WIDE else "u4"
-        raise PtxError(f"register {name} is not declared")
+    def home(self, name: str) -> str:
+        """The dtype of a register."""
+        if name in SPECIAL:
+            return SPECIAL[name]
+        if name not in self.homes:
+            raise PtxError(f"register {name} is not declared, and is no special register that is interpreted")
+        return self.homes[name]
 
     def value(self, o: Operand, dtype: str) -> str:
         """An expression for an operand, as an array of a dtype."""
@@ -110,7 +114,7 @@ class Translator:
         if isinstance(o, Number):
             return self.number(o, dtype)
         if isinstance(o, Symbol):
-            return self.constant(self.symbols[o.name] + o.offset, dtype)
+            return f"R[{self.fixed_as('address', o.name, o.offset, dtype)!r}]"
         if isinstance(o, Vector) and len(o.items) == 1:
             return self.value(o.items[0], dtype)
         if not isinstance(o, Register):
@@ -139,6 +143,20 @@ class Translator:
         """d = f(a, b, ...) with all of one dtype."""
         arguments = ", ".join(self.value(o, dtype) for o in x.operands[1:])
         return self.set(x.operands[0], f"{self.bind(f, name or x.parts[0])}({arguments})", result or dtype)
+
+
+def guarded(step: Callable[[Any], None]) -> Callable[[Any, np.ndarray], None]:
+    """A step that only the threads do whose predicate holds."""
+
+    def of(R: Any, yes: np.ndarray) -> None:
+        if yes.all():
+            step(R)
+        elif yes.any():
+            some = R.some(np.flatnonzero(yes))
+            step(some)
+            some.put_back()
+
+    return of
 
 
 def seen_as(expression: str, has: str, wants: str) -> str:
