@@ -118,12 +118,12 @@ def has_doubles(launch: Launch) -> bool:
 
 def recorded(run: Callable[..., Any], args: Sequence[Any], params: dict[str, Any]) -> tuple[Any, dict[Any, Launch]]:
     """What a rung would return for these arguments (its shapes; nothing is computed), and what it would launch: by name, kinds of
-    arguments, bounds and bytes of dynamic shared memory, each once."""
+    arguments and bounds, each once."""
     with on("recorded") as device:
         y = run(*args, **params)
     found: dict[Any, Launch] = {}
     for launch in device.launches:
-        found.setdefault((name_of(launch.function), *[str(type_of(a)) for a in launch.args], launch.bounds, launch.shared), launch)
+        found.setdefault((name_of(launch.function), *[str(type_of(a)) for a in launch.args], launch.bounds), launch)
     return y, found
 
 

@@ -63,8 +63,8 @@ class Code:
         return [self.instructions[first : last + 1] for first, last in inner]
 
     def main_loop(self) -> Sequence[Instruction]:
-        """The innermost loop with most products; of those with as many, the longest. All of it if there is none."""
-        return max(self.innermost(), key=lambda body: (sum(i.multiplies for i in body), len(body)), default=self.instructions)
+        """The innermost loop with most products; of those with as many, with most requests of memory. All of it if there is none."""
+        return max(self.innermost(), key=weight, default=self.instructions)
 
     def in_loops(self) -> Iterator[Instruction]:
         """What is run again and again: bodies of loops, and the routines that they call."""
@@ -78,6 +78,10 @@ class Code:
     def end_of(self, start: int) -> int:
         """Where a routine returns."""
         return next((at for at in range(start, len(self.instructions)) if self.instructions[at].name == "RET"), start)
+
+
+def weight(body: Sequence[Instruction]) -> tuple[int, int, int]:
+    return sum(i.multiplies for i in body), sum(i.name in ("LDG", "STG") for i in body), len(body)
 
 
 def read(sass: str) -> Code:
