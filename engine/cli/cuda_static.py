@@ -1,4 +1,4 @@
-"""`gnomon bench --cuda-static`: what the machine code of the CUDA kernels says, without a GPU. No number here is a time that was measured."""
+"""`gnomon bench --cuda-static`: what the machine code of the CUDA kernels says, without a GPU. No number is a measured time."""
 
 from __future__ import annotations
 
@@ -93,7 +93,9 @@ def table(rows: Found) -> Any:
     from rich.table import Table
 
     s = rows[0][0]
-    made = Table(title=f"\n{s.rung.op} {s.rung.step} {s.rung.name}, {s.dtype}", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    made = Table(
+        title=f"\n{s.rung.op} {s.rung.step} {s.rung.name}, {s.dtype}", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
+    )
     for name in COLUMNS:
         made.add_column(name, justify="right" if name in RIGHT else "left", no_wrap=name not in ("kernel", "the loop"))
     for _, of_kernel in groupby(rows, key=lambda pair: pair[0].kernel):

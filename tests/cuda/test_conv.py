@@ -170,4 +170,6 @@ def test_a_mutant_of_whole_numbers_is_caught(monkeypatch, names, old, new):
     args = numbers(rng, (1, 5, 6, 7), "int8"), numbers(rng, (9, 5, 3, 2), "int8")
     mutate(monkeypatch, conv_int8, names, old, new)
     with checked(), pytest.raises(AssertionError, match="off by"):
-        agrees(ladder("conv2d_int8", "cuda")[2], "int8 int8", args, {"zero_point": 3, "padding": 1, "stride": 1, "dilation": 1, "groups": 1})
+        agrees(
+            ladder("conv2d_int8", "cuda")[2], "int8 int8", args, {"zero_point": 3, "padding": 1, "stride": 1, "dilation": 1, "groups": 1}
+        )
