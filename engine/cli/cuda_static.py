@@ -32,11 +32,11 @@ WIDE = 190  # columns, where nobody says how wide the paper is
 def static(what: Sequence[str], rungs: str, targets: Sequence[str], file: Path | None, write: bool) -> int:
     """Print the evidence of ops; exit code 1 if it is worse than the golden table, unless that is to be written."""
     chosen, on = ops_named(what), targets_named(targets)
-    found = collected(chosen, "all" if write else rungs, on)
+    found = collected(chosen, rungs, on)
     if file:
         file.write_text(json.dumps([as_dict(s, e) for s, e in found], indent=1) + "\n", encoding="utf-8")
     printed(found)
-    return written(found) if write else judged(found)
+    return written(found, rungs) if write else judged(found)
 
 
 def ops_named(what: Sequence[str]) -> list[str]:
@@ -134,9 +134,9 @@ def judged(found: Found) -> int:
     return int(bool(worse))
 
 
-def written(found: Found) -> int:
+def written(found: Found, rungs: str) -> int:
     from kernels.cuda.static import golden
 
-    golden.write((s.name, e) for s, e in found)
+    golden.write(((s.name, e) for s, e in found), rungs)
     click.echo(f"{golden.FILE}: written")
     return 0

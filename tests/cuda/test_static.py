@@ -126,6 +126,8 @@ def test_writing_keeps_other_ops_and_targets():
     table = golden.merged({}, [("matmul old", EVIDENCE), ("matmul old", other), ("sum s", EVIDENCE)])
     table = golden.merged(table, [("matmul new", one)])
     assert {name: list(of) for name, of in table.items()} == {"matmul new": ["sm_80"], "matmul old": ["sm_100"], "sum s": ["sm_80"]}
+    table = golden.merged(table, [("matmul newer", one)], "serving")
+    assert "sm_80" in table["matmul new"] and "sm_80" in table["matmul newer"]
 
 
 def test_without_an_assembler_there_is_a_line_to_install(monkeypatch):

@@ -59,19 +59,20 @@ def regressions(name: str, e: Evidence, table: Table) -> list[str]:
     return [f"{name} on {e.target}: {what}: golden {golden[what]}, found {found[what]}" for what, is_worse in worse.items() if is_worse]
 
 
-def merged(table: Table, found: Iterable[tuple[str, Evidence]]) -> Table:
-    """The table with what was found in place of what it said of the same ops and targets."""
+def merged(table: Table, found: Iterable[tuple[str, Evidence]], rungs: str = "all") -> Table:
+    """The table with what was found in place of what it said of the same ops and targets; of the same rungs, if only some were looked at."""
     found = list(found)
-    anew = {(name.split()[0], e.target) for name, e in found}
-    kept = {name: {t: q for t, q in of.items() if (name.split()[0], t) not in anew} for name, of in table.items()}
+    words = 1 if rungs == "all" else 2  # of a name, which begins with op and rung
+    anew = {(*name.split()[:words], e.target) for name, e in found}
+    kept = {name: {t: q for t, q in of.items() if (*name.split()[:words], t) not in anew} for name, of in table.items()}
     for name, e in found:
         kept.setdefault(name, {})[e.target] = quantities(e)
     return {name: dict(sorted(of.items(), key=lambda item: int(item[0][3:]))) for name, of in sorted(kept.items()) if of}
 
 
-def write(found: Iterable[tuple[str, Evidence]]) -> None:
+def write(found: Iterable[tuple[str, Evidence]], rungs: str = "all") -> None:
     """A line for each kernel and target, so that a difference shows what has changed."""
-    table = merged(told()["kernels"], found)
+    table = merged(told()["kernels"], found, rungs)
     kernels = [
         f"  {json.dumps(name)}: {{\n" + ",\n".join(f"   {json.dumps(t)}: {json.dumps(q)}" for t, q in of.items()) + "\n  }"
         for name, of in table.items()
