@@ -15,7 +15,7 @@ export JUPYTER_RUNTIME_DIR := $(STATE)/jupyter/runtime
 export JUPYTER_PLATFORM_DIRS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-all lint types notebooks clean
+.PHONY: help demo test test-all test-gpu gpu lint types notebooks clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,13 @@ test: .venv/test ## the default test suite  (ARGS="tests/test_cli.py -k help")
 
 test-all: .venv/test ## the default suite and the long profiles
 	.venv/bin/python -m pytest -m "" $(ARGS)
+
+test-gpu: gpu .venv/test .venv/cuda-dev ## the tests of CUDA kernels on the GPU of this machine, if it has one
+	GNOMON_DEVICE=real .venv/bin/python -m pytest tests/cuda $(ARGS)
+
+gpu: .venv/made
+	@.venv/bin/python -c 'import sys; from kernels.registry import has_gpu; \
+	  sys.exit(None if has_gpu() else "no GPU here: `make test` runs the same tests on the emulator")'
 
 lint: .venv/dev ## ruff: mistakes and layout
 	.venv/bin/ruff check .
@@ -56,7 +63,7 @@ endif
 	@$(PYTHON) -m venv .venv || { echo 'python3 -m venv does not work here. On Debian and Ubuntu: apt install python3-venv'; exit 1; }
 	@mkdir -p .venv/state && pwd -P > $@
 
-.venv/demo .venv/test .venv/dev: .venv/made setup.cfg pyproject.toml
+.venv/demo .venv/test .venv/dev .venv/cuda-dev: .venv/made setup.cfg pyproject.toml
 	@echo 'Installing gnomon[$(@F)] into .venv'
 	@.venv/bin/python -m pip install --quiet --editable '.[$(@F)]'
 	@touch $@

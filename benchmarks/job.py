@@ -63,7 +63,7 @@ class Job:
         tier = tier_in_force()
         left = self.left()
         for results in race(left, lambda case: self._impls[case], self.plan):
-            found = records.records(results, self.plan, roof, tier, machine())
+            found = records.records(results, self.plan, roof, tier, machine(self.backend))
             self.book.add(found)
             ready(found)
 
@@ -79,8 +79,17 @@ def tier_in_force() -> str:
     return tier()
 
 
-def machine() -> str:
+def machine(backend: str = "cpu") -> str:
     """What the numbers belong to."""
+    if backend == "cuda":
+        return f"{gpu()}; {processor()['name']}"
     known, blas = versions(), linear_algebra()["NumPy was built with"]
     libraries = ", ".join(f"{name} {known[name]}" for name in ("python", "numpy", "numba", "llvmlite"))
     return f"{processor()['name']}, {processor()['cores']} cores; {libraries}; {blas}"
+
+
+def gpu() -> str:
+    from numba import cuda
+
+    name = cuda.get_current_device().name
+    return name.decode() if isinstance(name, bytes) else str(name)

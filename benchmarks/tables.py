@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmarks import interval
+from benchmarks.clock import CALLED
 from benchmarks.peers import OURS
 from benchmarks.records import Record, ours
 from benchmarks.suites import Suite
@@ -131,7 +132,7 @@ def conditions(records: Sequence[Record]) -> list[str]:
 
 
 def told(r: Record) -> str:
-    cache, clock = "cold" if r["cold"] else "warm", "wall clock" if r["clock"] == "wall" else "processor time"
+    cache, clock = "cold" if r["cold"] else "warm", CALLED[r["clock"]]
     threads = f"{r['threads']} thread{'s'[: r['threads'] > 1]}"
     return f"{r['machine']}; tier {r['tier']}, {threads} on either side, {cache} caches, {clock}."
 

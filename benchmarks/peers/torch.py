@@ -34,10 +34,10 @@ def built(case: Any, args: list[Any], params: dict[str, Any]) -> Built:
 
 
 def tensors(args: list[Any], dtype: Any = None) -> list[Any]:
-    """The arrays as tensors, sharing memory."""
+    """The arrays as tensors, sharing memory; on the device of `with torch.device(...)`, if there is one."""
     import torch
 
-    found = [torch.from_numpy(a) for a in args]
+    found = [torch.from_numpy(a).to(torch.get_default_device()) for a in args]
     return [t.to(dtype) for t in found] if dtype else found
 
 
@@ -95,7 +95,7 @@ def conv_backward(case: Any, args: list[Any], params: dict[str, Any]) -> Built:
 
     backward = torch.ops.aten.convolution_backward
     to_input = case.op == "conv2d_input_grad"
-    gy, w = tensors(args) if to_input else (tensors(args)[1], torch.empty(case.shapes[1], dtype=torch.from_numpy(args[0]).dtype))
+    gy, w = tensors(args) if to_input else (tensors(args)[1], torch.empty(case.shapes[1], dtype=tensors(args)[0].dtype))
     x = torch.empty((gy.shape[0], case.shapes[0][1], *params["input_size"]), dtype=gy.dtype) if to_input else tensors(args)[0]
     stride, padding, dilation = [pair(params[k]) for k in ("stride", "padding", "dilation")]
     mask, which = ([True, False, False], 0) if to_input else ([False, True, False], 1)
@@ -287,7 +287,7 @@ def optimiser(case: Any, args: list[Any], params: dict[str, Any]) -> Built:
     if "beta1" in params:
         hyper["betas"] = (params["beta1"], params["beta2"])
     arrays = [each if isinstance(each, dict) else {"": each} for each in args]
-    p, g, *state = [{k: torch.from_numpy(a.copy()) for k, a in each.items()} for each in arrays]
+    p, g, *state = [dict(zip(each, tensors([a.copy() for a in each.values()]), strict=True)) for each in arrays]
     opt = getattr(torch.optim, cls)([a.requires_grad_() for a in p.values()], **options, **hyper)
     for k, a in p.items():
         a.grad = g[k]

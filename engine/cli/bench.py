@@ -54,6 +54,9 @@ class Names(click.ParamType[Any]):
 )
 @click.option("--plot", "folder", type=click.Path(path_type=Path, file_okay=False), help="Draw a roofline and a sweep of sizes, as PNG.")
 @click.option("--update-readme", "update", is_flag=True, help="Write the tables into benchmarks/README.md.")
+@click.option(
+    "--backend", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="cuda: on the GPU, timed by its clock."
+)
 @click.option("--cuda-static", "static", is_flag=True, help="CUDA kernels as the assembler leaves them: registers, loops. Needs no GPU.")
 @click.option("--target", "targets", multiple=True, metavar="sm_80", help="For --cuda-static; may be repeated.  [default: all]")
 @click.option("--write-golden", "golden", is_flag=True, help="With --cuda-static: what is found becomes what must not get worse.")
@@ -61,7 +64,7 @@ class Names(click.ParamType[Any]):
 def command(
     what: Sequence[str], extra: Sequence[str], op: str | None, against: Sequence[str] | None, rungs: str, only: str, threads: int | None,
     rounds: int, limit: float, clock: str, cold: bool, fresh: bool, quick: bool, small: bool, file: Path | None, resume: bool,
-    old: Path | None, folder: Path | None, update: bool, static: bool, targets: Sequence[str], golden: bool, listing: bool,
+    old: Path | None, folder: Path | None, update: bool, backend: str, static: bool, targets: Sequence[str], golden: bool, listing: bool,
 ) -> int:  # fmt: skip
     """Time kernels next to other libraries: each in a process of its own, with as many threads, in turns. What is wrong is not timed.
 
@@ -80,6 +83,7 @@ def command(
       gnomon bench matmul --rungs all --case "256x256"
       gnomon bench mine.py:product --op matmul --quick
       gnomon bench sgemm conv --json new.json --compare old.json
+      gnomon bench sgemm --backend cuda
       gnomon bench --cuda-static matmul --rungs all --target sm_80
 
     `ours is faster by`: the ratio of medians with its 95 % interval; above 1 ours is faster. Exit code 1 if an implementation is
@@ -96,11 +100,11 @@ def command(
         if listing:
             click.echo(listed())
             return 0
-        chosen = understood((*what, *extra), op)
-        plan = planned(threads, rounds, limit, clock, cold, fresh, small, quick)
+        chosen = placed(understood((*what, *extra), op), backend)
+        plan = planned(threads, rounds, limit, "device" if backend == "cuda" else clock, cold, fresh, small, quick)
         before = stored(old) if old else []
-        job = job_of(chosen, plan, opened(file, resume, plan), peers_named(against), rungs, quick, only)
-        run(job, with_limits=not small)
+        job = job_of(chosen, plan, opened(file, resume, plan), peers_named(against, backend), rungs, quick, only, backend)
+        run(job, with_limits=not small and backend == "cpu")
         found = list(job.mine())
         if folder:
             draw(found, chosen, plan, folder)
@@ -139,6 +143,19 @@ def understood(names: Sequence[str], op: str | None) -> list[Suite]:
         f, meant = meant_by(name, op)
         chosen.append(Suite(name, f"your {meant}", cases_for(f, meant), ("numpy", "torch")))
     return chosen or list(known.values())
+
+
+def placed(suites: Sequence[Suite], backend: str) -> Sequence[Suite]:
+    """The suites where they are to run. Raises Failure where there is no GPU for them."""
+    if backend == "cpu":
+        return suites
+    from benchmarks.cuda_peers import NO_GPU, moved
+    from kernels.registry import has_gpu, ops
+
+    if not has_gpu():
+        raise Failure(NO_GPU)
+    needs("numba_cuda")
+    return [moved(suite, ops("cuda")) for suite in suites]
 
 
 def is_function(name: str) -> bool:
@@ -184,14 +201,15 @@ def planned(
     return replace(plan, **QUICK) if quick else plan
 
 
-def peers_named(against: Sequence[str] | None) -> Sequence[str] | None:
-    from benchmarks.peers import PEERS
+def peers_named(against: Sequence[str] | None, backend: str = "cpu") -> Sequence[str] | None:
+    from benchmarks import cuda_peers, peers
 
+    known = peers.PEERS if backend == "cpu" else cuda_peers.PEERS
     if against == ("all",):
-        return tuple(PEERS)
+        return tuple(known)
     for name in against or ():
-        if name not in PEERS:
-            raise unknown("peer", name, PEERS)
+        if name not in known:
+            raise unknown("peer", name, known)
     return against
 
 
@@ -225,11 +243,11 @@ def opened(file: Path | None, resume: bool, plan: Plan) -> Book:
 
 
 def job_of(
-    suites: Sequence[Suite], plan: Plan, book: Book, against: Sequence[str] | None, rungs: str, quick: bool, only: str
+    suites: Sequence[Suite], plan: Plan, book: Book, against: Sequence[str] | None, rungs: str, quick: bool, only: str, backend: str = "cpu"
 ) -> Job:  # fmt: skip
     from benchmarks.job import Job
 
-    job = Job(suites, plan, book, against=against, all=rungs == "all", quick=quick, only=only)
+    job = Job(suites, plan, book, against=against, all=rungs == "all", quick=quick, only=only, backend=backend)
     if not job.cases():
         told_why = f"no case is called *{only}*" if only else "none of these ops is here"
         raise Failure(f"there is nothing to race: {told_why}")
@@ -238,13 +256,14 @@ def job_of(
 
 def run(job: Job, with_limits: bool) -> None:
     """Race, with a bar on a terminal and the rows of each case as they come, then a line for each suite and peer."""
+    from benchmarks.clock import CALLED
     from benchmarks.job import machine
     from benchmarks.roofline import measured
     from benchmarks.tables import HEAD, rows, summary
 
     plan, left = job.plan, job.left()
-    cache, clock = "cold" if plan.cold else "warm", "wall clock" if plan.clock == "wall" else "processor time"
-    click.echo(f"{machine()}\n{plan.threads} threads on either side, {cache} caches, {clock}")
+    cache, clock = "cold" if plan.cold else "warm", CALLED[plan.clock]
+    click.echo(f"{machine(job.backend)}\n{plan.threads} threads on either side, {cache} caches, {clock}")
     for name, why in absent(job).items():
         click.echo(f"not here: {name} ({why})")
     roof = measured(plan.threads) if with_limits and left else None
@@ -263,10 +282,10 @@ def absent(job: Job) -> dict[str, str]:
     """The peers that the job names and that are not here, with the reason."""
     from benchmarks.peers import Missing, find
 
-    found = {}
+    found, home = {}, "benchmarks.peers" if job.backend == "cpu" else "benchmarks.cuda_peers"
     for name in dict.fromkeys(p for s in job.suites for p in (job.against if job.against is not None else s.against)):
         try:
-            if why := find(name).available():
+            if why := find(name, home).available():
                 found[name] = why
         except Missing:  # a kind of case of its own has peers of its own
             continue

@@ -146,10 +146,15 @@ class Real:
     def run(self, launch: Launch) -> None:
         there: dict[int, Any] = {}  # what lies on the device, by what it is a copy of
         args = [brought(a, there) for a in launch.args]
-        _dispatcher(launch.function, launch.bounds)[launch.grid, launch.block, 0, launch.shared](*args)
+        started(launch, args)
         for a in launch.writes:
             if there[id(a)] is not a:
                 there[id(a)].copy_to_host(a)
+
+
+def started(launch: Launch, args: Sequence[Any]) -> None:
+    """Begin a launch on the GPU, with these arguments in place of its own."""
+    _dispatcher(launch.function, launch.bounds)[launch.grid, launch.block, 0, launch.shared](*args)
 
 
 def brought(a: Any, there: dict[int, Any]) -> Any:
