@@ -60,7 +60,7 @@ def regressions(name: str, e: Evidence, table: Table) -> list[str]:
 
 
 def merged(table: Table, found: Iterable[tuple[str, Evidence]], rungs: str = "all") -> Table:
-    """The table with what was found in place of what it said of the same ops and targets; of the same rungs, if only some were looked at."""
+    """The table with what was found in place of what it said of the same ops and targets; of the same rungs, if only some were asked."""
     found = list(found)
     words = 1 if rungs == "all" else 2  # of a name, which begins with op and rung
     anew = {(*name.split()[:words], e.target) for name, e in found}
