@@ -159,7 +159,24 @@ def mark(written, positions, size):
 
 # What is known of a byte: threads are counted from 1 in the order of the grid, 0 is nobody; an epoch is the time between two barriers of a
 # block, a step that between two barriers of a warp.
-WRITER, WRITTEN, WRITTEN_STEP, BY, READER, READ_AT, READ_STEP, OTHER, OTHER_AT, OTHER_STEP, SETTLED, COPIER, COLUMNS = range(13)
+(
+    WRITER,
+    WRITTEN,
+    WRITTEN_STEP,
+    BY,
+    READER,
+    READ_AT,
+    READ_STEP,
+    OTHER,
+    OTHER_AT,
+    OTHER_STEP,
+    SETTLED,
+    COPIER,
+    UPDATER,
+    UPDATED,
+    UPDATED_STEP,
+    COLUMNS,
+) = range(16)
 
 
 class Races(Watcher):
@@ -252,6 +269,10 @@ def touch(last, start, positions, size, kind, running, first, threads, epoch, st
             if u >= 0 and not atomic and apart(t, u, b[WRITTEN], b[WRITTEN_STEP], e, s, threads, strict, grid):
                 other[0], other[1] = u, b[BY]
                 return i
+            u = b[UPDATER] - 1
+            if u >= 0 and kind != ATOMIC and apart(t, u, b[UPDATED], b[UPDATED_STEP], e, s, threads, strict, grid):
+                other[0], other[1] = u, ATOMIC
+                return i
             if kind == READ:
                 if b[SETTLED] != e + 1 and b[SETTLED] != -1:
                     remember(b, t, e, s, threads, grid)
@@ -263,9 +284,25 @@ def touch(last, start, positions, size, kind, running, first, threads, epoch, st
                     return i
             if kind == COPY:
                 b[COPIER] = t + 1
+            elif kind == ATOMIC:
+                update(b, t, e, s, threads, grid)
             else:
                 b[WRITER], b[WRITTEN], b[WRITTEN_STEP], b[BY] = t + 1, e, s, kind
     return -1
+
+
+@njit(nogil=True, cache=True)
+def update(b, t, e, s, threads, grid):
+    """Atomics do not race among themselves: keep two that update a byte, best of two warps; and a plain write before them that still counts."""
+    if b[WRITER] and b[BY] == WRITE and (grid or b[WRITTEN] == e):
+        u, then, in_step = t, e, s
+    else:
+        u, then, in_step = b[WRITER] - 1 if b[BY] == ATOMIC else -1, b[WRITTEN], b[WRITTEN_STEP]
+        b[WRITER], b[WRITTEN], b[WRITTEN_STEP], b[BY] = t + 1, e, s, ATOMIC
+    v = b[UPDATER] - 1
+    kept = v >= 0 and (other_block(t, v, threads, grid) or (b[UPDATED] == e and warp_of(v, threads) != warp_of(t, threads)))
+    if u >= 0 and not kept:
+        b[UPDATER], b[UPDATED], b[UPDATED_STEP] = u + 1, then, in_step
 
 
 @njit(nogil=True, cache=True)
