@@ -293,7 +293,7 @@ def touch(last, start, positions, size, kind, running, first, threads, epoch, st
 
 @njit(nogil=True, cache=True)
 def update(b, t, e, s, threads, grid):
-    """Atomics do not race among themselves: keep two that update a byte, best of two warps; and a plain write before them that still counts."""
+    """Atomics do not race among themselves: keep two, best of two warps, and a plain write before them that still counts."""
     if b[WRITER] and b[BY] == WRITE and (grid or b[WRITTEN] == e):
         u, then, in_step = t, e, s
     else:
