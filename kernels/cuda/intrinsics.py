@@ -48,14 +48,14 @@ def registers(first: int, n: int) -> str:
     return "{" + ", ".join(f"${first + i}" for i in range(n)) + "}"
 
 
-def loaded(context: Any, builder: Any, pointer: Any, n: int) -> list[Any]:
+def vector_from(context: Any, builder: Any, pointer: Any, n: int) -> list[Any]:
     """So many neighbours, of which the first lies at 16 bytes, or at what all of them take, if that is less."""
     kind = pointer.type.pointee
     vector = builder.load(builder.bitcast(pointer, ir.VectorType(kind, n).as_pointer()), align=min(WORD, n * context.get_abi_sizeof(kind)))
     return [builder.extract_element(vector, I32(i)) for i in range(n)]
 
 
-def stored(context: Any, builder: Any, pointer: Any, values: Sequence[Any]) -> None:
+def vector_to(context: Any, builder: Any, pointer: Any, values: Sequence[Any]) -> None:
     kind = ir.VectorType(pointer.type.pointee, len(values))
     vector = ir.Constant(kind, ir.Undefined)
     for i, value in enumerate(values):
@@ -63,34 +63,48 @@ def stored(context: Any, builder: Any, pointer: Any, values: Sequence[Any]) -> N
     builder.store(vector, builder.bitcast(pointer, kind.as_pointer()), align=min(WORD, len(values) * context.get_abi_sizeof(kind.element)))
 
 
-@intrinsic
-def load4(typing, array, index):
-    """Four neighbours from `array[index]` on, which lies at 16 bytes: `ld.v4.f32`, or `ld.v2.f64` twice."""
+def loaded(n: int) -> Any:
+    """An intrinsic: n neighbours from `array[index]` on."""
 
-    def code(context, builder, signature, args):
-        pointer = place(context, builder, array, *args)
-        return context.make_tuple(builder, signature.return_type, loaded(context, builder, pointer, 4))
+    @intrinsic
+    def load(typing, array, index):
+        def code(context, builder, signature, args):
+            return context.make_tuple(builder, signature.return_type, vector_from(context, builder, place(context, builder, array, *args), n))
 
-    return types.UniTuple(array.dtype, 4)(array, types.uint32), code
+        return types.UniTuple(array.dtype, n)(array, types.uint32), code
+
+    return load
+
+
+def stored(n: int) -> Any:
+    """An intrinsic: a tuple of n to `array[index]` and its neighbours."""
+
+    @intrinsic
+    def store(typing, array, index, some):
+        def code(context, builder, signature, args):
+            vector_to(context, builder, place(context, builder, array, *args[:2]), cgutils.unpack_tuple(builder, args[2]))
+            return context.get_dummy_value()
+
+        return types.void(array, types.uint32, types.UniTuple(array.dtype, n)), code
+
+    return store
+
+
+load4 = loaded(4)  # of float32 at 16 bytes: ld.v4.f32; of float64 ld.v2.f64 twice
+store4 = stored(4)  # st.v4.f32, or st.v2.f64 twice
+store2 = stored(2)  # of float32 at 8 bytes: st.v2.f32; of uint16 at 4 bytes: st.v2.u16
 
 
 def load4_twin(array: np.ndarray, index: int) -> tuple[Any, ...]:
     return tuple(array[index : index + 4])
 
 
-@intrinsic
-def store4(typing, array, index, four):
-    """A tuple of four to `array[index]` and its neighbours, at 16 bytes: `st.v4.f32`, or `st.v2.f64` twice."""
-
-    def code(context, builder, signature, args):
-        stored(context, builder, place(context, builder, array, *args[:2]), cgutils.unpack_tuple(builder, args[2]))
-        return context.get_dummy_value()
-
-    return types.void(array, types.uint32, types.UniTuple(array.dtype, 4)), code
-
-
 def store4_twin(array: np.ndarray, index: int, four: tuple[Any, ...]) -> None:
     array[index : index + 4] = four
+
+
+def store2_twin(array: np.ndarray, index: int, two: tuple[Any, ...]) -> None:
+    array[index : index + 2] = two
 
 
 @intrinsic
@@ -228,7 +242,7 @@ def word(typing, array, index):
     n = lanes(array.dtype)
 
     def code(context, builder, signature, args):
-        return context.make_tuple(builder, signature.return_type, loaded(context, builder, place(context, builder, array, *args), n))
+        return context.make_tuple(builder, signature.return_type, vector_from(context, builder, place(context, builder, array, *args), n))
 
     return types.UniTuple(array.dtype, n)(array, types.uint32), code
 
@@ -242,7 +256,7 @@ def put_word(typing, array, index, values):
     """A tuple of as many numbers as 16 bytes hold to `array[index]` and its neighbours: `st.v4.f32`, `st.v2.f64`."""
 
     def code(context, builder, signature, args):
-        stored(context, builder, place(context, builder, array, *args[:2]), cgutils.unpack_tuple(builder, args[2]))
+        vector_to(context, builder, place(context, builder, array, *args[:2]), cgutils.unpack_tuple(builder, args[2]))
         return context.get_dummy_value()
 
     return types.void(array, types.uint32, types.UniTuple(array.dtype, lanes(array.dtype))), code
@@ -303,7 +317,7 @@ def each_word(typing, arrays, index):
     n = lanes(arrays.dtype.dtype)
 
     def code(context, builder, signature, args):
-        words = [loaded(context, builder, pointer, n) for pointer in members(context, builder, arrays, *args)]
+        words = [vector_from(context, builder, pointer, n) for pointer in members(context, builder, arrays, *args)]
         found = [context.make_tuple(builder, signature.return_type.dtype, one) for one in zip(*words, strict=True)]
         return context.make_tuple(builder, signature.return_type, found)
 
@@ -340,7 +354,7 @@ def put_each_word(typing, arrays, index, places):
         pointers = members(context, builder, arrays, *args[:2])
         values = [cgutils.unpack_tuple(builder, one) for one in cgutils.unpack_tuple(builder, args[2])]
         for pointer, words in zip(pointers, zip(*values, strict=True), strict=True):
-            stored(context, builder, pointer, words)
+            vector_to(context, builder, pointer, words)
         return context.get_dummy_value()
 
     return types.void(arrays, types.uint32, places), code
@@ -572,10 +586,10 @@ def at_words_twin(arrays: tuple[np.ndarray, ...]) -> bool:
 
 @intrinsic
 def from_half(typing, x):
-    """A float16 as a float32: `cvt.f32.f16`."""
+    """A float16 as a float32: `cvt.f32.f16`. In inline PTX, for NVVM 7 would make two loads of a vector of four half."""
 
     def code(context, builder, signature, args):
-        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
+        return assembly(builder, "cvt.f32.f16 $0, $1;", [args[0]], ir.FloatType())
 
     return types.float32(types.uint16), code
 

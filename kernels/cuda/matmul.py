@@ -126,16 +126,19 @@ def column_of_8(a, b, c, m, n, k, a_step, b_step):
     for r in range(8):
         total[r] = zero
     first = u(t // u(64) * u(8))
+    rows = tile_a[first:]
     p = u(0)
     while p < k:
         i, j = u(top + a_i), u(left + b_j)
         tile_a[a_i, a_p] = a[u(z * a_step + i * k + p + a_p)] if i < m and u(p + a_p) < k else zero
         tile_b[b_p, b_j] = b[u(z * b_step + (p + b_p) * n + j)] if u(p + b_p) < k and j < n else zero
         cuda.syncthreads()
-        for q in range(8):
-            y = tile_b[u(q), b_j]
+        q = u(0)
+        while q < u(8):
+            y = tile_b[q, b_j]
             for r in range(8):
-                total[r] += tile_a[u(first + u(r)), u(q)] * y
+                total[r] += rows[r, q] * y
+            q = u(q + u(1))
         cuda.syncthreads()
         p = u(p + u(8))
     for r in range(8):

@@ -61,6 +61,7 @@ TARGETS = {
     target.cc: target
     for target in (
         Target((8, 0), warps_per_sm=64, blocks_per_sm=32, shared_per_sm=164 * KIB, shared_per_block=163 * KIB, fma_per_cycle=64),
+        Target((8, 9), warps_per_sm=48, blocks_per_sm=24, shared_per_sm=100 * KIB, shared_per_block=99 * KIB, fma_per_cycle=128),
         Target((9, 0), warps_per_sm=64, blocks_per_sm=32, shared_per_sm=228 * KIB, shared_per_block=227 * KIB, fma_per_cycle=128),
         Target((10, 0), warps_per_sm=64, blocks_per_sm=32, shared_per_sm=228 * KIB, shared_per_block=227 * KIB, fma_per_cycle=128),
         Target((12, 0), warps_per_sm=48, blocks_per_sm=24, shared_per_sm=100 * KIB, shared_per_block=99 * KIB, fma_per_cycle=128),

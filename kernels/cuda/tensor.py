@@ -21,7 +21,7 @@ import numpy as np
 from numba import cuda
 
 from kernels.cuda.arrays import by_pieces, counted, multiply
-from kernels.cuda.intrinsics import address, bits, copy4, half, load_matrices, number, product_of_warp, tf32, wait_for_copies
+from kernels.cuda.intrinsics import address, bits, copy4, half, load_matrices, number, product_of_warp, store2, tf32, wait_for_copies
 from kernels.cuda.launch import empty, launch
 from kernels.registry import rung
 
@@ -124,15 +124,17 @@ def words_of(kind: str, x: np.ndarray, deep: int, *, columns: bool) -> Any:
 
 
 @cache
-def product_of_words(kind: str) -> Callable[..., None]:
+def product_of_words(kind: str, pairs: bool) -> Callable[..., None]:
     """A kernel: c (z, m, n) of words a (z, m, deep) and b (z, n, deep). A warp makes 64 by 32 sums, in 4 by 4 tiles of 16 by 8.
+
+    pairs   n is even, so that two neighbours of c can be stored at once
 
     In shared memory the four pieces of 16 bytes of a row trade places, by bits 1 and 2 of the number of the row: so the eight rows that
     `ldmatrix` reads at once lie in different banks, and no room is lost.
     """
     multiply_add = product_of_warp(kind)
     numbers = np.int32 if kind in ("s8", "u8") else np.float32
-    halves = kind == "f16"
+    rounded = half if kind == "f16" else numbers
 
     def kernel(a, b, c, m, n, deep, a_step, b_step):
         t, z = u(cuda.threadIdx.x), u(cuda.blockIdx.z)
@@ -183,11 +185,18 @@ def product_of_words(kind: str) -> Callable[..., None]:
             done = u(done + u(1))
         for i in range(4):
             for j in range(4):
-                for e in range(4):
-                    down = u(top + rows + lane // u(4) + u(16 * i + 8 * (e // 2)))
-                    across = u(left + columns + lane % u(4) * u(2) + u(8 * j + e % 2))
+                for e in range(0, 4, 2):
+                    down = u(top + rows + lane // u(4) + u(16 * i + 4 * e))
+                    across = u(left + columns + lane % u(4) * u(2) + u(8 * j))
+                    at = u((z * m + down) * n + across)
+                    one, other = rounded(sums[i, j, e]), rounded(sums[i, j, e + 1])
                     if down < m and across < n:
-                        c[u((z * m + down) * n + across)] = half(sums[i, j, e]) if halves else sums[i, j, e]
+                        if pairs:
+                            store2(c, at, (one, other))
+                        else:
+                            c[at] = one
+                            if u(across + u(1)) < n:
+                                c[u(at + u(1))] = other
 
     return kernel
 
@@ -202,7 +211,7 @@ def on_tensor_cores(kind: str, a: Any, b: Any, out: np.ndarray | None, dtype: An
         left, right = words_of(kind, x, deep, columns=False), words_of(kind, y, deep, columns=True)
         sizes = map(np.uint32, (m, n, deep, 0 if len(x) == 1 else m * deep, 0 if len(y) == 1 else n * deep))
         z = z.reshape(-1).view(np.uint16 if kind == "f16" else dtype)
-        launch(product_of_words(kind), (-(-n // TILE), -(-m // TILE), many), (256,), left, right, z, *sizes, writes=[z])
+        launch(product_of_words(kind, n % 2 == 0), (-(-n // TILE), -(-m // TILE), many), (256,), left, right, z, *sizes, writes=[z])
 
     return by_pieces(run, a, b, out, dtype, TILE)
 

@@ -22,7 +22,10 @@ from numba import cuda
 from kernels import scalars
 from kernels.cuda import elementwise
 from kernels.cuda.arrays import dense
-from kernels.cuda.intrinsics import WORD, applied, arrays_at, at_words, each, each_word, load4, put_each, put_each_word, several
+from kernels.cuda.intrinsics import (
+    WORD, applied, arrays_at, at_words, bfloat16, each, each_word, from_bfloat16, from_half, half, load4, put_each, put_each_word, several,
+    store4,
+)  # fmt: skip
 from kernels.cuda.launch import Kernel, launch
 from kernels.cuda.places import Places
 from kernels.cuda.targets import WARP
@@ -54,23 +57,30 @@ class Job(NamedTuple):
     results: tuple[Any, ...]
 
     @staticmethod
-    def of(given: Sequence[Any], weight_decay: Any, out: Any) -> Job:
-        """Raises ValueError for a shape, dtype or layout that does not fit, and for an `out` that overlaps with more than its argument."""
+    def of(given: Sequence[Any], weight_decay: Any, out: Any, narrow: np.dtype | None = None) -> Job:
+        """If `narrow`, g is of that dtype, and so is one result more, the last. Raises ValueError for a shape, dtype or layout that does not fit, and for an `out` that overlaps with more than its argument."""
         named = isinstance(given[0], dict)
         dicts = [x if named else {"": x} for x in given]
         first = dicts[0]
         if any(d.keys() != first.keys() for d in dicts):
             raise ValueError("all arguments are dicts of arrays under the same names")
-        to = [None] * (len(given) - 1) if out is None else list(out)
-        if len(to) != len(given) - 1:
-            raise ValueError(f"out has {len(to)} places for {len(given) - 1} results")
+        results = len(given) - (narrow is None)
+        to = [None] * results if out is None else list(out)
+        if len(to) != results:
+            raise ValueError(f"out has {len(to)} places for {results} results")
         dtype = next((getattr(p, "dtype", None) for p in first.values()), FLOATS[0])
         if dtype is None or dtype not in FLOATS:  # None equals float64, for NumPy
             raise TypeError(f"wants arrays of NumPy's, in one of {', '.join(map(str, FLOATS))}; the first one is {dtype}")
-        new = [{name: np.empty(p.shape, dtype) for name, p in first.items()} if d is None else d if named else {"": d} for d in to]
-        for slot, d in enumerate([*dicts, *new]):
+        kinds = [dtype] * (len(given) + results)
+        if narrow is not None:
+            kinds[1] = kinds[-1] = narrow
+        new = [
+            {name: np.empty(p.shape, kind) for name, p in first.items()} if d is None else d if named else {"": d}
+            for d, kind in zip(to, kinds[len(given) :], strict=True)
+        ]
+        for slot, (d, kind) in enumerate(zip([*dicts, *new], kinds, strict=True)):
             for name, p in first.items():
-                fits(d.get(name), p.shape, dtype, told(slot, len(dicts), name), written=slot >= len(dicts))
+                fits(d.get(name), p.shape, kind, told(slot, len(dicts), name), written=slot >= len(dicts))
         reads = [tuple([dense(np.asarray(d[name])).reshape(-1) for d in dicts]) for name in first]
         writes = [tuple([d[name].reshape(-1) for d in new]) for name in first]
         if out is not None:
@@ -292,15 +302,12 @@ SLOTS, NUMBERS = 8, 16  # addresses of a line and numbers of a formula: at most
 
 
 @cache
-def chunk_a_block(formula: Any, arrays: int, count: int, wide: int) -> Kernel:
-    """A block looks up what its chunk is and where the arrays lie, once for all of its threads."""
-    of_word, slots = word(formula, arrays, wide), 2 * arrays - 1
-    read_at, written_at, taken = arrays_at(arrays), arrays_at(arrays - 1), several(count)
+def looked_up(slots: int, count: int) -> Any:
+    """For kernels: what the chunk of a block is, where the arrays lie, and the numbers of its formula, to shared memory."""
 
-    def kernel(places, chunks, numbers):
+    @cuda.jit(device=True, inline="always")
+    def run(places, chunks, numbers, where, bounds, same):
         t = u(cuda.threadIdx.x)
-        where, bounds = cuda.shared.array(SLOTS, np.uint64), cuda.shared.array(2, np.uint32)
-        same = cuda.shared.array(NUMBERS, numbers.dtype)
         if t < u(WARP):
             line, group, start, end = load4(chunks, u(u(cuda.blockIdx.x) * u(4)))
             if t < u(slots):
@@ -310,10 +317,23 @@ def chunk_a_block(formula: Any, arrays: int, count: int, wide: int) -> Kernel:
             if t == u(0):
                 bounds[0], bounds[1] = start, end
         cuda.syncthreads()
+
+    return run
+
+
+@cache
+def chunk_a_block(formula: Any, arrays: int, count: int, wide: int) -> Kernel:
+    of_word, look_up = word(formula, arrays, wide), looked_up(2 * arrays - 1, count)
+    read_at, written_at, taken = arrays_at(arrays), arrays_at(arrays - 1), several(count)
+
+    def kernel(places, chunks, numbers):
+        where, bounds = cuda.shared.array(SLOTS, np.uint64), cuda.shared.array(2, np.uint32)
+        same = cuda.shared.array(NUMBERS, numbers.dtype)
+        look_up(places, chunks, numbers, where, bounds, same)
         like = numbers.dtype.type(0)
         reads, writes, mine = read_at(like, where, u(0)), written_at(like, where, u(arrays)), taken(same, u(0))
         whole = at_words(reads) and at_words(writes)
-        i, end = u(bounds[0] + t * u(wide)), bounds[1]
+        i, end = u(bounds[0] + u(cuda.threadIdx.x) * u(wide)), bounds[1]
         while i < end:
             of_word(reads, writes, mine, i, end, whole)
             i = u(i + u(wide * THREADS))
@@ -350,6 +370,91 @@ def together(made: Optimiser) -> Run:
         return job.results
 
     return step
+
+
+# Parameters in 16 bits. What a network computes with are p and g; what is summed up over steps, w and the moments, stays in float32.
+
+
+class Narrow(NamedTuple):
+    """A format of 16 bits: how arrays have it, and a number of it to float32 and back."""
+
+    dtype: np.dtype
+    wide: Any
+    narrow: Any
+
+
+FORMATS = {
+    "float16": Narrow(np.dtype(np.float16), from_half, half),
+    "bfloat16": Narrow(np.dtype(np.uint16), from_bfloat16, bfloat16),  # NumPy has none: the bits
+}
+
+
+@cache
+def mixed_chunk(formula: Any, arrays: int, count: int, format: str) -> Kernel:
+    """A line of the table: g, w and the moments; then where these go, and p."""
+    formula, wide, narrow = applied(formula(sqrt), arrays - 1), FORMATS[format].wide, FORMATS[format].narrow
+    look_up, taken = looked_up(2 * arrays, count), several(count)
+    narrow_at, wide_at, last = arrays_at(1), arrays_at(arrays - 1), 2 * arrays - 1
+
+    def kernel(places, chunks, numbers):
+        where, bounds = cuda.shared.array(SLOTS, np.uint64), cuda.shared.array(2, np.uint32)
+        same = cuda.shared.array(NUMBERS, numbers.dtype)
+        look_up(places, chunks, numbers, where, bounds, same)
+        like, bits = numbers.dtype.type(0), np.uint16(0)
+        gradients, state = narrow_at(bits, where, u(0)), wide_at(like, where, u(1))
+        new, parameters = wide_at(like, where, u(arrays)), narrow_at(bits, where, u(last))
+        mine, g, p = taken(same, u(0)), gradients[0], parameters[0]
+        whole = at_words(gradients) and at_words(state) and at_words(parameters) and at_words(new)
+        i, end = u(bounds[0] + u(cuda.threadIdx.x) * u(4)), bounds[1]
+        while i < end:
+            if whole and u(i + u(3)) < end:
+                a, b, c, d = load4(g, i)
+                e, f, h, k = each_word(state, i)
+                found = formula((with_gradient(e, wide(a)), with_gradient(f, wide(b)), with_gradient(h, wide(c)), with_gradient(k, wide(d))), mine)
+                put_each_word(new, i, found)
+                store4(p, i, (narrow(found[0][0]), narrow(found[1][0]), narrow(found[2][0]), narrow(found[3][0])))
+            else:
+                for j in range(4):
+                    at = u(i + u(j))
+                    if at < end:
+                        one = formula(with_gradient(each(state, at), wide(g[at])), mine)
+                        put_each(new, at, one)
+                        p[at] = narrow(one[0])
+            i = u(i + u(4 * THREADS))
+
+    return kernel
+
+
+@cuda.jit(device=True, inline="always")
+def with_gradient(state, g):
+    return state[:1] + (g,) + state[1:]
+
+
+def mixed(op: str, format: str = "float16") -> Run:
+    """A step for parameters and gradients in 16 bits, which are "float16" or "bfloat16", the latter as the uint16 of their bits.
+
+    run(w, g, m, v, *, lr, ..., out=None) -> w, m, v, p      arrays, or dicts of them; the moments and numbers are those of op
+
+    w, m, v     float32: the parameter itself and its moments, on which the step is that of `op`, with g as a float32
+    p           the new w rounded to nearest, ties to even: what the network computes with
+
+    Adam reads 2 + 12 bytes a parameter and writes as many: 28, as in float32, but the network reads 2 where it read 4. A gradient that
+    was scaled so that float16 holds it must come unscaled. Source: Micikevicius et al. (2018), Mixed precision training, section 3.1.
+    Raises ValueError for a format or shapes, dtypes, layouts that do not fit.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format is one of {', '.join(FORMATS)}; given {format!r}")
+    made = OPTIMISERS[op]
+    kernel = mixed_chunk(made.formula, made.reads, made.numbers, format)
+
+    def step(given: Sequence[Any], numbers: Numbers, weight_decay: Any, out: Any) -> tuple[Any, ...]:
+        job = Job.of(given, weight_decay, out, narrow=FORMATS[format].dtype)
+        reads = [(g.view(np.uint16), w, *state) for w, g, *state in job.reads]
+        writes = [(*new, p.view(np.uint16)) for *new, p in job.writes]
+        all_at_once(lambda _: kernel, job._replace(reads=reads, writes=writes), numbers, FLOATS[0])
+        return job.results
+
+    return made.stepped(step)
 
 
 for _op, _made in OPTIMISERS.items():

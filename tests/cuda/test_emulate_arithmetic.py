@@ -101,6 +101,14 @@ def roots(values, dtype, mode):
     return nearest(out, dtype, mode=mode)
 
 
+def test_a_fused_product_is_not_rounded_by_way_of_double():
+    """The exact sum lies 2^-70 below the middle of two float32; a float64 takes it for the middle, which would round up."""
+    unit = 2.0**-23
+    a, b, c = (np.array([v], "f4") for v in (2.0**-12 * (1 + unit), 2.0**-12 * (1 - unit), 1 + unit))
+    assert np.float32(a.astype("f8") * b + c)[0] != c[0]
+    same(elementwise("fma.rn.f32 %d, %x0, %x1, %x2;", a, b, c, result="f4"), c)
+
+
 def test_a_result_that_is_no_number_has_the_bits_of_the_device():
     x = np.array([math.nan, -math.nan, math.inf, 0, 1], "f4")
     y = np.array([1, 1, -math.inf, 0, 1], "f4")
@@ -210,11 +218,10 @@ REALS = {"f2": "f16", "f4": "f32", "f8": "f64"}
 WHOLES = {"i1": "s8", "u1": "u8", "i2": "s16", "u2": "u16", "i4": "s32", "u4": "u32", "i8": "s64", "u8": "u64"}
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("to, of", [("f4", "f8"), ("f2", "f4"), ("f2", "f8")])
+@pytest.mark.parametrize(
+    "to, of, mode", [("f4", "f8", mode) for mode in MODES] + [("f2", of, mode) for of in ("f4", "f8") for mode in ("rn", "rz")]
+)
 def test_numbers_become_narrower_in_a_direction(to, of, mode):
-    if to == "f2" and mode in ("rm", "rp"):
-        pytest.skip("not an instruction")
     x = floats(np.random.default_rng(9), N, of)
     values = [Fraction(float(v)) if math.isfinite(v) and v else float(v) for v in x]
     got = elementwise(f"cvt.{mode}.{REALS[to]}.{REALS[of]} %d, %x0;", x, result=to)
@@ -273,8 +280,6 @@ def test_integers_become_numbers(to, of, mode):
     from hand_written import integers
 
     x = integers(np.random.default_rng(14), N, of)
-    if np.iinfo(of).bits == 64 and to == "f8" and mode != "rn":
-        pytest.skip("not interpreted: a 64-bit integer to float64 in a direction")
     got = elementwise(f"cvt.{mode}.{REALS[to]}.{WHOLES[of]} %d, %x0;", x, result=to)
     same(got, nearest([Fraction(int(v)) for v in x], to, mode=mode))
 

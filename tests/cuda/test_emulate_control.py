@@ -152,6 +152,21 @@ def test_barriers_that_count(op, value):
     same(written(body, blocks=3)[0], np.repeat([int(value(y)) for y in yes], N).astype("u4"))
 
 
+@pytest.mark.parametrize("line", ["bar.sync 1, 64;", "barrier.sync.aligned 0;", "barrier.cta.sync 0;", "bar.cta.sync 0;"])
+def test_other_names_of_a_barrier(line):
+    body = (
+        "shl.b32 %r1, %tid, 2; mov.u32 %r2, tile; add.u32 %r1, %r1, %r2; "
+        "st.shared.u32 [%r1], %tid; {} xor.b32 %r1, %r1, 128; ld.shared.u32 %r0, [%r1];"
+    )
+    got, _ = written(body.format(line), threads=64, declared=".shared .align 256 .b8 tile[256];")
+    same(got, (np.arange(64) ^ 32).astype("u4"))
+
+
+def test_a_barrier_of_some_threads_is_not_interpreted():
+    with pytest.raises(Unsupported, match=r"bar\.sync"):
+        written("mov.u32 %r0, 0; bar.sync 1, 32;", threads=64)
+
+
 def test_a_barrier_in_a_branch_that_all_of_a_block_take():
     body = """
     mov.u32 %r0, 0; setp.eq.u32 %p1, %cta, 1; @%p1 bra skip;

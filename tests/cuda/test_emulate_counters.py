@@ -43,7 +43,8 @@ FOUR, TWO = "v4.f32 {%f1, %f2, %f3, %f4}", "v2.f32 {%f1, %f2}"
 
 
 @pytest.mark.parametrize("kind, step, requests, fronts", [
-    (FOUR, 16, 4, 1), (FOUR, 32, 4, 2), (FOUR, 128, 4, 8), (TWO, 8, 2, 1), (TWO, 16, 2, 2), ("u8 %r5", 1, 1, 1), ("u8 %r5", 128, 1, 32), ("f64 %g1", 8, 2, 1),
+    (FOUR, 16, 4, 1), (FOUR, 32, 4, 2), (FOUR, 128, 4, 8), (TWO, 8, 2, 1), (TWO, 16, 2, 2),
+    ("u8 %r5", 1, 1, 1), ("u8 %r5", 128, 1, 32), ("f64 %g1", 8, 2, 1),
 ])  # fmt: skip
 def test_wavefronts_of_words_by_parts_of_a_warp(kind, step, requests, fronts):
     counts = counted(f"mov.u32 %r1, tile; mad.lo.u32 %r1, %tid, {step}, %r1; ld.shared.{kind}, [%r1];", threads=32, blocks=1)
@@ -53,6 +54,15 @@ def test_wavefronts_of_words_by_parts_of_a_warp(kind, step, requests, fronts):
 def test_lanes_that_are_off_cost_nothing():
     counts = counted("setp.lt.u32 %p1, %tid, 8; mad.lo.s64 %q1, %j, 4, %a0; @%p1 ld.global.f32 %f1, [%q1];")
     assert (counts.global_loads.requests, counts.global_loads.cost) == (2, 2)
+
+
+def test_atomics_by_memory():
+    counts = counted("mad.lo.s64 %q1, %j, 4, %a0; red.global.add.f32 [%q1], 0f3F800000; atom.shared.add.u32 %r1, [tile], 1;")
+    assert (counts.atomics.requests, counts.atomics.cost) == (4, 16) and (counts.shared_atomics.requests, counts.shared_atomics.cost) == (
+        4,
+        4,
+    )
+    assert counts.l2_bytes() == 16 * 32 and counts.shared_stores.requests == counts.global_stores.requests == 0
 
 
 def test_instructions_by_class_and_divergence():

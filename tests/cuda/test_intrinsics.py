@@ -22,7 +22,7 @@ def flat(n, dtype, seed=0):
     from kernels.cuda.arrays import aligned
 
     x = aligned((n,), dtype)
-    x[...] = np.random.default_rng(seed).normal(size=n) * 3
+    x[...] = np.arange(n) if np.dtype(dtype).kind == "u" else np.random.default_rng(seed).normal(size=n) * 3
     return x
 
 
@@ -51,6 +51,25 @@ def test_four_at_a_time(dtype):
         of.store4_twin(turned, i, of.load4_shared_twin(x, of.address_twin(x, 124 - i)))
     np.testing.assert_array_equal(y, want)
     np.testing.assert_array_equal(z, turned)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint16"])
+def test_two_at_a_time(dtype):
+    from numba import cuda
+
+    from kernels.cuda import intrinsics as of
+
+    store2 = of.store2
+
+    def kernel(x, y):
+        i = u(u(cuda.threadIdx.x) * u(2))
+        store2(y, i, (x[u(i + u(1))], x[i]))
+
+    x, y, want = flat(64, dtype), flat(64, dtype), np.empty(64, dtype)
+    run(kernel, x, y, writes=[y])
+    for i in range(0, 64, 2):
+        of.store2_twin(want, i, (x[i + 1], x[i]))
+    np.testing.assert_array_equal(y, want)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -138,7 +157,9 @@ def test_a_product_of_a_warp(kind):
         t = u(cuda.threadIdx.x)
         i, j = u(t * u(4)), u(t * u(2))
         x = multiply_add(
-            (a[i], a[u(i + u(1))], a[u(i + u(2))], a[u(i + u(3))]), (b[j], b[u(j + u(1))]), (c[i], c[u(i + u(1))], c[u(i + u(2))], c[u(i + u(3))])
+            (a[i], a[u(i + u(1))], a[u(i + u(2))], a[u(i + u(3))]),
+            (b[j], b[u(j + u(1))]),
+            (c[i], c[u(i + u(1))], c[u(i + u(2))], c[u(i + u(3))]),
         )
         c[i], c[u(i + u(1))], c[u(i + u(2))], c[u(i + u(3))] = x
 
@@ -147,7 +168,9 @@ def test_a_product_of_a_warp(kind):
     c = rng.integers(-99, 100, 128).astype(numbers)
     before = c.copy()
     run(kernel, a, b, c, writes=[c])
-    np.testing.assert_array_equal(c.reshape(32, 4), of.product_of_warp_twin(kind, a.reshape(32, 4), b.reshape(32, 2), before.reshape(32, 4)))
+    np.testing.assert_array_equal(
+        c.reshape(32, 4), of.product_of_warp_twin(kind, a.reshape(32, 4), b.reshape(32, 2), before.reshape(32, 4))
+    )
     assert not np.array_equal(c, before)
 
 

@@ -180,6 +180,13 @@ def odd(s: np.ndarray, rest: np.ndarray) -> np.ndarray:
     return np.where(move, np.nextafter(s, np.where(rest > 0, np.inf, -np.inf)), s)
 
 
+def stepped(s: np.ndarray, rest: np.ndarray, mode: str) -> np.ndarray:
+    """A float64 to nearest, and what it misses of the exact value: the float64 in a direction."""
+    down = (rest < 0) & ((mode == "rm") | ((mode == "rz") & (s > 0)))
+    up = (rest > 0) & ((mode == "rp") | ((mode == "rz") & (s < 0)))
+    return np.where(down, np.nextafter(s, -np.inf), np.where(up, np.nextafter(s, np.inf), s))
+
+
 def narrowed(x: np.ndarray, mode: str, dtype: Any = np.float32) -> np.ndarray:
     """A float64 to a shorter format, in a direction: rn, rz, rm or rp."""
     y = x.astype(dtype)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SECTOR, BANKS = 32, 32
 CLASSES = ("fma", "tensor", "float", "integer", "move", "global", "shared", "local", "param", "atomic", "branch", "sync", "warp")
+TRAFFIC = ("global_loads", "global_stores", "shared_loads", "shared_stores", "atomics", "shared_atomics")
 BY_NAME = {
     "atomic": ("atom", "red"),
     "branch": ("bra", "brx", "ret", "exit", "call", "trap"),
@@ -84,7 +85,8 @@ class Counts:
     global_stores: Traffic
     shared_loads: Traffic
     shared_stores: Traffic
-    atomics: Traffic
+    atomics: Traffic  # of global memory
+    shared_atomics: Traffic
     by_line: list[dict[str, Any]] = field(default_factory=list)  # each instruction that touches memory: where it stands, its traffic
 
     @property
@@ -127,7 +129,7 @@ class Counts:
             ("  useful share of their bytes", self.useful_share(), ".1%"),
             ("requests to shared memory", self.shared_loads.requests + self.shared_stores.requests, "d"),
             ("  wavefronts for each", self.wavefronts_per_request(), ".2f"),
-            ("atomics", self.atomics.requests, "d"),
+            ("atomics", self.atomics.requests + self.shared_atomics.requests, "d"),
             ("bytes by way of the L2 cache", self.l2_bytes(), "d"),
             ("  operations for each", self.flops_per_l2_byte(), ".2f"),
         ]
@@ -149,7 +151,7 @@ class Counters(Watcher):
         self.body = body
         self.threads, self.warps = np.zeros(len(body) + 2, np.int64), np.zeros(len(body) + 2, np.int64)  # differences along the program
         self.divergent = self.barriers = 0
-        self.traffic = {name: Traffic() for name in ("global_loads", "global_stores", "shared_loads", "shared_stores", "atomics")}
+        self.traffic = {name: Traffic() for name in TRAFFIC}
         self.by_instruction: dict[Instruction, Traffic] = {}
 
     def segment(self, R: Lanes, start: int, end: int) -> None:
@@ -174,11 +176,10 @@ class Counters(Watcher):
             return
         if first >= m.shared[0]:
             found = wavefronts(positions, access.bytes, R["warp"], R["lane"])
-            name = "shared_loads" if kind == READ else "shared_stores"
+            name = {READ: "shared_loads", ATOMIC: "shared_atomics"}.get(kind, "shared_stores")
         else:
             found = sectors(positions, access.bytes, R["warp"])
-            name = "global_loads" if kind == READ else "global_stores"
-        name = "atomics" if kind == ATOMIC else name
+            name = {READ: "global_loads", ATOMIC: "atomics"}.get(kind, "global_stores")
         self.traffic[name].add(*found)
         self.by_instruction.setdefault(access.x, Traffic()).add(*found)
 

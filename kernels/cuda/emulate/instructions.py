@@ -674,7 +674,7 @@ def conversion(parts: list[str], to: str, of: str) -> Callable[[np.ndarray], np.
         if of in BFLOAT:
             return from_bf16(a).astype(np.float64)
         if of[0] in "us":
-            return integer_as_odd(a)
+            return arithmetic.odd(*parts_of_integer(a))
         return (arithmetic.flushed(a) if flush and of == "f32" else a).astype(np.float64)
 
     def result(y: np.ndarray) -> np.ndarray:
@@ -703,8 +703,8 @@ def conversion(parts: list[str], to: str, of: str) -> Callable[[np.ndarray], np.
         return np.where(np.isnan(y), np.array(empty, dtype_of(to)), clip)
 
     def convert(a: np.ndarray) -> np.ndarray:
-        if of[0] in "us" and to == "f64" and mode == "rn":
-            return a.astype(np.float64)
+        if of[0] in "us" and to == "f64":
+            return arithmetic.stepped(*parts_of_integer(a), mode)
         y = wide(a)
         if to[0] in "us":
             return whole((integral or np.trunc)(y))
@@ -713,12 +713,12 @@ def conversion(parts: list[str], to: str, of: str) -> Callable[[np.ndarray], np.
     return convert
 
 
-def integer_as_odd(a: np.ndarray) -> np.ndarray:
-    """An integer of any width as a float64 that any further rounding treats as the integer itself."""
+def parts_of_integer(a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """An integer of any width as a float64, to nearest, and what that misses."""
     if a.dtype.itemsize < 8:
-        return a.astype(np.float64)
+        return a.astype(np.float64), np.zeros(a.shape)
     low = (a & a.dtype.type(0xFFFFFFFF)).astype(np.float64)
-    return arithmetic.odd(*arithmetic.two_sum((a >> a.dtype.type(32)).astype(np.float64) * 2.0**32, low))
+    return arithmetic.two_sum((a >> a.dtype.type(32)).astype(np.float64) * 2.0**32, low)
 
 
 def tf32(y: np.ndarray, mode: str = "rna") -> np.ndarray:

@@ -24,7 +24,7 @@ from kernels.cuda.emulate.warps import WARP
 from kernels.cuda.places import Places
 
 WAVE = 16384  # threads: with 8 bytes, a register of all of them is 128 KiB
-WAVE_BYTES = 1 << 22  # of dynamic shared memory: what the checks know of a byte takes 40
+WAVE_BYTES = 1 << 22  # of shared memory: what the checks know of a byte takes 40
 PATIENCE = 100_000_000  # instructions of groups, after which a program is thought to wait for what does not come
 TURNS = 1000  # of a loop that looks at what others may change, while others wait: then these go on for once
 END = 1 << 60
@@ -88,7 +88,6 @@ class Machine:
         self.names = [names[i] if i < len(names) else f"argument {i}" for i in range(len(arguments))]
         self.threads = block[0] * block[1] * block[2]
         self.blocks = grid[0] * grid[1] * grid[2]
-        self.wave = max(1, min(self.blocks, WAVE // max(self.threads, 1), WAVE_BYTES // max(shared, 1)))
         self.memory = Memory()
         self.copies = Copies(self)
         self.symbols: dict[str, int] = {}
@@ -127,7 +126,9 @@ class Machine:
         self.static = static
         base = rounded(static, max([16, *(v.align for v in dynamic)])) if dynamic else static
         self.symbols.update({v.name: base for v in dynamic})
-        self.memory.lay_out((self.wave, base + self.dynamic if self.dynamic else static), (self.wave * self.threads, local))
+        shared = base + self.dynamic if self.dynamic else static
+        self.wave = max(1, min(self.blocks, WAVE // max(self.threads, 1), WAVE_BYTES // max(shared, 1)))
+        self.memory.lay_out((self.wave, shared), (self.wave * self.threads, local))
         for v, r in placed:
             data = np.frombuffer(v.data or bytes(v.size), np.uint8)
             self.memory.arena[r.start : r.start + v.size] = data
@@ -203,7 +204,7 @@ class Machine:
         return registers
 
     def run_wave(self, blocks: int) -> None:
-        root = self.begin(blocks)
+        root = self.root = self.begin(blocks)
         self.memory.forget()
         for w in self.watchers:
             w.begin(self, root)
@@ -215,87 +216,74 @@ class Machine:
             parts = self.waiting.pop(pc)
             threads = parts[0] if len(parts) == 1 else np.sort(np.concatenate(parts))
             lanes = root if len(threads) == root.size else root.some(threads)
-            self.advance(root, lanes, pc)
+            self.advance(lanes, pc)
             lanes.put_back()
         for w in self.watchers:
             w.end(self, root)
 
-    def advance(self, root: Lanes, R: Lanes, pc: int) -> None:
+    def advance(self, R: Lanes, pc: int) -> None:
         """Run a group until it parts, ends, waits, or comes to where others wait."""
-        stop = self.next_waiting(pc)
-        body, turns = self.program.body, 0
+        stop, turns = self.next_waiting(pc), 0
         while pc < stop:
-            end = min(self.program.next_control[pc], stop)
-            self.steps(R, pc, end)
-            pc = end
+            start, pc = pc, min(self.program.next_control[pc], stop)
+            self.steps(R, start, pc)
             if pc == stop:
                 break
-            if pc == len(body):
-                return self.exit(root, R)
-            x = body[pc]
-            test = self.program.tests[pc]
-            yes = None if test is None else test(R)
+            if pc == len(self.program.body):
+                return self.exit(R)
+            x, test = self.program.body[pc], self.program.tests[pc]
             for w in self.watchers:
                 w.segment(R, pc, pc + 1)
-            if yes is not None and not yes.any():
+            if test is not None and not (yes := test(R)).all():
+                if yes.any():
+                    return self.part(R, pc, x, np.broadcast_to(yes, (R.size,)))
                 pc += 1
-                continue
-            if yes is not None and not yes.all():
-                if x.parts[0] != "bra":
-                    some = R.some(np.flatnonzero(yes))
-                    R.put_back()
-                    self.wait(pc + 1, R["thread"][~yes])
-                    return self.control(root, root.some(some["thread"]), pc, x)
-                yes = np.broadcast_to(yes, (R.size,))
-                for w in self.watchers:
-                    w.parted(R, x, yes)
-                self.wait(self.kernel.labels[x.operands[0].name], R["thread"][yes])  # type: ignore[union-attr]
-                self.wait(pc + 1, R["thread"][~yes])
-                return None
-            if x.parts[0] == "bra":
-                back, pc = pc, self.kernel.labels[x.operands[0].name]  # type: ignore[union-attr]
+            elif x.parts[0] == "bra":
+                back, pc = pc, self.target(x)
                 if pc <= back and self.waiting:
                     stop = self.next_waiting(pc)
                     turns += self.program.may_wait(pc, back)
                     self.yielding = turns > TURNS
                     if self.yielding or pc in self.waiting:
                         break
-                continue
-            if self.passes(R, x):
+            elif self.passes(R, x):
                 pc += 1
-                continue
-            return self.control(root, R, pc, x)
-        self.wait(pc, R["thread"])
-        return None
+            else:
+                return self.control(R, pc, x)
+        return self.wait(pc, R["thread"])
+
+    def part(self, R: Lanes, pc: int, x: Instruction, yes: np.ndarray) -> None:
+        """Some of a group branch, end or wait at a barrier, and the others go on."""
+        threads = R["thread"]
+        self.wait(pc + 1, threads[~yes])
+        if x.parts[0] == "bra":
+            for w in self.watchers:
+                w.parted(R, x, yes)
+            return self.wait(self.target(x), threads[yes])
+        R.put_back()
+        return self.control(self.root.some(threads[yes]), pc, x)
+
+    def target(self, x: Instruction) -> int:
+        return self.kernel.labels[x.operands[0].name]  # type: ignore[union-attr]
 
     def steps(self, R: Lanes, start: int, end: int) -> None:
-        if end <= start:
+        """Run the instructions from `start` to `end`, none of which is the machine's."""
+        if start == end:
             return
         self.patience -= end - start
         if self.patience < 0:
-            raise self.fault(
-                "limit",
-                f"no end after {PATIENCE} instructions: do threads wait for one another?",
-                R,
-                np.arange(1),
-                self.program.body[start],
-            )
+            what = f"no end after {PATIENCE} instructions: do threads wait for one another?"
+            raise self.fault("limit", what, R, np.arange(1), self.program.body[start])
         for w in self.watchers:
             w.segment(R, start, end)
         try:
             self.program.segment(start, end)(R)
         except (Fault, Unsupported):
             raise
-        except Exception as e:
-            where = e.__traceback__
-            at = 0
-            while where is not None:
-                at = where.tb_lineno if where.tb_frame.f_code.co_filename.startswith("<ptx") else at
-                where = where.tb_next
-            x = self.program.body[start + max(at - 2, 0)]
-            raise RuntimeError(
-                f"the interpreter failed at PTX line {x.line}: {x.text}\n  as {self.program.lines[start + max(at - 2, 0)]}"
-            ) from e
+        except Exception as e:  # a bug of the interpreter: say where
+            at = start + line_of(e) - 2
+            x = self.program.body[at]
+            raise RuntimeError(f"the interpreter failed at PTX line {x.line}: {x.text}\n  as {self.program.lines[at]}") from e
 
     def next_waiting(self, pc: int) -> int:
         """The next place from here on where others wait."""
@@ -306,24 +294,24 @@ class Machine:
 
     def passes(self, R: Lanes, x: Instruction) -> bool:
         """A barrier at which all threads of all blocks are at once."""
-        if x.parts[:2] not in (["bar", "sync"], ["barrier", "sync"], ["bar", "cta"]) or R.size != self.live.size:
+        if R.size != self.live.size or not self.program.plain_barrier(x, self.threads):
             return False
         for w in self.watchers:
             w.barrier(self, np.arange(self.live_count.size))
         return True
 
-    def control(self, root: Lanes, R: Lanes, pc: int, x: Instruction) -> None:
+    def control(self, R: Lanes, pc: int, x: Instruction) -> None:
         """An instruction after which a group does not simply go on."""
         name = x.parts[0]
         if name in ("ret", "exit"):
-            return self.exit(root, R)
+            return self.exit(R)
         if name == "trap":
             raise self.fault("trap", "the kernel stops itself", R, np.arange(R.size), x)
         if name == "brx":
             return self.switch(R, x)
-        if name in ("bar", "barrier") and not {"arrive", "cluster"} & set(x.parts):
+        if self.program.plain_barrier(x, self.threads) or x in self.program.reductions:
             R.put_back()
-            return self.arrive(root, R, pc, x)
+            return self.arrive(R, pc)
         raise Unsupported(x)
 
     def switch(self, R: Lanes, x: Instruction) -> None:
@@ -334,22 +322,19 @@ class Machine:
             if threads.size:
                 self.wait(self.kernel.labels[label], threads)
 
-    def exit(self, root: Lanes, R: Lanes) -> None:
+    def exit(self, R: Lanes) -> None:
         threads = R["thread"]
         self.live[threads] = False
         self.live_count -= np.bincount(self.block_of[threads], minlength=self.live_count.size)
-        self.release(root)
+        self.release()
 
-    def arrive(self, root: Lanes, R: Lanes, pc: int, x: Instruction) -> None:
-        count = x.operands[1:2] if "red" not in x.parts else ()
-        if count and getattr(count[0], "value", None) != self.threads:
-            raise Unsupported(x, "a barrier of some threads of a block is not interpreted")
+    def arrive(self, R: Lanes, pc: int) -> None:
         threads = R["thread"]
         self.arrived_at[threads] = pc
         self.arrived_count += np.bincount(self.block_of[threads], minlength=self.live_count.size)
-        self.release(root)
+        self.release()
 
-    def release(self, root: Lanes) -> None:
+    def release(self) -> None:
         """Let the blocks go on of which all threads that are left have come to a barrier."""
         full = (self.arrived_count == self.live_count) & (self.arrived_count > 0)
         if not full.any():
@@ -357,7 +342,7 @@ class Machine:
         threads = np.flatnonzero(full[self.block_of] & (self.arrived_at >= 0))
         places = self.arrived_at[threads]
         if "barrier" in self.checks:
-            self.check_barrier(root, threads, places, full)
+            self.check_barrier(threads, places, full)
         self.arrived_at[threads] = -1
         self.arrived_count[full] = 0
         for w in self.watchers:
@@ -366,33 +351,32 @@ class Machine:
             here = threads[places == pc]
             x = self.program.body[pc]
             if "red" in x.parts:
-                self.barrier_reduction(root, here, x)
+                self.barrier_reduction(here, x)
             self.wait(int(pc) + 1, here)
 
-    def check_barrier(self, root: Lanes, threads: np.ndarray, places: np.ndarray, full: np.ndarray) -> None:
+    def check_barrier(self, threads: np.ndarray, places: np.ndarray, full: np.ndarray) -> None:
         x = self.program.body[int(places[0])]
         gone = full & (self.live_count < self.threads)
         if gone.any():
             waiting = threads[gone[self.block_of[threads]]]
             left = self.threads - int(self.live_count[self.block_of[waiting[0]]])
-            raise self.fault("barrier", f"threads wait for {left} of their block that have ended", root, waiting, x)
+            raise self.fault("barrier", f"threads wait for {left} of their block that have ended", self.root, waiting, x)
         first = np.full(full.size, -1)
         first[self.block_of[threads][::-1]] = places[::-1]
         apart = places != first[self.block_of[threads]]
         if apart.any():
             other = self.program.body[int(places[apart][0])]
-            raise self.fault(
-                "barrier", f"threads of a block wait at different barriers, others of it at line {x.line}", root, threads[apart], other
-            )
+            what = f"threads of a block wait at different barriers, others of it at line {x.line}"
+            raise self.fault("barrier", what, self.root, threads[apart], other)
 
-    def barrier_reduction(self, root: Lanes, threads: np.ndarray, x: Instruction) -> None:
+    def barrier_reduction(self, threads: np.ndarray, x: Instruction) -> None:
         """bar.red: and, or, or the number of the predicates of a block."""
         predicate, result = self.program.reductions[x]
-        yes = np.broadcast_to(predicate(root), (root.size,))[threads]
+        yes = np.broadcast_to(predicate(self.root), (self.root.size,))[threads]
         blocks = self.block_of[threads]
         n = np.bincount(blocks, yes, self.live_count.size).astype(np.uint32)
         value = {"popc": n, "and": n == np.bincount(blocks, minlength=n.size), "or": n > 0}
-        R = root.some(threads)
+        R = self.root.some(threads)
         result(R, next(v for name, v in value.items() if name in x.parts)[blocks])
         R.put_back()
 
@@ -410,3 +394,12 @@ class Machine:
         """A fault of those threads of a group."""
         threads = R["thread"][index]
         return Fault(check, what, threads=[self.who(int(i)) for i in threads[:4]], count=len(threads), address=address, instruction=x)
+
+
+def line_of(e: Exception) -> int:
+    """The line of a segment at which an exception came up."""
+    frames, line = e.__traceback__, 2
+    while frames is not None:
+        line = frames.tb_lineno if frames.tb_frame.f_code.co_filename == "<ptx>" else line
+        frames = frames.tb_next
+    return line

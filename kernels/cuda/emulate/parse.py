@@ -79,7 +79,7 @@ class Negated:
 Operand = Register | Number | Symbol | Address | Vector | Pair | Negated
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Instruction:
     opcode: str  # "fma.rn.f32"
     operands: tuple[Operand, ...]
@@ -440,7 +440,7 @@ def inline(kernel: Function, at: int, callee: Function, tag: str) -> None:
     results = vectors[0].items if position == 1 else ()
     given = vectors[-1].items if vectors and call.operands[-1] is vectors[-1] and position < len(call.operands) - 1 else ()
     bound = {p.name: o for p, o in zip([*callee.returned, *callee.parameters], [*results, *given], strict=True)}
-    rename = {n: n + tag for n in (*callee.types, *callee.variables, *callee.labels)}
+    rename = {n: n + tag for n in (*callee.types, *callee.variables, *callee.labels, *callee.tables)}
     rename.update({n: o.name for n, o in bound.items() if isinstance(o, (Symbol, Register))})
 
     def named(o: Operand) -> Operand:
@@ -470,5 +470,6 @@ def inline(kernel: Function, at: int, callee: Function, tag: str) -> None:
     start = at + len(body) - len(callee.body)
     kernel.labels.update({rename[n]: start + p for n, p in callee.labels.items()}, **{end: at + len(body)})
     kernel.body[at : at + 1] = body
+    kernel.tables.update({rename[n]: [rename[label] for label in table] for n, table in callee.tables.items()})
     kernel.types.update({rename[n]: t for n, t in callee.types.items()})
     kernel.variables.update({rename[n]: replace(v, name=rename[n]) for n, v in callee.variables.items()})

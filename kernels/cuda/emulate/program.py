@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kernels.cuda.emulate.instructions import OPCODES
-from kernels.cuda.emulate.parse import Function, Instruction
+from kernels.cuda.emulate.parse import Function, Instruction, Number
 from kernels.cuda.emulate.translate import BOOL, Translator
 
 if TYPE_CHECKING:
@@ -59,6 +59,12 @@ class Program:
             exec(compile("def segment(R):\n " + "\n ".join(map(str, self.lines[start:end])), "<ptx>", "exec"), self.names, space)
             found = self.segments[start, end] = space["segment"]
         return found
+
+    def plain_barrier(self, x: Instruction, threads: int) -> bool:
+        """Whether an instruction waits for all threads of a block, and no more: bar.sync, barrier.sync and their longer names."""
+        if x.parts[0] not in ("bar", "barrier") or "sync" not in x.parts:
+            return False
+        return len(x.operands) < 2 or x.operands[1] == Number(threads)
 
     def may_wait(self, start: int, end: int) -> bool:
         """Whether a loop looks at what other threads may change."""
