@@ -14,7 +14,7 @@ from kernels.registry import ladder
 
 SIDE = 128  # of the matrices: one block of the later rungs
 HEADER = """\
-| step | rung | instructions a product | requests of memory | sectors a request | used of what is moved | FLOP a byte | wavefronts a request |
+| step | rung | instructions a product | requests of memory | sectors a request | used of what moves | FLOP a byte | wavefronts a request |
 |---|---|---|---|---|---|---|---|"""
 
 
