@@ -30,14 +30,14 @@ PRODUCT = ((SIDE, SIDE), (SIDE, SIDE)), {}, SIDE**3
 
 
 def counts(rung: Any) -> Any:
-    """Of one call: what the launch took that does most of it, that of the product."""
+    """Of one call: what its last launch took, that of the product."""
     shapes, params, _ = CASES.get(rung.op, PRODUCT)
     kinds = min(rung.rtol).split()
     rng = np.random.default_rng(0)
     arrays = [(rng.normal(size=shape) * 3).astype(kind) for shape, kind in zip(shapes, kinds * (2 // len(kinds)), strict=True)]
     with on("emulated", counters=True) as device:
         rung.run(*arrays, **params)
-    return max((launch.report.counts for launch in device.launches), key=lambda found: found.total)
+    return device.launches[-1].report.counts
 
 
 def line(rung: Any) -> str:

@@ -20,6 +20,7 @@ from kernels.registry import ladder
 
 pytestmark = pytest.mark.numba_cuda
 NAMES = ("conv2d", "conv2d_input_grad", "conv2d_weight_grad", "conv2d_int8")
+PLAIN = {"stride": 1, "dilation": 1, "groups": 1}
 FEWER = settings(max_examples=max(5, settings().max_examples * 2 // 5))  # to compile and to check takes seconds
 RUNGS = [rung for op in NAMES for rung in ladder(op, "cuda")] if find_spec("numba_cuda") else []
 
@@ -189,10 +190,9 @@ def counted(op, step):
     return counts(ladder(op, "cuda")[step - 1])
 
 
-@pytest.mark.parametrize("op", ["conv2d", "conv2d_input_grad"])
-def test_as_many_fused_products_as_the_formula_has(op):
+def test_as_many_fused_products_as_the_formula_has():
     """One sum a thread leaves out what lies beside the picture; tiles multiply it by zeros."""
-    first, second, third, fourth = (counted(op, step) for step in (1, 2, 3, 4))
+    first, second, third, fourth = (counted("conv2d", step) for step in (1, 2, 3, 4))
     assert first.instructions["fma"] == second.instructions["fma"] == ON_THE_PICTURE
     assert third.instructions["fma"] == fourth.instructions["fma"] == PRODUCTS
     assert second.total < first.total / 2, "no test at each product"
@@ -204,13 +204,13 @@ def test_a_halo_is_loaded_once_a_tile_and_a_channel():
         PRODUCTS // 32,
         128 * 8 * 8 * 2,
         128 * 256 // 32,
-    )  # two requests for the 34 pixels of a row, none above and below
+    )  # two requests a row of 34 pixels
     assert counts.global_loads.requests + counts.global_stores.requests == weights + rows + stores
     assert counts.wavefronts_per_request() == 1.0
     assert counts.barriers == 2 * 128 * 8, "two a channel"
 
 
-@pytest.mark.parametrize("op", ["conv2d", "conv2d_input_grad", "conv2d_int8"])
+@pytest.mark.parametrize("op", ["conv2d", "conv2d_int8"])
 def test_the_implicit_product_asks_no_bank_twice_and_waits_once_a_tile(op):
     counts = counted(op, 3 if op == "conv2d_int8" else 4)
     depth = 72 // 4 if op == "conv2d_int8" else 72
@@ -218,10 +218,10 @@ def test_the_implicit_product_asks_no_bank_twice_and_waits_once_a_tile(op):
     assert counts.wavefronts_per_request() == 1.0
     assert counts.divergent_branches == 0 and counts.instructions["local"] == 0
     assert counts.total / PRODUCTS < (0.65 if op == "conv2d_int8" else 1.65)
-    assert counts.useful_share() >= (0.95 if op == "conv2d" else 0.75)
+    assert counts.useful_share() >= (0.95 if op == "conv2d" else 0.8)
 
 
-@pytest.mark.parametrize("op", ["conv2d", "conv2d_input_grad", "conv2d_weight_grad", "conv2d_int8"])
+@pytest.mark.parametrize("op", ["conv2d", "conv2d_int8"])  # the gradients run the kernel of the first
 def test_the_machine_code_of_the_implicit_product_is_products_for_the_most_part(op):
     from kernels.cuda.launch import on
     from kernels.cuda.lesson import CASES
@@ -233,7 +233,7 @@ def test_the_machine_code_of_the_implicit_product_is_products_for_the_most_part(
     with on("recorded") as device:
         kernels.serving(op, "cuda").run(*(np.ones(shape, kind) for shape, kind in zip(shapes, kinds, strict=True)), **params)
     (launch,) = (launch for launch in device.launches if launch.function.__qualname__.startswith("implicit_by"))
-    for cc in ((8, 0), (9, 0), (10, 0), (12, 0)):
+    for cc in ((8, 0), (10, 0)):  # of each compiler one
         try:
             found = evidence(launch, cc)
         except MissingAssembler as why:

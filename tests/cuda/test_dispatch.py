@@ -1,4 +1,4 @@
-"""Networks through the ordinary dispatch: what has a kernel on CUDA runs on the emulator, all else by its definition, and the result is the CPU's."""
+"""Networks through the ordinary dispatch: what has a kernel runs on the emulator, all else by its definition; the results are the CPU's."""
 
 import numpy as np
 import pytest
