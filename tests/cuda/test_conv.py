@@ -109,6 +109,50 @@ def test_infinity_reaches_only_the_windows_that_see_it(op):
     np.testing.assert_array_equal(np.isfinite(got), np.isfinite(ladder(op, "cuda")[0].run(*args, **params)))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_copy_or_a_zero_is_what_its_twin_says(dtype):
+    from numba import cuda
+
+    from kernels.cuda.intrinsics import copy1_or_zero, copy1_or_zero_twin, wait_for_copies
+    from kernels.cuda.launch import launch
+
+    u = np.uint32
+
+    def kernel(x, y):
+        tile = cuda.shared.array(32, x.dtype)
+        t = u(cuda.threadIdx.x)
+        copy1_or_zero(tile, t, x, u(u(31) - t) if t > u(3) else u(1 << 20), t > u(3))  # where nothing is read, nothing need be
+        wait_for_copies()
+        y[t] = tile[t]
+
+    x, y, want = np.arange(1, 33).astype(dtype), np.empty(32, dtype), np.empty(32, dtype)
+    with checked():
+        launch(kernel, (1,), (32,), x, y, writes=[y])
+    for t in range(32):
+        copy1_or_zero_twin(want, t, x, 31 - t, t > 3)
+    np.testing.assert_array_equal(y, want)
+
+
+@pytest.mark.parametrize("kind", ["uint32", "int32"])
+def test_four_products_of_bytes_are_what_their_twin_says(kind):
+    from numba import cuda
+
+    from kernels.cuda.intrinsics import dp4a, dp4a_twin
+    from kernels.cuda.launch import launch
+
+    def kernel(a, b, c):
+        t = np.uint32(cuda.threadIdx.x)
+        c[t] = dp4a(a[t], b[t], c[t])
+
+    rng = np.random.default_rng(0)
+    a, b, c = (numbers(rng, 32, of) for of in (kind, "int32", "int32"))
+    want = [dp4a_twin(*three) for three in zip(a, b, c // 2, strict=True)]
+    c //= 2
+    with checked():
+        launch(kernel, (1,), (32,), a, b, c, writes=[c])
+    np.testing.assert_array_equal(c, want)
+
+
 # Mutants: an edge guard removed, an index swapped, a barrier dropped. Each is caught, and it is said by which check.
 
 MUTANTS = [
