@@ -43,7 +43,7 @@ NUMBER = re.compile(r"([fiu]\d+)=(\S+)$")
     "checks",
     multiple=True,
     metavar="NAME",
-    help="Only this check, or these; `warp` for races within a warp. By default all others.",
+    help="Only this check, or these. By default all but `warp` and `grid`: races within a warp, and in global memory.",
 )
 @click.option("--no-check", is_flag=True, help="No checks but bounds and alignment.")
 @click.option("--count", is_flag=True, help="Count instructions, sectors, wavefronts.")
@@ -152,11 +152,11 @@ def sizes(text: str) -> tuple[int, ...]:
 
 
 def chosen(checks: Sequence[str], none: bool) -> bool | Sequence[str]:
-    from kernels.cuda.emulate import CHECKS, STRICT
+    from kernels.cuda.emulate import CHECKS, ON_REQUEST
 
     for name in checks:
-        if name not in (*CHECKS, STRICT):
-            raise unknown("check", name, (*CHECKS, STRICT))
+        if name not in (*CHECKS, *ON_REQUEST):
+            raise unknown("check", name, (*CHECKS, *ON_REQUEST))
     return False if none else list(checks) or True
 
 

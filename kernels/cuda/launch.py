@@ -17,10 +17,11 @@ and no driver. `launch` runs it on the device in force:
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
@@ -28,12 +29,11 @@ from typing import Any
 import numpy as np
 
 from kernels.cuda.places import Places
-from kernels.registry import MissingKernel, has_gpu
+from kernels.registry import INSTALL, MissingKernel, has_gpu
 
 Kernel = Callable[..., None]
 CC = tuple[int, ...]  # compute capability: (8, 0); (9, 0, "a") for what only this one has
 
-INSTALL = "pip install 'gnomon[cuda]', or 'numba-cuda==0.30.*' 'nvidia-nvvm==13.0.*' 'nvidia-cuda-nvrtc==13.0.*'"
 LARGEST_GRID = (2**31 - 1, 65535, 65535)
 
 
@@ -65,10 +65,12 @@ def _compiled(function: Kernel, types: tuple[Any, ...], cc: CC, launch_bounds: t
     from cuda.bindings.nvvm import nvvmError
 
     compiled = partial(cuda.compile, function, types, device=False, abi="numba", cc=cc, launch_bounds=launch_bounds)
-    try:
-        text, _ = compiled(lineinfo=True)
-    except nvvmError:  # NVVM 7 cannot name some symbols once lines are asked for: then faults do not tell theirs
-        text, _ = compiled()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Could not find source for function")  # made by `exec`: then its lines are not told
+        try:
+            text, _ = compiled(lineinfo=True)
+        except nvvmError:  # NVVM 7 cannot name some symbols once lines are asked for: then faults do not tell theirs
+            text, _ = compiled()
     entry = re.search(r"\.visible\s+\.entry\s+(\w+)", text)
     assert entry is not None, "a kernel compiles to an entry"
     return text, entry[1]
@@ -97,7 +99,7 @@ def flattened(args: Sequence[Any]) -> list[Any]:
 def numba_cuda() -> Any:
     """The module `cuda` that compiles. Raises MissingKernel where it is not installed."""
     if find_spec("numba_cuda") is None:
-        raise MissingKernel(f"CUDA kernels are compiled by numba-cuda, which is not installed: {INSTALL}")
+        raise MissingKernel(f"CUDA kernels are compiled by numba-cuda, which is not installed: {INSTALL['cuda']}")
     from numba import cuda
 
     return cuda
@@ -131,7 +133,7 @@ class Emulated(Host):
             shared=launch.shared, checks=self.checks, counters=self.counters, target="sm_" + "".join(map(str, self.cc)),
         )  # fmt: skip
         if self.counters:
-            self.launches.append(Launch(**{**vars(launch), "report": report}))
+            self.launches.append(replace(launch, report=report))
 
 
 @dataclass

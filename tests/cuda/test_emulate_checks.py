@@ -116,6 +116,7 @@ def test_a_write_after_a_read_and_after_a_write():
         "@%p2 ld.shared.u32 %r4, [tile]; @%p2 st.shared.u32 [tile], 1;"
     )
     stopped("race", into + one, "which block .* thread .0, 0, 0. read")
+    stopped("race", into + one.replace("@%p2 st.shared", "@%p1 st.shared"), "which block .* thread .32, 0, 0. read")
 
 
 def test_two_numbers_for_one_word():
@@ -206,3 +207,35 @@ def test_a_fault_tells_the_line_of_the_source():
     with pytest.raises(Fault, match=r"lesson\.py, line 42") as fault:
         run(text, None, 1, 64, [np.zeros(64, "u4")])
     assert fault.value.source == ("lesson.py", 42)
+
+
+GRID = (*CHECKS, "grid")
+
+
+def test_races_in_global_memory_only_if_asked_for():
+    x = np.zeros(128, "u4")
+    shifted = (
+        "mad.lo.s64 %q2, %j, 4, %a0; st.global.u32 [%q2], 1; rem.u32 %r4, %i, 127; "
+        "mul.wide.u32 %q3, %r4, 4; add.s64 %q3, %q3, %a0; {} ld.global.u32 %r5, [%q3+4];"
+    )
+    launched(shifted.format(""), arrays=[x], threads=128)
+    with pytest.raises(Fault, match="race: reads offset 4 of argument 0, which block") as fault:
+        launched(shifted.format(""), arrays=[x], threads=128, checks=(*GRID, "warp"))
+    assert fault.value.check == "race" and [t.thread[0] for t in fault.value.threads] == [0, 1]
+    launched(shifted.format("bar.sync 0;"), arrays=[x], threads=128, checks=(*GRID, "warp"))
+    with pytest.raises(Fault, match=r"which block \(1, 0, 0\) thread \(0, 0, 0\) wrote"):  # no barrier orders two blocks
+        launched(shifted.format("bar.sync 0;"), arrays=[x], blocks=2, checks=GRID)
+
+
+def test_sums_of_many_blocks_race_unless_they_are_atomic():
+    """The same number from all, block after block in waves: the sum is wrong, and only this check knows."""
+    one = "setp.eq.u32 %p1, %tid, 0; @%p1 {}"
+    add = "ld.global.u32 %r3, [%a0]; add.u32 %r3, %r3, 1; setp.eq.u32 %p1, %tid, 0; @%p1 st.global.u32 [%a0], %r3;"
+    big = {"threads": 1024, "blocks": 40, "arrays": [np.zeros(40 * 1024, "u4")]}
+    launched(add, **big)
+    with pytest.raises(Fault, match=r"race: writes offset 0 of argument 0, which block .* (read|wrote)"):
+        launched(add, **big, checks=GRID)
+    launched(one.format("red.global.add.u32 [%a0], 1;"), **big, checks=GRID)
+    with pytest.raises(Fault, match=r"block \(\d+, 0, 0\) thread \(0, 0, 0\) updated"):
+        launched(one.format("red.global.add.u32 [%a0], 1;") + "ld.global.u32 %r3, [%a0];", **big, checks=GRID)
+    launched(one.format("st.global.u32 [%q1], 1;") + "ld.global.u32 %r3, [%q1];", **big, checks=GRID)

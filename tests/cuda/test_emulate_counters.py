@@ -54,6 +54,8 @@ def test_wavefronts_of_words_by_parts_of_a_warp(kind, step, requests, fronts):
 def test_lanes_that_are_off_cost_nothing():
     counts = counted("setp.lt.u32 %p1, %tid, 8; mad.lo.s64 %q1, %j, 4, %a0; @%p1 ld.global.f32 %f1, [%q1];")
     assert (counts.global_loads.requests, counts.global_loads.cost) == (2, 2)
+    counts = counted("setp.lt.u32 %p1, %tid, 0; mad.lo.s64 %q1, %j, 4, %a0; @%p1 ld.global.f32 %f1, [%q1];")
+    assert counts.global_loads.requests == 0
 
 
 def test_atomics_by_memory():
@@ -75,7 +77,7 @@ def test_instructions_by_class_and_divergence():
     more = {k: counts.instructions[k] - base.instructions[k] for k in counts.instructions}
     assert {k: v for k, v in more.items() if v} == {"fma": n, "float": n, "integer": n, "sync": n, "warp": n}
     assert counts.flops == 3 * n and counts.barriers == 2 and counts.active_share == 1 and counts.divergent_branches == 0
-    assert counts.per_fma() == counts.total / n
+    assert counts.per_fma() == counts.total / n and counts.per_fma("fma", "sync") == 2
     parted = counted("setp.lt.u32 %p1, %tid, 40; @%p1 bra some; " + "mov.u32 %r1, 1; " * 100 + "some: mov.u32 %r2, 1;")
     assert parted.divergent_branches == 2  # the second warp of each block
     whole, half = 2 * 2 * 32, 2 * 24

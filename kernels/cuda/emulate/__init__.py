@@ -5,9 +5,9 @@
 See README.md beside this file for what is modelled and what is not.
 """
 
-from kernels.cuda.emulate.faults import CHECKS, STRICT, Fault, Thread, Unsupported
+from kernels.cuda.emulate.faults import CHECKS, ON_REQUEST, Fault, Thread, Unsupported
 from kernels.cuda.emulate.parse import PtxError, parse
 from kernels.cuda.emulate.python import emulate
 from kernels.cuda.emulate.run import Report, run
 
-__all__ = ["run", "emulate", "Report", "Fault", "Thread", "Unsupported", "PtxError", "parse", "CHECKS", "STRICT"]
+__all__ = ["run", "emulate", "Report", "Fault", "Thread", "Unsupported", "PtxError", "parse", "CHECKS", "ON_REQUEST"]

@@ -5,6 +5,8 @@ race            two threads of a block touch a byte of shared memory, one of the
                 one warp count as one, in step, unless `warp` is asked for. Found from who touched what between which barriers, not
                 from the order in which the interpreter happens to run: also where the answer is right
 warp            a race within a warp that no `bar.warp.sync` orders: a warp need not be in step since compute capability 7.0
+grid            races in global memory, between any two threads of the grid: what no barrier of their block orders. Blocks that hand each
+                other numbers by atomics and fences are taken for racing
 barrier         threads of a block wait at different barriers, or some have ended
 shuffle         a mask that does not fit the lanes that are there, a lane read that is not
 limit           what the target cannot launch
@@ -18,7 +20,7 @@ import numpy as np
 from numba import njit
 
 from kernels.cuda.emulate.access import ATOMIC, COPY, DOES, READ, WRITE, Access
-from kernels.cuda.emulate.faults import STRICT, Fault
+from kernels.cuda.emulate.faults import Fault
 from kernels.cuda.emulate.memory import SHARED, WINDOW
 from kernels.cuda.emulate.parse import Function, Instruction
 from kernels.cuda.targets import SHARED_UNASKED, TARGETS, WARP
@@ -73,9 +75,6 @@ class Watcher:
 
     def begin(self, machine: Machine, root: Lanes) -> None:
         """A wave begins."""
-
-    def end(self, machine: Machine, root: Lanes) -> None:
-        """It has ended."""
 
     def segment(self, R: Lanes, start: int, end: int) -> None:
         """A group runs instructions start to end."""
@@ -158,70 +157,85 @@ def mark(written, positions, size):
         written[positions[i] : positions[i] + size] = True
 
 
-# What is known of a byte of shared memory: threads are counted from 1, 0 is nobody; an epoch is the time between two barriers of a block, a
-# step that between two barriers of a warp.
-WRITER, WRITTEN, WRITTEN_STEP, BY, READER, READ_AT, READ_STEP, OTHER, OTHER_STEP, COPIER, COLUMNS = range(11)
+# What is known of a byte: threads are counted from 1 in the order of the grid, 0 is nobody; an epoch is the time between two barriers of a
+# block, a step that between two barriers of a warp.
+WRITER, WRITTEN, WRITTEN_STEP, BY, READER, READ_AT, READ_STEP, OTHER, OTHER_AT, OTHER_STEP, COPIER, COLUMNS = range(12)
 
 
 class Races(Watcher):
-    """For each byte of shared memory: who wrote it last, up to two who read it since the last barrier, who copies to it."""
+    """For each byte of shared memory, or of all others: who wrote it last, two who read it, who copies to it."""
 
-    def __init__(self, strict: bool) -> None:
-        self.strict = strict
+    def __init__(self, *, strict: bool = False, grid: bool = False) -> None:
+        self.strict, self.grid = strict, grid
+        self.last = np.zeros((0, COLUMNS), np.int32)
 
     def begin(self, machine: Machine, root: Lanes) -> None:
-        self.machine = machine
-        self.start = machine.memory.shared[0]
-        self.last = np.zeros((machine.memory.local[0] - self.start, COLUMNS), np.int32)
-        self.epoch = np.zeros(machine.live_count.size, np.int32)
-        self.step = np.zeros(machine.warps_now, np.int32)
-        self.warp_of = root["warp"]
+        self.machine, m = machine, machine.memory
+        self.start, end = (0, m.shared[0]) if self.grid else (m.shared[0], m.local[0])
+        self.first = machine.first_block * machine.threads
+        if not self.grid or not self.last.size:  # the bytes of another wave's blocks are others, those of the grid stay
+            self.last = np.zeros((end - self.start, COLUMNS), np.int32)
+            self.epoch = np.zeros(machine.blocks, np.int32)
+            self.step = np.zeros(machine.blocks * -(-machine.threads // WARP), np.int32)
 
     def access(self, access: Access, R: Lanes, positions: np.ndarray, kind: int) -> None:
-        if access.space not in ("shared", "generic"):
+        if access.space in (("shared", "local") if self.grid else ("global", "const", "local")):
             return
         if positions.size == 1 and R.size > 1:
             positions = np.full(R.size, positions[0])
-        now = self.warp_of, self.machine.block_of, self.epoch, self.step
         other = np.zeros(2, np.int64)
-        bad = touch(self.last, self.start, positions, access.bytes, kind, R["thread"], *now, self.strict, other)
+        bad = touch(
+            self.last, self.start, positions, access.bytes, kind, R["thread"], self.first, self.machine.threads, self.epoch, self.step,
+            self.strict, other,
+        )  # fmt: skip
         if bad >= 0:
             self.fault(access, R, positions, kind, bad, int(other[0]), int(other[1]))
 
     def fault(self, access: Access, R: Lanes, positions: np.ndarray, kind: int, bad: int, other: int, did: int) -> None:
         what, address = described(access, R, positions, bad)
-        them = self.machine.who(other)
+        them = self.machine.who(other - self.first)
         deed = f"{('read', 'wrote', 'updated')[did]}, with no barrier between" if did != COPY else "copies to, and has not waited for"
         fault = self.machine.fault("race", f"{DOES[kind]} {what}, which {them} {deed}", R, np.array([bad]), access.x, address)
         fault.threads = (*fault.threads, them)
         raise fault
 
     def landed(self, threads: np.ndarray, positions: np.ndarray, size: int) -> None:
-        arrive(self.last, self.start, positions, size, threads, self.warp_of, self.machine.block_of, self.epoch, self.step)
+        if not self.grid:
+            arrive(self.last, self.start, positions, size, threads, self.first, self.machine.threads, self.epoch, self.step)
 
     def barrier(self, machine: Machine, blocks: np.ndarray) -> None:
-        self.epoch[blocks] += 1
+        self.epoch[machine.first_block + blocks] += 1
 
     def warp_barrier(self, R: Lanes) -> None:
-        self.step[np.unique(R["warp"])] += 1
+        per_block = -(-self.machine.threads // WARP)
+        self.step[self.machine.first_block * per_block + np.unique(R["warp"])] += 1
 
 
 @njit(nogil=True, cache=True)
-def apart(t, u, in_step, warp_of, step, strict):
-    """Whether nothing orders what thread u did in step `in_step` of its warp before what thread t does now, in the same epoch."""
+def warp_of(t, threads):
+    """The warp of a thread of the grid, whose blocks have so many threads."""
+    return t // threads * ((threads + WARP - 1) // WARP) + t % threads // WARP
+
+
+@njit(nogil=True, cache=True)
+def apart(t, u, then, in_step, threads, epoch, step, strict):
+    """Whether nothing orders what thread u did in an epoch and a step of its own before what thread t does now."""
     if t == u:
         return False
-    if warp_of[t] != warp_of[u]:
+    if t // threads != u // threads:
         return True
-    return strict and in_step == step[warp_of[t]]
+    if then != epoch[t // threads]:
+        return False
+    w = warp_of(t, threads)
+    return w != warp_of(u, threads) or (strict and in_step == step[w])
 
 
 @njit(nogil=True, cache=True)
-def touch(last, start, positions, size, kind, threads, warp_of, block_of, epoch, step, strict, other):
+def touch(last, start, positions, size, kind, running, first, threads, epoch, step, strict, other):
     """Record accesses, thread by thread. The first that nothing orders after an earlier one, or -1; `other`: who that was, what it did."""
     for i in range(positions.size):
-        t = threads[i]
-        e, s, w = epoch[block_of[t]], step[warp_of[t]], warp_of[t]
+        t = first + running[i]
+        e, s = epoch[t // threads], step[warp_of(t, threads)]
         for at in range(positions[i] - start, positions[i] - start + size):
             if at < 0 or at >= last.shape[0]:
                 break
@@ -229,18 +243,18 @@ def touch(last, start, positions, size, kind, threads, warp_of, block_of, epoch,
             if b[COPIER]:
                 other[0], other[1] = b[COPIER] - 1, COPY
                 return i
-            atomic = kind == ATOMIC and b[BY] == ATOMIC
-            if b[WRITER] and b[WRITTEN] == e and not atomic and apart(t, b[WRITER] - 1, b[WRITTEN_STEP], warp_of, step, strict):
-                other[0], other[1] = b[WRITER] - 1, b[BY]
+            u, atomic = b[WRITER] - 1, kind == ATOMIC and b[BY] == ATOMIC
+            if u >= 0 and not atomic and apart(t, u, b[WRITTEN], b[WRITTEN_STEP], threads, epoch, step, strict):
+                other[0], other[1] = u, b[BY]
                 return i
             if kind == READ:
-                remember(b, t, e, s, w, warp_of)
+                remember(b, t, e, s, threads)
                 continue
-            if b[READER] and b[READ_AT] == e:
-                for who in (READER, OTHER):
-                    if b[who] and apart(t, b[who] - 1, b[READ_STEP if who == READER else OTHER_STEP], warp_of, step, strict):
-                        other[0], other[1] = b[who] - 1, READ
-                        return i
+            for who in (READER, OTHER):
+                u = b[who] - 1
+                if u >= 0 and apart(t, u, b[who + 1], b[who + 2], threads, epoch, step, strict):
+                    other[0], other[1] = u, READ
+                    return i
             if kind == COPY:
                 b[COPIER] = t + 1
             else:
@@ -249,27 +263,34 @@ def touch(last, start, positions, size, kind, threads, warp_of, block_of, epoch,
 
 
 @njit(nogil=True, cache=True)
-def remember(b, t, e, s, w, warp_of):
-    """Keep a reader of this epoch and another, of another warp if there is one: any writer is then apart from one of them."""
-    if b[READER] == 0 or b[READ_AT] != e:
-        b[READER], b[READ_AT], b[READ_STEP], b[OTHER] = t + 1, e, s, 0
-    elif warp_of[b[READER] - 1] == w:
-        if b[READ_STEP] != s:
-            b[READER], b[READ_STEP] = t + 1, s
-        elif b[READER] != t + 1 and b[OTHER] == 0:
-            b[OTHER], b[OTHER_STEP] = t + 1, s
-    elif b[OTHER] == 0 or warp_of[b[OTHER] - 1] != w or b[OTHER_STEP] != s:
-        b[OTHER], b[OTHER_STEP] = t + 1, s
+def remember(b, t, e, s, threads):
+    """Keep two readers, of two blocks, or else two warps or lanes, if there are: any writer is then apart from one of them, if from any."""
+    u, v = b[READER] - 1, b[OTHER] - 1
+    if u < 0 or (t // threads == u // threads and (b[READ_AT] != e or (warp_of(t, threads) == warp_of(u, threads) and b[READ_STEP] != s))):
+        b[READER], b[READ_AT], b[READ_STEP] = t + 1, e, s
+        if v >= 0 and v // threads == t // threads and b[OTHER_AT] != e:
+            b[OTHER] = 0
+    elif t != u and (v < 0 or farther(t, v, u, threads) or (v // threads == t // threads and b[OTHER_AT] != e)):
+        b[OTHER], b[OTHER_AT], b[OTHER_STEP] = t + 1, e, s
 
 
 @njit(nogil=True, cache=True)
-def arrive(last, start, positions, size, threads, warp_of, block_of, epoch, step):
+def farther(t, v, u, threads):
+    """Whether thread t is farther from u than v is: in another block, or in another warp."""
+    if t // threads != u // threads:
+        return True
+    return v // threads == u // threads and warp_of(t, threads) != warp_of(u, threads)
+
+
+@njit(nogil=True, cache=True)
+def arrive(last, start, positions, size, running, first, threads, epoch, step):
     """Copies become writes of those who waited for them."""
     for i in range(positions.size):
-        t = threads[i]
+        t = first + running[i]
         for at in range(positions[i] - start, positions[i] - start + size):
             b = last[at]
-            b[COPIER], b[WRITER], b[WRITTEN], b[WRITTEN_STEP], b[BY] = 0, t + 1, epoch[block_of[t]], step[warp_of[t]], WRITE
+            b[COPIER], b[WRITER], b[WRITTEN], b[BY] = 0, t + 1, epoch[t // threads], WRITE
+            b[WRITTEN_STEP] = step[warp_of(t, threads)]
 
 
 def watchers(checks: frozenset[str], uninitialised: tuple[int, ...]) -> list[Watcher]:
@@ -277,6 +298,8 @@ def watchers(checks: frozenset[str], uninitialised: tuple[int, ...]) -> list[Wat
     found: list[Watcher] = []
     if "uninitialised" in checks:
         found.append(Uninitialised(uninitialised))
-    if "race" in checks or STRICT in checks:
-        found.append(Races(STRICT in checks))
+    if "race" in checks or "warp" in checks:
+        found.append(Races(strict="warp" in checks))
+    if "grid" in checks:
+        found.append(Races(strict="warp" in checks, grid=True))
     return found

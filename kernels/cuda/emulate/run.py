@@ -10,7 +10,7 @@ import numpy as np
 
 from kernels.cuda.emulate.checks import launchable, watchers
 from kernels.cuda.emulate.counters import Counters, Counts
-from kernels.cuda.emulate.faults import CHECKS, STRICT
+from kernels.cuda.emulate.faults import CHECKS, ON_REQUEST
 from kernels.cuda.emulate.machine import Machine, Three
 from kernels.cuda.emulate.parse import parse
 from kernels.cuda.emulate.picture import Touch, Touches, draw
@@ -73,7 +73,8 @@ def run(
     kernel         its name; None if the text has one only
     grid, block    sizes along x, y, z
     shared         bytes of dynamic shared memory
-    checks         all of CHECKS, none, or some by name; "warp" looks for races within a warp too. Bounds and alignment are always checked
+    checks         all of CHECKS, none, or some by name: "warp" and "grid" look for races within a warp and in global memory.
+                   Bounds and alignment are always checked
     counters       count instructions, sectors, wavefronts: `Report.counts`
     touches        keep the requests of the first warp, for `Report.picture`
     target         the device to hold the launch against, such as "sm_90"; that of the PTX by default
@@ -86,8 +87,8 @@ def run(
     module = parse(ptx)
     function = module.kernel(kernel)
     named = frozenset(CHECKS if checks is True else checks or ())
-    if named - {*CHECKS, STRICT}:
-        raise ValueError(f"no check {', '.join(sorted(named - {*CHECKS, STRICT}))}: there are {', '.join([*CHECKS, STRICT])}")
+    if unknown := named - {*CHECKS, *ON_REQUEST}:
+        raise ValueError(f"no check {', '.join(sorted(unknown))}: there are {', '.join([*CHECKS, *ON_REQUEST])}")
     with np.errstate(all="ignore"):
         machine = Machine(module, function, three(grid), three(block), list(args), shared=shared, checks=named, names=names)
         if "limit" in named:
