@@ -158,8 +158,8 @@ def dp4a(typing, a, b, total):
 
 
 def dp4a_twin(a: Any, b: Any, total: Any) -> np.int32:
-    narrow = np.uint8 if np.asarray(a).dtype == np.uint32 else np.int8
-    four = np.asarray(a).view(narrow).astype(np.int32) * np.asarray(b).view(np.int8).astype(np.int32)
+    a, b = np.atleast_1d(a), np.atleast_1d(b)
+    four = a.view(np.uint8 if a.dtype == np.uint32 else np.int8).astype(np.int32) * b.view(np.int8).astype(np.int32)
     return np.int32(four.sum(dtype=np.int32) + np.int32(total))
 
 

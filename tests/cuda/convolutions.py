@@ -13,7 +13,7 @@ from engine.ops.windows import window_grid
 
 @st.composite
 def geometries(draw):
-    """Shapes of x and w, and the parameters of conv2d: no picture, one pixel, more columns than a tile; windows that see none of the picture."""
+    """Shapes of x and w, and parameters: no picture, one pixel, more columns than a tile; windows that see nothing of the picture."""
     n, groups = draw(st.integers(0, 3)), draw(st.integers(1, 3))
     channels, filters = draw(st.integers(1, 5)), draw(st.sampled_from([1, 2, 3, 5]))
     kernel = draw(st.integers(1, 4)), draw(st.integers(1, 4))
@@ -46,19 +46,19 @@ def calls(draw, op, dtypes):
 def mutate(monkeypatch, module, names, old, new):
     """Put functions of a module in place, as they are if their source says `new` where it says `old`.
 
-    names   the function, then those that are made of it: from their source, or, of a kernel without one of its own, from the line that makes it
+    names   the function, then those that are made of it; each by its source, or by the line `name = ...` that makes it
     """
     first, *others = [source(module, name) for name in names]
     assert first.count(old) == 1, f"{first.count(old)} times {old!r}"
     within = dict(vars(module))
     for text in (first.replace(old, new), *others):
-        exec(compile(text, f"mutant of {names[0]}", "exec"), within)
+        exec(compile(text, module.__file__, "exec"), within)  # Numba looks its lines up there
     for name in names:
         monkeypatch.setattr(module, name, within[name])
 
 
 def source(module, name):
-    """Of a function `def name`, or of a line `name = ...`."""
+    """As many empty lines as stand before it in the file, and the text of `def name` or `name = ...`."""
     text = inspect.getsource(module)
     found = re.search(rf"^((@.*\n)?def {name}\(.*\n((    .*)?\n)+|{name} = .*\n)", text, re.MULTILINE)
-    return found[0]
+    return "\n" * text.count("\n", 0, found.start()) + found[0]

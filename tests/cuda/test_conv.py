@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tally
 from convolutions import calls, mutate
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws_of_rungs import agrees, has_the_signature_of_its_op, leaves_alone, one_serves, same_bits
 from products import checked, numbers
@@ -20,6 +20,8 @@ from kernels.registry import ladder
 
 pytestmark = pytest.mark.numba_cuda
 NAMES = ("conv2d", "conv2d_input_grad", "conv2d_weight_grad", "conv2d_int8")
+PLAIN = {"stride": 1, "dilation": 1, "groups": 1}
+FEWER = settings(max_examples=max(5, settings().max_examples * 2 // 5))  # to compile and to check takes seconds
 RUNGS = [rung for op in NAMES for rung in ladder(op, "cuda")] if find_spec("numba_cuda") else []
 
 
@@ -40,6 +42,7 @@ def call(op, x, w, dtype="float32", **params):
 
 
 @pytest.mark.parametrize("rung", RUNGS, ids=named)
+@FEWER
 @given(data=st.data())
 def test_a_rung_agrees_with_the_definition(rung, data):
     args, params, dtype = data.draw(calls(rung.op, rung.rtol))
@@ -104,6 +107,50 @@ def test_infinity_reaches_only_the_windows_that_see_it(op):
     with checked():
         got = rung.run(*args, **params)
     np.testing.assert_array_equal(np.isfinite(got), np.isfinite(ladder(op, "cuda")[0].run(*args, **params)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_copy_or_a_zero_is_what_its_twin_says(dtype):
+    from numba import cuda
+
+    from kernels.cuda.intrinsics import copy1_or_zero, copy1_or_zero_twin, wait_for_copies
+    from kernels.cuda.launch import launch
+
+    u = np.uint32
+
+    def kernel(x, y):
+        tile = cuda.shared.array(32, x.dtype)
+        t = u(cuda.threadIdx.x)
+        copy1_or_zero(tile, t, x, u(u(31) - t) if t > u(3) else u(1 << 20), t > u(3))  # where nothing is read, nothing need be
+        wait_for_copies()
+        y[t] = tile[t]
+
+    x, y, want = np.arange(1, 33).astype(dtype), np.empty(32, dtype), np.empty(32, dtype)
+    with checked():
+        launch(kernel, (1,), (32,), x, y, writes=[y])
+    for t in range(32):
+        copy1_or_zero_twin(want, t, x, 31 - t, t > 3)
+    np.testing.assert_array_equal(y, want)
+
+
+@pytest.mark.parametrize("kind", ["uint32", "int32"])
+def test_four_products_of_bytes_are_what_their_twin_says(kind):
+    from numba import cuda
+
+    from kernels.cuda.intrinsics import dp4a, dp4a_twin
+    from kernels.cuda.launch import launch
+
+    def kernel(a, b, c):
+        t = np.uint32(cuda.threadIdx.x)
+        c[t] = dp4a(a[t], b[t], c[t])
+
+    rng = np.random.default_rng(0)
+    a, b, c = (numbers(rng, 32, of) for of in (kind, "int32", "int32"))
+    want = [dp4a_twin(*three) for three in zip(a, b, c // 2, strict=True)]
+    c //= 2
+    with checked():
+        launch(kernel, (1,), (32,), a, b, c, writes=[c])
+    np.testing.assert_array_equal(c, want)
 
 
 # Mutants: an edge guard removed, an index swapped, a barrier dropped. Each is caught, and it is said by which check.
@@ -173,3 +220,69 @@ def test_a_mutant_of_whole_numbers_is_caught(monkeypatch, names, old, new):
         agrees(
             ladder("conv2d_int8", "cuda")[2], "int8 int8", args, {"zero_point": 3, "padding": 1, "stride": 1, "dilation": 1, "groups": 1}
         )
+
+
+# What the counters say: of 8 channels of 8 by 32 pixels, with a pixel of padding, 128 filters of 3 by 3. That is two tiles of 128 windows.
+
+PRODUCTS = 128 * 256 * 72
+ON_THE_PICTURE = 128 * 8 * (3 * 8 - 2) * (3 * 32 - 2)  # a row of windows and a column each miss two rows of weights at the border
+
+
+def counted(op, step):
+    from kernels.cuda.lesson import counts
+
+    return counts(ladder(op, "cuda")[step - 1])
+
+
+def test_as_many_fused_products_as_the_formula_has():
+    """One sum a thread leaves out what lies beside the picture; tiles multiply it by zeros."""
+    first, second, third, fourth = (counted("conv2d", step) for step in (1, 2, 3, 4))
+    assert first.instructions["fma"] == second.instructions["fma"] == ON_THE_PICTURE
+    assert third.instructions["fma"] == fourth.instructions["fma"] == PRODUCTS
+    assert second.total < first.total / 2, "no test at each product"
+
+
+def test_a_halo_is_loaded_once_a_tile_and_a_channel():
+    counts = counted("conv2d", 3)
+    weights, rows, stores = (
+        PRODUCTS // 32,
+        128 * 8 * 8 * 2,
+        128 * 256 // 32,
+    )  # two requests a row of 34 pixels
+    assert counts.global_loads.requests + counts.global_stores.requests == weights + rows + stores
+    assert counts.wavefronts_per_request() == 1.0
+    assert counts.barriers == 2 * 128 * 8, "two a channel"
+
+
+@pytest.mark.parametrize("op", ["conv2d", "conv2d_int8"])
+def test_the_implicit_product_asks_no_bank_twice_and_waits_once_a_tile(op):
+    counts = counted(op, 3 if op == "conv2d_int8" else 4)
+    depth = 72 // 4 if op == "conv2d_int8" else 72
+    assert counts.barriers == 2 * -(-depth // 8), "one a tile, of two blocks"
+    assert counts.wavefronts_per_request() == 1.0
+    assert counts.divergent_branches == 0 and counts.instructions["local"] == 0
+    assert counts.total / PRODUCTS < (0.65 if op == "conv2d_int8" else 1.65)
+    assert counts.useful_share() >= (0.95 if op == "conv2d" else 0.8)
+
+
+@pytest.mark.parametrize("op", ["conv2d", "conv2d_int8"])  # the gradients run the kernel of the first
+def test_the_machine_code_of_the_implicit_product_is_products_for_the_most_part(op):
+    from kernels.cuda.launch import on
+    from kernels.cuda.lesson import CASES
+    from kernels.cuda.static.assemble import MissingAssembler
+    from kernels.cuda.static.evidence import evidence
+
+    shapes, params, _ = CASES[op]
+    kinds = ("uint8", "int8") if op == "conv2d_int8" else ("float32", "float32")
+    with on("recorded") as device:
+        kernels.serving(op, "cuda").run(*(np.ones(shape, kind) for shape, kind in zip(shapes, kinds, strict=True)), **params)
+    (launch,) = (launch for launch in device.launches if launch.function.__qualname__.startswith("implicit_by"))
+    for cc in ((8, 0), (10, 0)):  # of each compiler one
+        try:
+            found = evidence(launch, cc)
+        except MissingAssembler as why:
+            tally.not_run(f"cuda: {why}")
+            pytest.skip(str(why))
+        assert found.share >= 0.6 and found.product == ("IDP" if op == "conv2d_int8" else "FFMA")
+        assert found.spills == found.stack == 0 and found.registers <= 128, "two blocks an SM"
+        assert not found.forbidden

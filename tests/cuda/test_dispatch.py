@@ -1,9 +1,9 @@
-"""Networks through the ordinary dispatch: what has a kernel on CUDA runs on the emulator, all else by its definition, and the result is the CPU's."""
+"""Networks through the ordinary dispatch: what has a kernel runs on the emulator, all else by its definition; the results are the CPU's."""
 
 import numpy as np
 import pytest
 import tally
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws_of_rungs import agrees, has_the_signature_of_its_op
 from products import checked
@@ -20,13 +20,13 @@ EXACT_ENOUGH = {"rtol": 2e-4, "atol": 2e-6}  # float32: sums of some hundred ter
 
 
 @pytest.mark.parametrize("op", ["dense", "dense_grad"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@settings(max_examples=max(5, settings().max_examples * 2 // 5))  # to compile takes seconds
 @given(data=st.data())
-def test_a_layer_agrees_with_its_definition(op, dtype, data):
+def test_a_layer_agrees_with_its_definition(op, data):
     rung = kernels.serving(op, "cuda")
     args, params = data.draw(calls(OPS[op]))
     with checked():
-        agrees(rung, dtype, args, params)
+        agrees(rung, data.draw(st.sampled_from(["float32", "float64"])), args, params)
     has_the_signature_of_its_op(rung)
     tally.ran("cuda", "a rung agrees")
 
@@ -81,10 +81,11 @@ def test_a_network_learns_on_the_emulator_what_it_learns_on_the_cpu(launched, lo
 
 def test_an_op_without_a_kernel_on_cuda_runs_its_definition(launched):
     x = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
-    assert "max_pool2d" not in kernels.ops("cuda")
+    op = OPS["max_pool2d_with_indices"]
+    assert op.name not in kernels.ops("cuda")
     with kernels.use("cuda", device="emulated"):
-        y = OPS["max_pool2d"](x, kernel_size=2)
-    np.testing.assert_array_equal(y, OPS["max_pool2d"].definition(x, **{**OPS["max_pool2d"].defaults, "kernel_size": 2}))
+        y = op(x, kernel_size=2)[0]
+    np.testing.assert_array_equal(y, x.reshape(2, 3, 2, 2, 2, 2).max(axis=(3, 5)))
     assert not launched
-    with pytest.raises(kernels.MissingKernel, match="max_pool2d"), kernels.use("cuda", device="emulated", require=("max_pool2d",)):
+    with pytest.raises(kernels.MissingKernel, match=op.name), kernels.use("cuda", device="emulated", require=(op.name,)):
         pass
