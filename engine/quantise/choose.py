@@ -12,21 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from engine.quantise import rounding
+from engine.quantise import convert, rounding
 from engine.quantise.calibrate import sqnr
 from engine.quantise.convert import Grids, InFloats, Ranges, integers, makes_codes, weight_grids
 from engine.quantise.correct import values_of
 from engine.quantise.folded import Folded
-from engine.quantise.integer import Add, Codes, Network
+from engine.quantise.integer import Add, Codes, Lookup, Network
 
 
 def noise(net: Folded, small: Network, x: Any) -> dict[str, float]:
     r"""$10 \log_{10} \left( \sum y^2 / \sum (\hat y - y)^2 \right)$ for what each layer gives: decibels, 6 for each bit that is right
 
-    Of the whole network up to that layer, so what is lost stays lost. Layers that only hand codes on are left out.
+    Of the whole network up to that layer, so what is lost stays lost. Layers that only hand codes on are left out, and so are those that a
+    function alone reads: their numbers are clipped where it no longer changes.
     """
     whole, codes = values_of(net, x), small.values(small.input.quantise(x))
-    own = [layer for layer in small.layers if layer.name in small.scales]
+    own = [layer for layer in small.layers if layer.name in small.scales and not convert.read_by_a_function(net, layer.name)]
     return {layer.name: sqnr(whole[layer.name], codes_of(layer, small).dequantise(codes[layer.name])) for layer in own}
 
 
@@ -34,7 +35,7 @@ def codes_of(layer: Any, small: Network) -> Codes:
     """What the codes of a layer stand for that has a grid of its own."""
     if isinstance(layer, InFloats):
         return layer.after
-    to = layer if isinstance(layer, Add) else layer.to
+    to = layer if isinstance(layer, Add | Lookup) else layer.to
     return Codes(float(small.scales[layer.name]), to.zero_point, to.dtype)
 
 

@@ -6,7 +6,7 @@ r"""From layers in floats to a network of integers: ranges seen on some batches,
     print(report(net, small, x))                              # signal to noise, layer by layer
 
 Weights are symmetric, with a scale for each channel, as integer products want them; what flows is affine in 8 bits. A layer that keeps
-codes as they are (a pool, a flattening) has the grid of what it reads.
+codes as they are (a pool, a flattening) has the grid of what it reads. A function of each number becomes a table of all codes.
 
 Source: Nagel et al. (2021), A white paper on neural network quantization, sec. 3.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from engine.quantise.observers import MinMax, Observer
 Ranges = dict[str, tuple[float, float]]
 Grids = dict[str, Grid]
 
+TRIED = 1 << 14  # numbers of a range, to find where a function has other codes
 FLOWING = Scheme(bits=8, signed=False, symmetric=False)
 WEIGHTS = Scheme(bits=8, signed=True, symmetric=True)
 
@@ -36,6 +38,7 @@ def calibrated(net: Folded, batches: Iterable[Any], *, observer: Callable[[], Ob
     """The range of the input and of what each layer gives, but for those that keep codes as they are, over `batches` of inputs.
 
     observer   makes what looks on: `update(x)` for each batch, `range()` at last. See `engine.quantise.observers`
+    What only a function reads has the range in which that changes, see `changing`.
 
     Raises ValueError if there is no batch, or for numbers that are not finite, naming the layer.
     """
@@ -53,12 +56,36 @@ def calibrated(net: Folded, batches: Iterable[Any], *, observer: Callable[[], Ob
         count += 1
     if not count:
         raise ValueError("there is no batch to calibrate on: give at least one")
-    return {name: tuple(map(float, seen.range())) for name, seen in watched.items()}  # type: ignore[misc]
+    return changing(net, {name: tuple(map(float, seen.range())) for name, seen in watched.items()})  # type: ignore[misc]
 
 
 def makes_codes(layer: Layer) -> bool:
     """Whether a layer's results get a grid of their own."""
-    return layer.kind in ("conv", "dense", "add")
+    return layer.kind in ("conv", "dense", "add", "function")
+
+
+def changing(net: Folded, ranges: Ranges) -> Ranges:
+    """The ranges, but of what a function alone reads only the part in which its codes change: tanh has one code from 3.1 up, for which
+    more than one code would be wasted. Without it the steps of what tanh reads are as wide as its largest number asks for."""
+    found = dict(ranges)
+    for layer in net.layers:
+        source = layer.reads[0]
+        if layer.function is None or source not in ranges or not read_by_a_function(net, source):
+            continue
+        x = np.linspace(*ranges[source], TRIED, dtype=np.float32)
+        with np.errstate(all="ignore"):
+            values = layer.function(x, defined=True)
+        if np.isfinite(values).all():
+            places = np.flatnonzero(np.diff(flowing(ranges[layer.name]).quantise(values).astype(int)))
+            if places.size:
+                found[source] = float(x[places[0]]), float(x[places[-1] + 1])
+    return found
+
+
+def read_by_a_function(net: Folded, name: str) -> bool:
+    """Whether a function alone reads it."""
+    readers = net.readers(name)
+    return len(readers) == 1 and readers[0].function is not None
 
 
 def weight_grids(net: Folded, scheme: Scheme = WEIGHTS, *, bits: Mapping[str, int] | None = None) -> Grids:
@@ -154,6 +181,8 @@ def _integer(layer: Layer, reads: tuple[str, ...], before: list[Codes], after: C
         return integer.AvgPool(layer.name, reads=reads, zero_point=before[0].zero_point, **layer.options)
     if layer.kind == "add":
         return integer.Add.between(layer.name, *before, after, reads=layer.reads, relu=layer.relu)  # type: ignore[misc, arg-type]
+    if layer.function is not None:
+        return integer.Lookup.of(layer.name, partial(layer.function, defined=True), before[0], after, reads=reads)
     grid, x = grids[layer.name], before[0]
     try:
         bias = whole_bias(layer.b, x.scale, grid.scale)

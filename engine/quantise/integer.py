@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -377,6 +377,55 @@ class Add(Layer):
 
 
 @dataclass(frozen=True, eq=False)
+class Lookup(Layer):
+    r"""$y = t_x$: whatever becomes of each number alone, tanh or gelu, as a table of all codes
+
+    table           t (256), int8 or uint8: first what the codes 0 to 127 become, then 128 to 255 of uint8, or -128 to -1 of int8
+    x_zero_point    of x
+    zero_point      of y
+    Raises, with the name, TypeError for a table of another dtype, ValueError for one that has not 256 codes.
+    """
+
+    name: str
+    table: np.ndarray
+    x_zero_point: int
+    zero_point: int
+    reads: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.table.dtype not in (np.uint8, np.int8):
+            raise TypeError(f"{self.name}: a table has codes of int8 or uint8, not {self.table.dtype}")
+        if self.table.shape != (256,):
+            raise ValueError(f"{self.name}: a table has a code for each of 256, its shape is not {self.table.shape}")
+
+    @property
+    def zeros(self) -> tuple[tuple[int | None, ...], int | None]:
+        return (self.x_zero_point,), self.zero_point
+
+    @property
+    def dtype(self) -> str:
+        """That of y."""
+        return str(self.table.dtype)
+
+    @classmethod
+    def of(cls, name: str, f: Callable[[np.ndarray], Any], x: Codes, y: Codes, *, reads: tuple[str, ...] = ()) -> Lookup:
+        r"""$t_q = \mathrm{quantise}(f(s_x (q - z_x)))$ in float32. Raises ValueError, with the name, where f is nan."""
+        numbers = x.dequantise(np.arange(256, dtype=np.uint8).view(x.dtype))
+        with np.errstate(all="ignore"):
+            values = np.asarray(f(numbers))
+        if np.isnan(values).any():
+            raise ValueError(
+                f"{name}: the function of {numbers[np.isnan(values)][0]:g} is nan, and that number has a code\n"
+                "  keep what it reads in its domain, as by a maximum before it"
+            )
+        return cls(name, y.quantise(values), x.zero_point, y.zero_point, reads)
+
+    def __call__(self, *codes: np.ndarray) -> np.ndarray:
+        (x,) = codes
+        return np.take(self.table, x.view(np.uint8))
+
+
+@dataclass(frozen=True, eq=False)
 class Flatten(Layer):
     """(n, c, h, w) to (n, c h w)."""
 
@@ -491,7 +540,7 @@ class Network:
         return cls(_record(notes["input"], "", {}), _record(notes["output"], "", {}), layers, groups["scales"])
 
 
-RECORDS = {kind.__name__: kind for kind in (Codes, Requantise, Conv, Dense, MaxPool, AvgPool, Add, Flatten)}
+RECORDS = {kind.__name__: kind for kind in (Codes, Requantise, Conv, Dense, MaxPool, AvgPool, Add, Lookup, Flatten)}
 
 
 def _notes(record: Any, path: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -131,6 +131,8 @@ class Prepared:
                 new = _rescaled(layer, read[0], before[0], after, grids[layer.name])
             elif layer.kind == "add":
                 new = _added(layer, read, before, after)
+            elif layer.function is not None:
+                new = after.quantise(layer.function(np.float32(read[0]) * np.float32(before[0].scale), defined=True)).astype(np.float64)
             else:  # of 6 numbers a mean of 1/2 may come as 0.4999...: what is next to a tie is one
                 new = np.rint(np.round(layer(*read), 6) + after.zero_point)
             known[layer.name] = np.clip(new, after.zero_point if layer.relu else after.low, after.high)
