@@ -174,7 +174,7 @@ def session(nodes, x, y_shape, y_dtype, arrays):
     except ImportError as e:
         tally.not_run(f"integer layers against ONNX Runtime: {e.name} is not installed")
         pytest.skip(f"{e.name} is not installed")
-    kinds = {"uint8": onnx.TensorProto.UINT8, "int8": onnx.TensorProto.INT8}
+    kinds = {"uint8": onnx.TensorProto.UINT8, "int8": onnx.TensorProto.INT8, "float32": onnx.TensorProto.FLOAT}
     graph = onnx.helper.make_graph(
         nodes(onnx.helper.make_node), "integers",
         [onnx.helper.make_tensor_value_info("x", kinds[str(x.dtype)], x.shape)],
@@ -185,7 +185,7 @@ def session(nodes, x, y_shape, y_dtype, arrays):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    if x.dtype == np.uint8:
+    if x.dtype != np.int8:
         options.add_session_config_entry("session.x64quantprecision", "1")  # else its sums saturate on a processor without VNNI
     elif saturating():
         tally.not_run("int8 against ONNX Runtime: its sums saturate at 16 bits on a processor without VNNI")

@@ -23,7 +23,7 @@ import numpy as np
 from engine.quantise import integer
 from engine.quantise.folded import INPUT, Folded, Layer
 from engine.quantise.integer import Codes, Network, Requantise, whole_bias
-from engine.quantise.numbers import Grid, Scheme, choose_grid, dequantise, grid_of, quantise
+from engine.quantise.numbers import Grid, Scheme, by_output, choose_grid, dequantise, grid_of, quantise
 from engine.quantise.observers import MinMax, Observer
 
 Ranges = dict[str, tuple[float, float]]
@@ -88,12 +88,17 @@ def read_by_a_function(net: Folded, name: str) -> bool:
     return len(readers) == 1 and readers[0].function is not None
 
 
-def weight_grids(net: Folded, scheme: Scheme = WEIGHTS, *, bits: Mapping[str, int] | None = None) -> Grids:
-    """A grid for the weights of each layer: symmetric, one scale a channel. `bits` says by name where there are other than 8."""
+def weight_grids(net: Folded, scheme: Scheme = WEIGHTS, *, bits: Mapping[str, int] | None = None, group: int | None = None) -> Grids:
+    """A grid for the weights of each layer, one scale a channel.
+
+    bits    by name, where there are others than the scheme's
+    group   of a product, so many neighbouring inputs of an output have a scale of their own: for `quantise.narrow`, not for integers
+    Raises ValueError, with the name, for other bits or groups and for weights that are not finite.
+    """
     grids = {}
     for layer in net.weighted:
-        wanted = Scheme(bits=(bits or {}).get(layer.name, scheme.bits), axis=layer.channels)
         try:
+            wanted = by_output(replace(scheme, bits=(bits or {}).get(layer.name, scheme.bits)), 2 if layer.kind == "dense" else 4, group)
             grids[layer.name] = grid_of(layer.w, wanted)
         except ValueError as e:
             raise ValueError(f"the weights of {layer.name}: {e}") from e

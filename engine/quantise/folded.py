@@ -29,6 +29,7 @@ from typing import Any, Literal
 import numpy as np
 
 from engine import ops
+from engine.forms.form import Form
 from engine.graph import Call, Value, at, trace
 from engine.quantise.functions import Function, X
 from engine.traced import OPS
@@ -47,7 +48,7 @@ class Layer:
     """One layer.
 
     reads     the names of the layers whose numbers it takes, "input" for the network's
-    w, b      of a convolution (o, c / groups, i, j) and (o); of a product (k, m) and (m)
+    w, b      of a convolution (o, c / groups, i, j) and (o); of a product (k, m) and (m). w may be a form, see `quantise.narrow`
     relu      what is below 0 becomes 0, at last
     options   of the op: stride, padding, dilation, groups; kernel_size, stride, padding
     function  of each number, if that is what it does
@@ -68,9 +69,9 @@ class Layer:
             return self.function(x[0])
         act = "relu" if self.relu else "identity"
         if self.kind == "conv":
-            return ops.bias_activation(ops.conv2d(x[0], self.w, **self.options), self.b, activation=act)
+            return ops.bias_activation(_product(ops.conv2d, x[0], self.w, **self.options), self.b, activation=act)
         if self.kind == "dense":
-            return ops.dense(x[0], self.w, self.b, activation=act)
+            return _product(ops.dense, x[0], self.w, self.b, activation=act)
         if self.kind == "max_pool":
             return ops.max_pool2d(x[0], **self.options)
         if self.kind == "avg_pool":
@@ -89,6 +90,10 @@ class Layer:
         options = ", ".join(f"{name} {value}" for name, value in self.options.items() if value not in (None, 0, 1))
         words = [self.kind, shape, str(self.function or ""), "relu" if self.relu else "", options, f"of {', '.join(self.reads)}"]
         return f"{self.name:<16} {'  '.join(word for word in words if word)}"
+
+
+def _product(op: Callable[..., Any], x: Any, w: Any, *b: Any, **options: Any) -> Any:
+    return getattr(w, op.name)(x, *b, **options) if isinstance(w, Form) else op(x, w, *b, **options)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, eq=False)

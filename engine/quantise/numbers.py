@@ -16,7 +16,7 @@ ONNX, QuantizeLinear and DequantizeLinear (opset 21), whose shapes of scales and
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,14 @@ class Scheme:
         if self.group is None:
             return (n,)
         return tuple(-(-n // self.group) if a == self.axis % len(shape) else m for a, m in enumerate(shape))
+
+
+def by_output(scheme: Scheme, axes: int, group: int | None = None) -> Scheme:
+    """The scheme with a scale for each output of a matrix (k, m), 2 axes, or of a kernel (o, c, i, j), 4; or, of a matrix, for each `group`
+    neighbours among the inputs of an output. Raises ValueError for a group below 1."""
+    if axes == 2 and group is not None:
+        return replace(scheme, axis=0, group=group)
+    return replace(scheme, axis=1 if axes == 2 else 0, group=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,11 +293,11 @@ def unpack(packed: Any, shape: Shape, bits: int, *, signed: bool = True) -> np.n
     count = int(np.prod(shape))
     if packed.shape != (-(-count // each),):
         raise ValueError(f"{count} codes of {bits} bits are {-(-count // each)} bytes, given are {packed.shape}")
-    every = (packed[:, None] >> (bits * np.arange(each, dtype=np.uint8))) & (2**bits - 1)
-    codes: np.ndarray = every.reshape(-1)[:count].reshape(shape).astype(np.uint8)
-    if signed:
-        codes = (codes << (8 - bits)).view(np.int8) >> (8 - bits)  # the sign is brought to the front, and back with its copies
-    return codes
+    every = np.empty((len(packed), each), np.uint8)
+    for i in range(each):  # a loop over 2 to 8 columns, for NumPy is slow on rows as short
+        np.left_shift(packed, 8 - bits * (i + 1), out=every[:, i])
+    codes = every.view(np.int8) if signed else every  # each in the highest bits, so that it comes back with copies of its sign
+    return np.asarray(codes >> (8 - bits)).reshape(-1)[:count].reshape(shape)
 
 
 def _each(bits: int) -> int:
