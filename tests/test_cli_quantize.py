@@ -40,6 +40,24 @@ def test_a_trained_model_in_integers(trained, tmp_path, capsys):
     assert np.sum(network(x).argmax(axis=1) == e.test[1]) == small["right"]
 
 
+@pytest.mark.parametrize(
+    "options", [("dynamic",), ("weights", "--bits", 4, "--group", 32), ("dynamic", "--bits", 4, "--rounding", "gptq", "--correct")]
+)
+def test_weights_alone_and_dynamic(trained, tmp_path, capsys, options):
+    from engine.quantise.narrow import Narrow
+
+    code, out, err = gnomon(capsys, "quantize", trained, "--how", *options, "--report", tmp_path / "q")
+    assert code == 0 and "floats, " in out and options[0] in out and "fp32" not in out and "calibrated" not in err
+    report = json.loads((tmp_path / "q" / "report.json").read_text())
+    whole, small = report["rows"]
+    network = Narrow.load(tmp_path / "q" / "network.safetensors")
+    assert f"{network.bytes:,} bytes held" in small["note"] and small["numbers"] == whole["numbers"]
+    assert small["bytes"]["dense"] == network.bytes < whole["bytes"]["dense"] / (3.5 if len(options) == 1 else 6)
+    assert abs(whole["accuracy"] - small["accuracy"]) <= 0.03 and min(report["noise"].values()) > 10
+    code, _, err = gnomon(capsys, "export", tmp_path / "q", "--c", tmp_path / "g.c")
+    assert code == 1 and "holds no integer network" in err and not (tmp_path / "g.c").exists()
+
+
 def test_integers_as_one_file_of_c(trained, tmp_path, capsys):
     assert gnomon(capsys, "quantize", trained, "--report", tmp_path / "q")[0] == 0
     code, out, _ = gnomon(capsys, "export", tmp_path / "q", "--c", tmp_path / "g.c", "--name", "glyphs")
@@ -80,6 +98,10 @@ def test_a_pruned_model_keeps_its_zeros(tmp_path, capsys):
         (("--rule", "fp64"), 2, "There are: fp32, q31-double"),
         (("--rounding", "up"), 2, "nearest, gptq, adaround"),
         (("--calibrate", "0"), 2, "at least one is wanted"),
+        (("--group", "32"), 2, "integers have none"),
+        (("--group", "0", "--how", "weights"), 2, "group=0"),
+        (("--how", "statik"), 2, "'static', 'dynamic', 'weights'"),
+        (("--how", "dynamic", "--qat", "1"), 2, "training with rounding is for networks of integers"),
     ],
 )
 def test_what_cannot_be_is_told(trained, tmp_path, capsys, arguments, code, said):

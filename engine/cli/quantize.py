@@ -27,6 +27,8 @@ REPORT = ("network.safetensors", "table.md", "report.json", "accuracy.png")
 @click.option("--data", metavar="NAME", help="The data set of a model by name.  [default: mnist5k]")
 @click.option("--int8/--int4", "whole", default=None, help="Plain for --bits 8 and --bits 4.")
 @click.option("--bits", type=int, help="Of the weights, 2 to 8; what flows between layers has 8.  [default: 8]")
+@click.option("--how", type=click.Choice(["static", "dynamic", "weights"]), default="static", show_default=True, help="What becomes codes.")
+@click.option("--group", type=int, metavar="N", help="Of dynamic and weights: a scale for each N inputs of an output.")
 @click.option("--observer", default="minmax", show_default=True, metavar="NAME", help="minmax, average, percentile, mse, entropy.")
 @click.option("--rounding", default="nearest", show_default=True, metavar="NAME", help="nearest, gptq, adaround.")
 @click.option("--rule", default="fp32", show_default=True, metavar="NAME", help="fp32, q31-double, q31-single, rndnu, pow2.")
@@ -48,6 +50,8 @@ def command(
     """Quantize MODEL: a folder of `gnomon train` or of `gnomon prune` (its last stage: zeros stay zeros), or a model by name.
 
     Weights become integers with a scale a channel, what flows between layers codes of 8 bits; from input to logits there is no float.
+    That is --how static. With dynamic the inputs of each product become codes by their own range as they come, and nothing is calibrated;
+    with weights nothing else becomes codes. `engine.quantise.narrow.Narrow.load` reads what these two leave.
     With --qat the weights, and the steps of all these grids, are learned on while everything is rounded, on the data of the model.
     A model by name is that in runs/MODEL-DATA, where `gnomon train` leaves it; if it is not there, or not trained to the end, it is
     trained first.
@@ -61,6 +65,7 @@ def command(
       gnomon quantize runs/lenet5_classic-mnist5k
       gnomon quantize runs/lenet5_classic-mnist5k --bits 4 --rounding gptq --correct
       gnomon quantize runs/lenet5_classic-mnist5k --bits 2 --qat 10
+      gnomon quantize runs/lenet5_classic-mnist5k --how weights --bits 4 --group 32
       gnomon prune mlp --keep 0.1 && gnomon quantize runs/mlp-mnist5k-pruned --int4 --qat 5
       gnomon quantize mlp --int8 --calibrate 512 --qat 5 --data mnist5k --report runs/whole
 
@@ -74,7 +79,7 @@ def command(
         needs("safetensors", "matplotlib", "rich")
         folder, experiment, named = opened(model, data)
         job = described(experiment, how)
-        where = report or folder / ("int8" if job.bits == 8 else f"int{job.bits}")
+        where = report or folder / f"int{job.bits}{f'-{job.how}' * (job.how != 'static')}{f'-{job.group}' * (job.group is not None)}"
         begun(job, where, resume, overwrite)
         try:
             with use("cpu" if kernels is None and has_numba() else None if kernels == "none" else kernels):
@@ -224,7 +229,8 @@ def write(job: Quantising, result: Result, rows: Sequence[Row], noise: dict[str,
 
 def how(job: Quantising) -> str:
     """How weights came to their codes, in words."""
-    return job.rounding if job.qat is None else f"{job.rounding}, QAT {job.qat}"
+    words = [job.rounding, job.qat and f"QAT {job.qat}", job.how != "static" and job.how, job.group and f"groups of {job.group}"]
+    return ", ".join(word for word in words if word)
 
 
 def told_rows(job: Quantising, rows: Sequence[Row], noise: dict[str, float], where: Path) -> str:
@@ -233,7 +239,8 @@ def told_rows(job: Quantising, rows: Sequence[Row], noise: dict[str, float], whe
     from engine.quantise.choose import table
 
     e = job.experiment
-    head = f"{e.model} on {e.data}, seed {e.seed}: {job.bits} bits, {job.observer}, {how(job)}, {job.rule}; {rows[0].of:,} test examples"
+    steps = f"{job.observer}, {how(job)}, {job.rule}" if job.how == "static" else how(job)
+    head = f"{e.model} on {e.data}, seed {e.seed}: {job.bits} bits, {steps}; {rows[0].of:,} test examples"
     legend = "p: chance of so large a difference to the model in floats if neither is better. times: its float32 / packed file"
     layers = f"signal to noise, the whole network up to each layer{', static' * (job.qat is not None)}\n{table(noise)}"
     return f"\n{head}\n\n{tradeoff.table(rows)}\n\n{legend}\n\n{layers}\n\n{', '.join(REPORT)} in {where}"

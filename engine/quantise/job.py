@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -18,10 +18,11 @@ import numpy as np
 from engine import ops, tradeoff
 from engine.experiment import Experiment, Params
 from engine.optim import Adam
-from engine.quantise import choose, convert, correct, rounding
+from engine.quantise import choose, convert, correct, narrow, rounding
 from engine.quantise.convert import FLOWING, Grids, Ranges
 from engine.quantise.folded import Folded, fold
 from engine.quantise.integer import Network
+from engine.quantise.narrow import Narrow
 from engine.quantise.observers import MSE, Entropy, MinMax, MovingAverage, Observer, Percentile
 from engine.quantise.qat import prepared
 from engine.quantise.rules import RULES
@@ -35,6 +36,7 @@ OBSERVERS: dict[str, Callable[[], Observer]] = {
     "mse": partial(MSE, FLOWING),
     "entropy": Entropy,
 }
+HOW = {"static": "static", "dynamic": "dynamic", "weights": "weights alone"}
 ROUNDINGS = ("nearest", "gptq", "adaround")
 SPEED = (1, 64)  # batches whose latency is told
 BATCH = 64  # of calibration
@@ -42,13 +44,13 @@ BATCH = 64  # of calibration
 
 @dataclass(frozen=True)
 class Result:
-    """What it is called, the network in floats that was rounded, its grids and ranges, and the network in integers."""
+    """What it is called, the network in floats that was rounded, its grids, its ranges if it is calibrated, and the network of codes."""
 
     name: str
     net: Folded
     grids: Grids
     ranges: Ranges
-    network: Network
+    network: Network | Narrow
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,9 @@ class Quantising:
     """What is quantised, and how.
 
     bits        of the weights, 2 to 8; what flows has 8
+    how         "static", integers throughout, with ranges that are calibrated; "dynamic", weights and inputs of products as codes, these as
+                they come; "weights", nothing but the weights
+    group       so many inputs of an output have a scale of their own; None for a scale a channel. Not with static
     observer    one of OBSERVERS: which range of what flows is worth its codes
     rule        of requantisation, one of `engine.quantise.rules.RULES`
     rounding    of the weights: nearest, or all together so that sums stay, gptq or adaround
@@ -68,6 +73,8 @@ class Quantising:
 
     experiment: Experiment
     bits: int = 8
+    how: str = "static"
+    group: int | None = None
     observer: str = "minmax"
     rule: str = "fp32"
     rounding: str = "nearest"
@@ -80,6 +87,7 @@ class Quantising:
     def __post_init__(self) -> None:
         for what, given, known in (
             ("observer", self.observer, list(OBSERVERS)), ("rule", self.rule, list(RULES)), ("rounding", self.rounding, list(ROUNDINGS)),
+            ("way", self.how, list(HOW)),
         ):  # fmt: skip
             if given not in known:
                 raise ValueError(f"there is no {what} {given!r}; there are {', '.join(known)}")
@@ -87,6 +95,10 @@ class Quantising:
             raise ValueError(f"bits={self.bits}: weights have 2 to 8 bits")
         if self.examples < 1:
             raise ValueError(f"examples={self.examples}: at least one is wanted to calibrate on")
+        if self.group is not None and (self.how == "static" or self.group < 1):
+            raise ValueError(f'group={self.group}: groups are of 1 input or more, of how="dynamic" or "weights"; integers have none')
+        if self.qat is not None and self.how != "static":
+            raise ValueError(f'training with rounding is for networks of integers, how="static", not {self.how!r}')
         if self.qat is not None and self.qat < 1:
             raise ValueError(f"qat={self.qat}: at least one epoch is wanted to train with rounding")
 
@@ -120,11 +132,14 @@ class Quantising:
         """The model in integers. `done(what)` is called after each step with what it was."""
         net = self.folded(params)
         done("folded")
-        grids = convert.weight_grids(net, bits={layer.name: self.bits for layer in net.weighted})
+        grids = convert.weight_grids(net, bits={layer.name: self.bits for layer in net.weighted}, group=self.group)
         rough = self._rounded(net, grids, done)
         if self.correct:
             rough = correct.bias_corrected(net, rough, self.batches)
             done("biases corrected")
+        if self.how != "static":
+            make = narrow.dynamic if self.how == "dynamic" else narrow.weight_only
+            return Result(f"{self.kind} ({HOW[self.how]})", rough, grids, {}, make(rough, grids))
         ranges = convert.calibrated(rough, self.batches, observer=OBSERVERS[self.observer])
         done("calibrated")
         return Result(f"{self.kind} (static)", rough, grids, ranges, convert.integers(rough, ranges, grids=grids, rule=self.rule))
@@ -167,13 +182,13 @@ class Quantising:
         whole, *others = (np.concatenate([f(x[i : i + 256]).argmax(axis=1) for i in range(0, len(x), 256)]) for f in models)
         rows = [tradeoff.measured("float", whole, whole, truth, params, note="float32")]
         for result, said in zip(results, others, strict=True):
-            rows.append(tradeoff.measured(result.name, said, whole, truth, arrays(result.network), note=f"integers, {self.rule}"))
+            rows.append(_measured(result, said, whole, truth, self.rule))
         return tradeoff.timed(rows, models, {batch: x[:batch] for batch in SPEED if batch <= len(x)})
 
     @property
     def kind(self) -> str:
         """What the numbers of the network are."""
-        return "int8" if self.bits == 8 else f"int{self.bits} weights"
+        return f"int{self.bits}{f'/{self.group}' if self.group else ''}{' weights' if self.bits < 8 else ''}"
 
     def noise(self, params: Params, result: Result) -> dict[str, float]:
         """The decibels of each layer, against the model in floats."""
@@ -201,11 +216,23 @@ def _fingerprint(net: Folded) -> str:
     return f"{zlib.crc32(b''.join(np.ascontiguousarray(layer.w).data for layer in net.weighted)):08x}"
 
 
-def arrays(network: Network) -> dict[str, np.ndarray]:
-    """All that a network of integers holds, by name."""
+def _measured(result: Result, said: np.ndarray, whole: np.ndarray, truth: np.ndarray, rule: str) -> tradeoff.Row:
+    network = result.network
+    note = f"integers, {rule}" if isinstance(network, Network) else f"floats, {network.bytes:,} bytes held"
+    row = tradeoff.measured(result.name, said, whole, truth, arrays(network), note=note)
+    if isinstance(network, Network):
+        return row
+    kept, numbers = network.weights  # bytes of several codes are no numbers
+    return replace(row, kept=kept, numbers=numbers)
+
+
+def arrays(network: Network | Narrow) -> dict[str, np.ndarray]:
+    """All that a network of codes holds, by name."""
+    if isinstance(network, Narrow):
+        return network.arrays
     found: dict[str, np.ndarray] = {}
     for layer in network.layers:
-        for part in ("w", "bias"):
+        for part in ("w", "bias", "table"):
             if hasattr(layer, part):
                 found[f"{layer.name}/{part}"] = getattr(layer, part)
         if hasattr(layer, "to"):
