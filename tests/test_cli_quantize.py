@@ -58,6 +58,14 @@ def test_weights_alone_and_dynamic(trained, tmp_path, capsys, options):
     assert code == 1 and "holds no integer network" in err and not (tmp_path / "g.c").exists()
 
 
+def test_powers_of_two_and_nothing_but_shifts(trained, tmp_path, capsys):
+    options = ("--bits", 4, "--rounding", "powers", "--rule", "pow2")
+    code, out, _ = gnomon(capsys, "quantize", trained, *options, "--report", tmp_path / "q", "--json")
+    network = Network.load(tmp_path / "q" / "network.safetensors")
+    weights = {int(v) for layer in network.layers if hasattr(layer, "w") for v in np.unique(np.abs(layer.w))}
+    assert code == 0 and weights <= {0, 1, 2, 4, 8, 16, 32, 64} and json.loads(out)[1]["accuracy"] > json.loads(out)[0]["accuracy"] - 0.05
+
+
 def test_integers_as_one_file_of_c(trained, tmp_path, capsys):
     assert gnomon(capsys, "quantize", trained, "--report", tmp_path / "q")[0] == 0
     code, out, _ = gnomon(capsys, "export", tmp_path / "q", "--c", tmp_path / "g.c", "--name", "glyphs")
@@ -100,6 +108,8 @@ def test_a_pruned_model_keeps_its_zeros(tmp_path, capsys):
         (("--calibrate", "0"), 2, "at least one is wanted"),
         (("--group", "32"), 2, "integers have none"),
         (("--group", "0", "--how", "weights"), 2, "group=0"),
+        (("--rounding", "powers"), 2, "powers of two have 2 to 4 bits"),
+        (("--rule", "pow2", "--qat", "1"), 2, "learns scales that are no powers of two"),
         (("--how", "statik"), 2, "'static', 'dynamic', 'weights'"),
         (("--how", "dynamic", "--qat", "1"), 2, "training with rounding is for networks of integers"),
     ],

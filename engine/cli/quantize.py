@@ -30,7 +30,7 @@ REPORT = ("network.safetensors", "table.md", "report.json", "accuracy.png")
 @click.option("--how", type=click.Choice(["static", "dynamic", "weights"]), default="static", show_default=True, help="What becomes codes.")
 @click.option("--group", type=int, metavar="N", help="Of dynamic and weights: a scale for each N inputs of an output.")
 @click.option("--observer", default="minmax", show_default=True, metavar="NAME", help="minmax, average, percentile, mse, entropy.")
-@click.option("--rounding", default="nearest", show_default=True, metavar="NAME", help="nearest, gptq, adaround.")
+@click.option("--rounding", default="nearest", show_default=True, metavar="NAME", help="nearest, gptq, adaround, powers.")
 @click.option("--rule", default="fp32", show_default=True, metavar="NAME", help="fp32, q31-double, q31-single, rndnu, pow2.")
 @click.option("--equalise", is_flag=True, help="Give neighbouring layers equal ranges first.")
 @click.option("--correct", is_flag=True, help="Give back by the biases what rounding shifts on the average.")
@@ -65,6 +65,7 @@ def command(
       gnomon quantize runs/lenet5_classic-mnist5k
       gnomon quantize runs/lenet5_classic-mnist5k --bits 4 --rounding gptq --correct
       gnomon quantize runs/lenet5_classic-mnist5k --bits 2 --qat 10
+      gnomon quantize runs/lenet5_classic-mnist5k --bits 4 --rounding powers --rule pow2
       gnomon quantize runs/lenet5_classic-mnist5k --how weights --bits 4 --group 32
       gnomon prune mlp --keep 0.1 && gnomon quantize runs/mlp-mnist5k-pruned --int4 --qat 5
       gnomon quantize mlp --int8 --calibrate 512 --qat 5 --data mnist5k --report runs/whole

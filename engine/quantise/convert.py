@@ -88,18 +88,21 @@ def read_by_a_function(net: Folded, name: str) -> bool:
     return len(readers) == 1 and readers[0].function is not None
 
 
-def weight_grids(net: Folded, scheme: Scheme = WEIGHTS, *, bits: Mapping[str, int] | None = None, group: int | None = None) -> Grids:
+def weight_grids(
+    net: Folded, scheme: Scheme = WEIGHTS, *, bits: Mapping[str, int] | None = None, group: int | None = None, power: bool = False
+) -> Grids:
     """A grid for the weights of each layer, one scale a channel.
 
     bits    by name, where there are others than the scheme's
     group   of a product, so many neighbouring inputs of an output have a scale of their own: for `quantise.narrow`, not for integers
+    power   scales are powers of two, as rule pow2 wants them
     Raises ValueError, with the name, for other bits or groups and for weights that are not finite.
     """
     grids = {}
     for layer in net.weighted:
         try:
             wanted = by_output(replace(scheme, bits=(bits or {}).get(layer.name, scheme.bits)), 2 if layer.kind == "dense" else 4, group)
-            grids[layer.name] = grid_of(layer.w, wanted)
+            grids[layer.name] = grid_of(layer.w, wanted, power=power)
         except ValueError as e:
             raise ValueError(f"the weights of {layer.name}: {e}") from e
     return grids
@@ -115,24 +118,29 @@ def integers(net: Folded, ranges: Ranges, *, grids: Grids | None = None, rule: s
 
     ranges      of the input and of each layer that gives new codes: `calibrated`
     grids       of the weights: `weight_grids`. Weights that lie on them already stay where they are
-    rule        of requantisation, one of `engine.quantise.rules`
+    rule        of requantisation, one of `engine.quantise.rules`. With pow2 all scales are powers of two, for else each multiplier would be
+                up to 41 % off: what flows gets such, grids that are given have them by `weight_grids(net, power=True)`
     in_floats   layers by name that read codes, compute in floats and give codes: for what rounding hurts most
 
-    Raises ValueError for a range that is missing, OverflowError, naming the layer, where sums could leave int32.
+    Raises ValueError for a range that is missing, and, naming the layer, for grids that a layer of integers cannot have; OverflowError,
+    naming the layer, where sums could leave int32.
     """
-    grids = weight_grids(net) if grids is None else grids
+    power = rule == "pow2"
+    grids = weight_grids(net, power=power) if grids is None else grids
     check_ranges(net, ranges)
+    for layer in net.weighted:
+        _check_grid(layer, grids.get(layer.name), power)
     unknown = [name for name in in_floats if name not in ranges or name == INPUT]
     if unknown:
         raise ValueError(f"there is no layer {', '.join(unknown)} that gives new codes; there are {', '.join(ranges)}")
-    codes: dict[str, Codes] = {INPUT: flowing(ranges[INPUT])}
+    codes: dict[str, Codes] = {INPUT: flowing(ranges[INPUT], power=power)}
     layers: list[integer.Layer] = []
     scales, last = {}, INPUT
     for layer in net.layers:
         reads = () if layer.reads == (last,) else layer.reads
         last = layer.name
         before = [codes[name] for name in layer.reads]
-        codes[layer.name] = flowing(ranges[layer.name], relu=layer.relu) if makes_codes(layer) else before[0]
+        codes[layer.name] = flowing(ranges[layer.name], relu=layer.relu, power=power) if makes_codes(layer) else before[0]
         if makes_codes(layer):
             scales[layer.name] = np.float32(codes[layer.name].scale)
         if layer.name in in_floats:
@@ -170,10 +178,26 @@ def check_ranges(net: Folded, ranges: Ranges) -> None:
         raise ValueError(f"there is no range of {', '.join(missing)}: calibrate the network that is converted")
 
 
-def flowing(between: tuple[float, float], *, relu: bool = False) -> Codes:
-    """The codes of what flows in this range; after relu, of what is not below 0 in it."""
+def _check_grid(layer: Layer, grid: Grid | None, power: bool) -> None:
+    """Raises ValueError if integers cannot multiply by codes of this grid."""
+    if grid is None:
+        raise ValueError(f"there is no grid of {layer.name}: take those of `weight_grids` of this network")
+    if not grid.scheme.signed or np.any(grid.zero_point) or grid.scheme.group is not None:
+        raise ValueError(
+            f"the weights of {layer.name} have a grid that is without a sign, or affine, or in groups\n"
+            "  integers want symmetric ones, a scale a channel: `weight_grids`; others are for `quantise.narrow`"
+        )
+    if power and np.any(np.frexp(grid.scale)[0] != 0.5):
+        raise ValueError(
+            f"rule pow2 wants scales that are powers of two, those of the weights of {layer.name} are not: `weight_grids(net, power=True)`"
+            "\n  learned steps are others: take another rule for them"
+        )
+
+
+def flowing(between: tuple[float, float], *, relu: bool = False, power: bool = False) -> Codes:
+    """The codes of what flows in this range; after relu, of what is not below 0 in it. `power`: the scale is a power of two."""
     low, high = between
-    grid = choose_grid(max(low, 0.0) if relu else low, high, FLOWING)
+    grid = choose_grid(max(low, 0.0) if relu else low, high, FLOWING, power=power)
     return Codes(float(grid.scale), int(grid.zero_point))
 
 

@@ -24,6 +24,7 @@ from engine.quantise.folded import Folded, fold
 from engine.quantise.integer import Network
 from engine.quantise.narrow import Narrow
 from engine.quantise.observers import MSE, Entropy, MinMax, MovingAverage, Observer, Percentile
+from engine.quantise.powers import MOST_BITS, of_powers
 from engine.quantise.qat import prepared
 from engine.quantise.rules import RULES
 from engine.schedule import Cosine
@@ -37,7 +38,7 @@ OBSERVERS: dict[str, Callable[[], Observer]] = {
     "entropy": Entropy,
 }
 HOW = {"static": "static", "dynamic": "dynamic", "weights": "weights alone"}
-ROUNDINGS = ("nearest", "gptq", "adaround")
+ROUNDINGS = ("nearest", "gptq", "adaround", "powers")
 SPEED = (1, 64)  # batches whose latency is told
 BATCH = 64  # of calibration
 
@@ -63,7 +64,7 @@ class Quantising:
     group       so many inputs of an output have a scale of their own; None for a scale a channel. Not with static
     observer    one of OBSERVERS: which range of what flows is worth its codes
     rule        of requantisation, one of `engine.quantise.rules.RULES`
-    rounding    of the weights: nearest, or all together so that sums stay, gptq or adaround
+    rounding    of the weights: nearest; all together so that sums stay, gptq or adaround; or powers, to powers of two of up to 4 bits
     equalise    give neighbouring layers equal ranges first
     correct     give back by the biases what rounding shifts on the average
     examples    of the training data, to calibrate on
@@ -97,6 +98,10 @@ class Quantising:
             raise ValueError(f"examples={self.examples}: at least one is wanted to calibrate on")
         if self.group is not None and (self.how == "static" or self.group < 1):
             raise ValueError(f'group={self.group}: groups are of 1 input or more, of how="dynamic" or "weights"; integers have none')
+        if self.rounding == "powers" and (self.bits > MOST_BITS or self.how != "static"):
+            raise ValueError(f'powers of two have 2 to {MOST_BITS} bits and are for networks of integers: bits=4, how="static"')
+        if self.qat is not None and self.rule == "pow2":
+            raise ValueError("training with rounding learns scales that are no powers of two: take another rule than pow2")
         if self.qat is not None and self.how != "static":
             raise ValueError(f'training with rounding is for networks of integers, how="static", not {self.how!r}')
         if self.qat is not None and self.qat < 1:
@@ -132,8 +137,10 @@ class Quantising:
         """The model in integers. `done(what)` is called after each step with what it was."""
         net = self.folded(params)
         done("folded")
-        grids = convert.weight_grids(net, bits={layer.name: self.bits for layer in net.weighted}, group=self.group)
-        rough = self._rounded(net, grids, done)
+        grids = convert.weight_grids(
+            net, bits={layer.name: self.bits for layer in net.weighted}, group=self.group, power=self.rule == "pow2"
+        )
+        rough, grids = of_powers(net, self.bits) if self.rounding == "powers" else (self._rounded(net, grids, done), grids)
         if self.correct:
             rough = correct.bias_corrected(net, rough, self.batches)
             done("biases corrected")

@@ -134,7 +134,7 @@ class Grid:
         return np.reshape(of_each, along)
 
 
-def choose_grid(low: Any, high: Any, scheme: Scheme = Scheme(), *, dtype: Any = np.float32) -> Grid:
+def choose_grid(low: Any, high: Any, scheme: Scheme = Scheme(), *, dtype: Any = np.float32, power: bool = False) -> Grid:
     r"""$s = (b - a) / (q_{max} - q_{min}), \; z = \mathrm{clip}(\mathrm{round}(q_{min} - a / s), q_{min}, q_{max}), \; a \leq 0 \leq b$
 
     and symmetric $s = \max(-a, b) / (q_{max} - z)$ with the middle code z. The range is first made to hold 0: a = min(low, 0) and
@@ -142,6 +142,7 @@ def choose_grid(low: Any, high: Any, scheme: Scheme = Scheme(), *, dtype: Any = 
 
     low, high   numbers, or arrays in the shape of the scheme's scales
     dtype       of the scale. All is computed in float64, and z from the s that was rounded to this dtype
+    power       s is the next power of two from there up, as rule pow2 of `engine.quantise.rules` wants all scales
 
     A range of nothing but 0, or so narrow that s would be no normal number, has s = 1. No number of a range is farther than s / 2 from
     the grid.
@@ -159,6 +160,9 @@ def choose_grid(low: Any, high: Any, scheme: Scheme = Scheme(), *, dtype: Any = 
     if not np.isfinite(s).all():
         raise ValueError(f"a range from {a.min()} to {b.max()} is too wide for a scale of {s.dtype}")
     s = np.where(s < np.finfo(s.dtype).tiny, np.ones_like(s), s)
+    if power:
+        half, exponent = np.frexp(s)
+        s = np.ldexp(np.ones_like(s), exponent - (half == 0.5))
     z = np.full(s.shape, scheme.middle) if scheme.symmetric else np.clip(np.rint(scheme.lowest - a / s), scheme.lowest, scheme.highest)
     return Grid(scheme, s, np.asarray(z, scheme.dtype))
 
@@ -207,9 +211,9 @@ def extent(x: Any, scheme: Scheme = Scheme()) -> tuple[Any, Any]:
     return np.minimum.reduceat(x, starts, axis=scheme.axis), np.maximum.reduceat(x, starts, axis=scheme.axis)
 
 
-def grid_of(x: Any, scheme: Scheme = Scheme()) -> Grid:
-    """The grid that holds all numbers of x, its scale in their dtype. Raises as `extent`."""
-    return choose_grid(*extent(x, scheme), scheme, dtype=np.asarray(x).dtype)
+def grid_of(x: Any, scheme: Scheme = Scheme(), *, power: bool = False) -> Grid:
+    """The grid that holds all numbers of x, its scale in their dtype; `power` as in `choose_grid`. Raises as `extent`."""
+    return choose_grid(*extent(x, scheme), scheme, dtype=np.asarray(x).dtype, power=power)
 
 
 def check_numbers(x: np.ndarray) -> None:
