@@ -23,12 +23,13 @@ import numpy as np
 from engine.quantise import integer
 from engine.quantise.folded import INPUT, Folded, Layer
 from engine.quantise.integer import Codes, Network, Requantise, whole_bias
-from engine.quantise.numbers import Grid, Scheme, by_output, choose_grid, dequantise, grid_of, quantise
+from engine.quantise.numbers import Grid, NotFinite, Scheme, by_output, choose_grid, dequantise, grid_of, next_power, quantise
 from engine.quantise.observers import MinMax, Observer
 
 Ranges = dict[str, tuple[float, float]]
 Grids = dict[str, Grid]
 
+LARGEST_BIAS, LEAST_UNIT, DEAD = 2.0**30, 2.0**-31, 2.0**-16  # see `fitting`; half of what int32 and rules hold
 TRIED = 1 << 14  # numbers of a range, to find where a function has other codes
 FLOWING = Scheme(bits=8, signed=False, symmetric=False)
 WEIGHTS = Scheme(bits=8, signed=True, symmetric=True)
@@ -40,22 +41,27 @@ def calibrated(net: Folded, batches: Iterable[Any], *, observer: Callable[[], Ob
     observer   makes what looks on: `update(x)` for each batch, `range()` at last. See `engine.quantise.observers`
     What only a function reads has the range in which that changes, see `changing`.
 
-    Raises ValueError if there is no batch, or for numbers that are not finite, naming the layer.
+    Raises ValueError if there is no example, NotFinite for numbers that are not, TypeError for what is not floats, naming the layer.
     """
     watched = {INPUT: observer(), **{layer.name: observer() for layer in net.layers if makes_codes(layer)}}
 
     def watch(name: str, numbers: Any) -> None:
         if name in watched:
-            if not np.isfinite(numbers).all():
-                raise ValueError(f"what {name} gives is not finite\n  calibrate on data without nan, with weights that are finite")
-            watched[name].update(numbers)
+            try:
+                watched[name].update(numbers)
+            except NotFinite as e:
+                raise NotFinite(
+                    f"what {name} gives is not finite: {e}\n  calibrate on data without nan, with weights that are finite"
+                ) from e
+            except TypeError as e:
+                raise TypeError(f"what {name} gives cannot be calibrated: {e}\n  give batches of float32") from e
 
     count = 0
     for batch in batches:
         net(batch, watch=watch)
-        count += 1
+        count += len(batch)
     if not count:
-        raise ValueError("there is no batch to calibrate on: give at least one")
+        raise ValueError("there is no example to calibrate on: give at least one batch with one")
     return changing(net, {name: tuple(map(float, seen.range())) for name, seen in watched.items()})  # type: ignore[misc]
 
 
@@ -146,9 +152,10 @@ def integers(net: Folded, ranges: Ranges, *, grids: Grids | None = None, rule: s
         if layer.name in in_floats:
             layers.append(InFloats(layer.name, layer, tuple(before), codes[layer.name], reads))
             continue
-        layers.append(_integer(layer, reads, before, codes[layer.name], grids, rule))
         if layer.w is not None:
+            grids = {**grids, layer.name: fitting(layer, grids[layer.name], before[0], codes[layer.name], power=power)}
             scales[f"{layer.name}/w"] = np.asarray(grids[layer.name].scale)
+        layers.append(_integer(layer, reads, before, codes[layer.name], grids, rule))
     return Network(codes[INPUT], codes[net.layers[-1].name], tuple(layers), scales)
 
 
@@ -192,6 +199,26 @@ def _check_grid(layer: Layer, grid: Grid | None, power: bool) -> None:
             f"rule pow2 wants scales that are powers of two, those of the weights of {layer.name} are not: `weight_grids(net, power=True)`"
             "\n  learned steps are others: take another rule for them"
         )
+
+
+def fitting(layer: Layer, grid: Grid, x: Codes, y: Codes, *, power: bool = False) -> Grid:
+    """The grid with other scales for channels whose weights are so small that bias or multiplier would not fit.
+
+    A bias is at most 2^30 units of the sums, and a unit at least 2^-31 codes of y; no unit is made larger than a code. Channels of zeros,
+    for which any scale will do, get units of 2^-16 codes, for a bias is a whole number of them.
+    """
+    assert layer.w is not None and layer.b is not None
+    scale, code = np.asarray(grid.scale), y.scale / x.scale
+    others = tuple(axis for axis in range(layer.w.ndim) if axis != layer.channels)
+    dead, bias = ~np.any(layer.w, axis=others), np.abs(layer.b, dtype=np.float64)
+    if not scale.ndim:
+        dead, bias = dead.all(), bias.max(initial=0.0)
+    wanted = np.where(dead, code * DEAD, scale)
+    least = np.maximum(bias / (x.scale * LARGEST_BIAS), code * LEAST_UNIT)
+    fitted = np.maximum(wanted, np.minimum(least, code)).astype(scale.dtype)
+    if power:
+        fitted = next_power(fitted)
+    return replace(grid, scale=fitted)
 
 
 def flowing(between: tuple[float, float], *, relu: bool = False, power: bool = False) -> Codes:

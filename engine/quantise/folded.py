@@ -146,7 +146,10 @@ def fold(predict: Callable[..., Any], params: Mapping[str, Any], x: Any) -> Fold
     """
     graph = trace(predict, params, x)
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise NoIntegerForm(f"a network has one input and one output, this one {len(graph.inputs)} and {len(graph.outputs)}")
+        raise NoIntegerForm(
+            f"a network has one input and one output, this one {len(graph.inputs)} and {len(graph.outputs)}"
+            "\n  give a function that takes one array and returns the logits alone"
+        )
     folding = _Folding(graph.inputs[0], Counter(v for call in graph.calls for v in call.args))
     folding.known.update((v, np.asarray(params[v.name])) for v in graph.parameters)
     for call in graph.calls:
@@ -214,7 +217,7 @@ class _Folding:
 
     def _add(self, call: Call, kind: Kind, name: str | None, stem: str, reads: tuple[str, ...], **of: Any) -> None:
         called = name or f"{stem}{sum(n.rstrip('0123456789') == stem for n in self.order) + 1}"
-        while called in self.layers:  # a weight that serves twice
+        while called in self.layers or called == INPUT:  # a weight that serves twice
             called += "'"
         self.layers[called] = Layer(called, kind, reads, **of)
         self.order.append(called)

@@ -562,13 +562,13 @@ def _record(notes: Mapping[str, Any], path: str, arrays: Mapping[str, np.ndarray
     for part in fields(kind):
         key = f"{path}/{part.name}"
         value = arrays[key] if key in arrays else notes[part.name]
-        values[part.name] = _record(value, key, arrays) if isinstance(value, dict) else tuples(value)
+        values[part.name] = _record(value, key, arrays) if isinstance(value, dict) else _tuples(value)
     return kind(**values)
 
 
-def tuples(value: Any) -> Any:
+def _tuples(value: Any) -> Any:
     """JSON has lists only."""
-    return tuple(map(tuples, value)) if isinstance(value, list) else value
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _over_windows(combine: np.ufunc, x: np.ndarray, pool: MaxPool | AvgPool, around: int) -> np.ndarray:

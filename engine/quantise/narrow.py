@@ -25,7 +25,6 @@ from engine.forms.coded import Coded, Dynamic, Inputs
 from engine.quantise.convert import Grids, weight_grids
 from engine.quantise.folded import Folded, Layer
 from engine.quantise.functions import Function
-from engine.quantise.integer import tuples
 from engine.quantise.numbers import Grid, Scheme
 
 KIND = "narrow network"
@@ -138,7 +137,12 @@ def _layer(told: dict[str, Any], arrays: dict[str, np.ndarray]) -> Layer:
         about, codes, scale = told["weights"], arrays[f"{name}/codes"], arrays[f"{name}/scale"]
         scheme = Scheme(**about["scheme"])
         grid = Grid(scheme, scale, arrays.get(f"{name}/zero_point", np.zeros(scale.shape, scheme.dtype)))
-        form = Dynamic(codes, grid, tuples(about["of"]), about["inputs"]) if about["inputs"] else Coded(codes, grid, tuples(about["of"]))
+        form = Dynamic(codes, grid, tuple(about["of"]), about["inputs"]) if about["inputs"] else Coded(codes, grid, tuple(about["of"]))
         more.update(w=form, b=arrays[f"{name}/b"])
-    options = {key: tuples(value) for key, value in told["options"].items()}
+    options = {key: _tuples(value) for key, value in told["options"].items()}
     return Layer(name, told["kind"], tuple(told["reads"]), relu=told["relu"], options=options, **more)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has lists only."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

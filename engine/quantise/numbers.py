@@ -161,10 +161,15 @@ def choose_grid(low: Any, high: Any, scheme: Scheme = Scheme(), *, dtype: Any = 
         raise ValueError(f"a range from {a.min()} to {b.max()} is too wide for a scale of {s.dtype}")
     s = np.where(s < np.finfo(s.dtype).tiny, np.ones_like(s), s)
     if power:
-        half, exponent = np.frexp(s)
-        s = np.ldexp(np.ones_like(s), exponent - (half == 0.5))
+        s = next_power(s)
     z = np.full(s.shape, scheme.middle) if scheme.symmetric else np.clip(np.rint(scheme.lowest - a / s), scheme.lowest, scheme.highest)
     return Grid(scheme, s, np.asarray(z, scheme.dtype))
+
+
+def next_power(x: np.ndarray) -> np.ndarray:
+    """The smallest power of two from x up, for positive x."""
+    part, exponent = np.frexp(x)
+    return np.asarray(np.ldexp(np.ones_like(x), exponent - (part == 0.5)))
 
 
 def quantise(x: Any, grid: Grid) -> Any:

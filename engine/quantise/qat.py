@@ -36,7 +36,7 @@ import numpy as np
 from engine import ops
 from engine.ops.normalise import batch_norm_update
 from engine.ops.requantisation import INT32
-from engine.quantise.convert import FLOWING, Grids, Ranges, check_ranges, flowing, integers, makes_codes
+from engine.quantise.convert import FLOWING, Grids, Ranges, check_ranges, fitting, flowing, integers, makes_codes
 from engine.quantise.folded import INPUT, Folded, Layer
 from engine.quantise.integer import Add, Codes, Network, whole_bias
 from engine.quantise.numbers import Grid, Scheme, fake_quant, quantise
@@ -127,7 +127,7 @@ class Prepared:
             read = [known[name] - codes[name].zero_point for name in layer.reads]
             before, after = [codes[name] for name in layer.reads], codes[layer.name]
             if layer.w is not None:
-                new = _rescaled(layer, read[0], before[0], after, grids[layer.name])
+                new = _rescaled(layer, read[0], before[0], after, fitting(layer, grids[layer.name], before[0], after))
             elif layer.kind == "add":
                 new = _added(layer, read, before, after)
             elif layer.function is not None:
