@@ -390,4 +390,5 @@ MADE: dict[str, Callable[[_Folding, Call, list[Any]], None]] = {
 
 
 def _none(call: Call, why: str) -> NoIntegerForm:
-    return NoIntegerForm(f"{call}\n  {why}\n  keep this part in floats, or write it by convolutions, products, relu, pools and sums")
+    cure = "keep this part in floats, or write it by convolutions, products, pools, sums and functions of each number"
+    return NoIntegerForm(f"{call}\n  {why}\n  {cure}")

@@ -11,8 +11,8 @@ r"""Networks of integers: codes in, codes out, and no float between.
     logits = net(images)                                                              # the same, from floats to floats
 
 A layer multiplies codes into int32 sums, adds a bias in the same unit, scale $s_x s_w$, and brings them back to codes by a rule of
-`engine.quantise.rules`. relu is no layer: it is the least code of the layer before, its zero point. Each is an op, so that
-`kernels.use("cpu")` serves it; all of it is exact, so the bits are the same everywhere.
+`engine.quantise.rules`. relu is no layer: it is the least code of the layer before, its zero point. Other functions are tables. Products
+and requantisation are ops, so that `kernels.use("cpu")` serves them; all of it is exact, so the bits are the same everywhere.
 
 Letters: n examples; c, o channels in and out; h by w pixels; k, m numbers in and out.
 Source: Jacob et al. (2018), Quantization and training of neural networks for efficient integer-arithmetic-only inference, sec. 2.
