@@ -169,6 +169,13 @@ def test_what_tanh_reads_has_steps_where_tanh_changes():
     assert "a" not in choose.noise(net, convert.integers(net, ranges), x)
 
 
+@pytest.mark.parametrize("size", [1e3, 1e8, 1e20])
+def test_however_far_numbers_reach(size):
+    net, x = folded(ops.tanh)
+    low, high = convert.calibrated(net, [x, np.float32(size) * x])["a"]
+    assert -3.3 < low < -2.9 and 2.9 < high < 3.3
+
+
 def test_ranges_stay_where_others_read_or_nothing_changes():
     _, params, x = model(ops.tanh)
     seen = fold(lambda p, x: (lambda y: ops.tanh(y) @ p["b/w"] + y @ p["b/w"])(x @ p["a/w"]), params, x[:2])

@@ -22,6 +22,7 @@ import numpy as np
 
 from engine.quantise import integer
 from engine.quantise.folded import INPUT, Folded, Layer
+from engine.quantise.functions import Function
 from engine.quantise.integer import Codes, Network, Requantise, whole_bias
 from engine.quantise.numbers import Grid, NotFinite, Scheme, by_output, choose_grid, dequantise, grid_of, next_power, quantise
 from engine.quantise.observers import MinMax, Observer
@@ -76,16 +77,21 @@ def changing(net: Folded, ranges: Ranges) -> Ranges:
     found = dict(ranges)
     for layer in net.layers:
         source = layer.reads[0]
-        if layer.function is None or source not in ranges or not read_by_a_function(net, source):
-            continue
-        x = np.linspace(*ranges[source], TRIED, dtype=np.float32)
-        with np.errstate(all="ignore"):
-            values = layer.function(x, defined=True)
-        if np.isfinite(values).all():
-            places = np.flatnonzero(np.diff(flowing(ranges[layer.name]).quantise(values).astype(int)))
-            if places.size:
-                found[source] = float(x[places[0]]), float(x[places[-1] + 1])
+        if layer.function is not None and source in ranges and read_by_a_function(net, source):
+            found[source] = _where_it_changes(layer.function, flowing(ranges[layer.name]), *ranges[source])
     return found
+
+
+def _where_it_changes(function: Function, codes: Codes, low: float, high: float) -> tuple[float, float]:
+    """The part of a range outside of which f has the codes of its ends, by some numbers of it, and by as many of what is left."""
+    x = np.linspace(low, high, TRIED, dtype=np.float32)
+    with np.errstate(all="ignore"):
+        values = function(x, defined=True)
+    places = np.flatnonzero(np.diff(codes.quantise(values).astype(int))) if np.isfinite(values).all() else np.zeros(0, int)
+    if not places.size:
+        return low, high
+    first, last = float(x[places[0]]), float(x[places[-1] + 1])
+    return _where_it_changes(function, codes, first, last) if 2 * (last - first) < high - low else (first, last)
 
 
 def read_by_a_function(net: Folded, name: str) -> bool:
