@@ -74,7 +74,7 @@ def test_a_pruned_model_keeps_its_zeros(tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, code, said",
     [
-        (("--bits", "0"), 2, "bits=0: weights have 2 to 8 bits"),
+        (("--bits", "0"), 2, "bits=0: weights have 1 to 8 bits"),
         (("--bits", "9"), 2, "bits=9"),
         (("--observer", "minmix"), 2, "Did you mean minmax?"),
         (("--rule", "fp64"), 2, "There are: fp32, q31-double"),

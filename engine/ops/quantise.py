@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from engine.domain import Pick, away_from
+from engine.domain import Pick, away_from, positive
 from engine.op import op
-from engine.ops.elementwise import where
+from engine.ops.elementwise import sign, where
 from engine.ops.layout import sum_to
 
-__all__ = ["dequantise", "fake_quant", "learned_step", "quantise"]
+__all__ = ["dequantise", "fake_quant", "fake_sign", "learned_step", "quantise"]
 
 FARTHEST = 30.0  # of the logarithm of a step from 0
 
@@ -97,6 +97,30 @@ def _(d, x, scale, zero_point, *, low, high):
 
 
 @op(
+    "..., ... -> ...",
+    surrogate="in x that of the identity: a sign has the slope 0 (Zhou et al. 2016, DoReFa-Net, eq. 7, straight-through estimator)",
+)
+def fake_sign(x, scale):
+    r"""$y = s\,\mathrm{sign}(x)$, and 0 for 0: weights of one bit, to train with, and what is pruned stays 0
+
+    Source: Rastegari, Ordonez, Redmon & Farhadi (2016), XNOR-Net, sec. 3.1. There s is the mean of |x|, here it is learned from there on.
+    """
+    return np.sign(x) * scale
+
+
+@fake_sign.slope("x")
+def _():
+    r"""dy/dx := 1"""
+    return 1
+
+
+@fake_sign.slope("scale")
+def _(x):
+    r"""dy/ds = \mathrm{sign}(x)"""
+    return sign(x)
+
+
+@op(
     "... -> ...",
     surrogate="`share` of it: a step that many numbers have learns no faster than one of them (Esser et al. 2020, sec. 2.2)",
 )
@@ -144,6 +168,12 @@ def _(pick: Pick):
 def _(pick: Pick):
     (x, scale, zero_point), bounds = _drawn(pick)
     return [x, scale, zero_point.astype(x.dtype)], bounds
+
+
+@fake_sign.sample
+def _(pick: Pick):
+    rows, columns = pick.size(0, 3), pick.size(1, 4)
+    return [pick.array(rows, columns, domain=away_from(0.0)), pick.array(*pick.choice([(), (columns,)]), domain=positive)], {}
 
 
 @learned_step.sample

@@ -23,7 +23,7 @@ from engine.quantise.convert import FLOWING, Grids, Ranges
 from engine.quantise.folded import Folded, fold
 from engine.quantise.integer import Network
 from engine.quantise.observers import MSE, Entropy, MinMax, MovingAverage, Observer, Percentile
-from engine.quantise.qat import prepared
+from engine.quantise.qat import Prepared, prepared
 from engine.quantise.rules import RULES
 from engine.schedule import Cosine
 from engine.train import fit
@@ -55,7 +55,7 @@ class Result:
 class Quantising:
     """What is quantised, and how.
 
-    bits        of the weights, 2 to 8; what flows has 8
+    bits        of the weights, 1 to 8; what flows has 8. One bit is a sign: -1 and 1, and 0 for what was pruned
     observer    one of OBSERVERS: which range of what flows is worth its codes
     rule        of requantisation, one of `engine.quantise.rules.RULES`
     rounding    of the weights: nearest, or all together so that sums stay, gptq or adaround
@@ -83,8 +83,10 @@ class Quantising:
         ):  # fmt: skip
             if given not in known:
                 raise ValueError(f"there is no {what} {given!r}; there are {', '.join(known)}")
-        if not 2 <= self.bits <= 8:
-            raise ValueError(f"bits={self.bits}: weights have 2 to 8 bits")
+        if not 1 <= self.bits <= 8:
+            raise ValueError(f"bits={self.bits}: weights have 1 to 8 bits")
+        if self.bits == 1 and self.rounding != "nearest":
+            raise ValueError(f"rounding={self.rounding!r}: weights of one bit are signs, which are not rounded")
         if self.examples < 1:
             raise ValueError(f"examples={self.examples}: at least one is wanted to calibrate on")
         if self.qat is not None and self.qat < 1:
@@ -120,8 +122,7 @@ class Quantising:
         """The model in integers. `done(what)` is called after each step with what it was."""
         net = self.folded(params)
         done("folded")
-        grids = convert.weight_grids(net, bits={layer.name: self.bits for layer in net.weighted})
-        rough = self._rounded(net, grids, done)
+        grids, rough = self._signs(net) if self.bits == 1 else self._rounded(net, done)
         if self.correct:
             rough = correct.bias_corrected(net, rough, self.batches)
             done("biases corrected")
@@ -140,7 +141,7 @@ class Quantising:
         if self.qat is None:
             raise ValueError("training with rounding wants a number of epochs: qat=5")
         net, e = self.folded(params), self.experiment
-        qat = prepared(net, convert.calibrated(net, self.batches, observer=OBSERVERS[self.observer]), bits=self.bits)
+        qat = self._prepared(net)
         x, t = self.inputs(e.train[0]), e.train[1]
         run = fit(
             qat.loss(ops.cross_entropy),
@@ -173,21 +174,30 @@ class Quantising:
     @property
     def kind(self) -> str:
         """What the numbers of the network are."""
-        return "int8" if self.bits == 8 else f"int{self.bits} weights"
+        return {8: "int8", 1: "binary weights"}.get(self.bits, f"int{self.bits} weights")
 
     def noise(self, params: Params, result: Result) -> dict[str, float]:
         """The decibels of each layer, against the model in floats."""
         return choose.noise(self.folded(params), result.network, self.batches[0])
 
-    def _rounded(self, net: Folded, grids: Grids, done: Callable[[str], None]) -> Folded:
+    def _prepared(self, net: Folded) -> Prepared:
+        return prepared(net, convert.calibrated(net, self.batches, observer=OBSERVERS[self.observer]), bits=self.bits)
+
+    def _signs(self, net: Folded) -> tuple[Grids, Folded]:
+        """Weights of one bit, as they are before they are trained."""
+        qat = self._prepared(net)
+        return qat.grids(qat.params), qat.folded(qat.params)
+
+    def _rounded(self, net: Folded, done: Callable[[str], None]) -> tuple[Grids, Folded]:
+        grids = convert.weight_grids(net, bits={layer.name: self.bits for layer in net.weighted})
         if self.rounding == "nearest":
-            return convert.rounded(net, grids)
+            return grids, convert.rounded(net, grids)
         method = rounding.gptq if self.rounding == "gptq" else rounding.adaround
         for layer in net.weighted:
             g = rounding.gram(layer, correct.inputs_of(net, layer.name, self.batches))
             net = net.put(method(layer, grids[layer.name], g))  # the next layer sees what this one now gives
             done(f"{layer.name} rounded")
-        return net
+        return grids, net
 
 
 def zeros(net: Folded) -> dict[str, np.ndarray] | None:
