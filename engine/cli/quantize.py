@@ -194,18 +194,17 @@ def followed(job: Quantising, params: dict[str, Any], where: Path, *, quiet: boo
         if not quiet:
             click.echo(what, err=True)
 
+    results = []
     try:
-        results = [job.result(params, done=done)]
+        results.append(job.result(params, done=done))
         if job.qat is not None:
             file = where / CHECKPOINT
+            bar = bars(f"{job.kind} QAT")
             with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is told by fit
-                results.append(
-                    job.trained(
-                        params, done=done, checkpoint=file, resume=file.is_file(), callbacks=bars(f"{job.kind} QAT"), progress=False
-                    )
-                )
+                results.append(job.trained(params, done=done, checkpoint=file, resume=file.is_file(), callbacks=bar, progress=False))
     except OverflowError as e:
-        raise Failure(str(e)) from e
+        cure = "\n  the training has run away: --overwrite with a smaller --lr" if results else ""
+        raise Failure(f"{e}{cure}") from e
     return results
 
 
