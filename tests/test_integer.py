@@ -641,6 +641,19 @@ def test_what_is_saved_runs_to_the_same_bits(make, rule, tmp_path):
             assert isinstance(a, Requantise) or (np.array_equal(a, b) and type(a) is type(b))
 
 
+@pytest.mark.parametrize("low, high, each", [(-8, 7, 2), (-7, 7, 2), (-2, 1, 4), (-1, 1, 4), (-9, 7, 1), (-8, 8, 1), (0, 0, 4)])
+def test_weights_of_few_bits_are_saved_several_a_byte(low, high, each, tmp_path):
+    pytest.importorskip("safetensors")
+    layer, x, _, y, codes = drawn_conv(5, {}, "uint8", per_channel=True)
+    few = replace(layer, w=np.clip(layer.w, low, high))
+    few.w[0, 0, 0, 0], few.w[0, 0, 0, 1] = low, high
+    Network(x, y, (few,)).save(tmp_path / "net")
+    (again,) = Network.load(tmp_path / "net").layers
+    assert again.w.dtype == np.int8 and np.array_equal(again.w, few.w) and np.array_equal(again(codes), few(codes))
+    stored = checkpoints.load(tmp_path / "net")[0]["layers"][f"{few.name}/w"]
+    assert stored.size == -(-few.w.size // each)
+
+
 def test_a_geometry_of_pairs_is_saved(tmp_path):
     pytest.importorskip("safetensors")
     layer, x, _, y, codes = drawn_conv(5, {"stride": (2, 3), "padding": ((0, 2), (1, 0))}, "int8", per_channel=True)

@@ -26,7 +26,7 @@ REPORT = ("network.safetensors", "table.md", "report.json", "accuracy.png")
 @click.argument("model")
 @click.option("--data", metavar="NAME", help="The data set of a model by name.  [default: mnist5k]")
 @click.option("--int8/--int4", "whole", default=None, help="Plain for --bits 8 and --bits 4.")
-@click.option("--bits", type=int, help="Of the weights, 2 to 8; what flows between layers has 8.  [default: 8]")
+@click.option("--bits", type=int, help="Of the weights, 1 to 8; what flows between layers has 8.  [default: 8]")
 @click.option("--how", type=click.Choice(["static", "dynamic", "weights"]), default="static", show_default=True, help="What becomes codes.")
 @click.option("--group", type=int, metavar="N", help="Of dynamic and weights: a scale for each N inputs of an output.")
 @click.option("--observer", default="minmax", show_default=True, metavar="NAME", help="minmax, average, percentile, mse, entropy.")
@@ -200,18 +200,17 @@ def followed(job: Quantising, params: dict[str, Any], where: Path, *, quiet: boo
         if not quiet:
             click.echo(what, err=True)
 
+    results = []
     try:
-        results = [job.result(params, done=done)]
+        results.append(job.result(params, done=done))
         if job.qat is not None:
             file = where / CHECKPOINT
+            bar = bars(f"{job.kind} QAT")
             with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is told by fit
-                results.append(
-                    job.trained(
-                        params, done=done, checkpoint=file, resume=file.is_file(), callbacks=bars(f"{job.kind} QAT"), progress=False
-                    )
-                )
+                results.append(job.trained(params, done=done, checkpoint=file, resume=file.is_file(), callbacks=bar, progress=False))
     except OverflowError as e:
-        raise Failure(str(e)) from e
+        cure = "\n  the training has run away: --overwrite with a smaller --lr" if results else ""
+        raise Failure(f"{e}{cure}") from e
     return results
 
 

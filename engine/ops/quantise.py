@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from engine.domain import Pick, away_from
+from engine.domain import Pick, away_from, positive
 from engine.op import op
-from engine.ops.elementwise import where
+from engine.ops.elementwise import sign
 from engine.ops.layout import sum_to
 
-__all__ = ["dequantise", "fake_quant", "learned_step", "quantise"]
+__all__ = ["dequantise", "fake_quant", "fake_sign", "learned_step", "quantise"]
 
 FARTHEST = 30.0  # of the logarithm of a step from 0
 
@@ -66,34 +66,60 @@ def fake_quant(x, scale, zero_point, *, low: int = -128, high: int = 127):
     Lee, Nagel, Blankevoort & Kwak (2020), LSQ+, sec. 3.1, whose offset is -s z.
     """
     q = _coded(x, scale, zero_point, low, high)
-    return (q - np.asarray(zero_point, q.dtype)) * scale
+    q -= np.asarray(zero_point, q.dtype)
+    q *= scale
+    return q
 
 
 @fake_quant.vjp("x", "scale", "zero_point")
 def _(g, y, x, scale, zero_point, needed, *, low, high):
     r"""\bar x = \bar y \odot I, \quad \bar s = \bar y \odot (y - x \odot I) / s, \quad \bar z = -s\, \bar y \odot (1 - I)"""
     inside = _inside(x, scale, zero_point, low, high)
-    gx = where(inside, g, 0.0)
-    gs = sum_to(g * (y - where(inside, x, 0.0)), shape=np.shape(scale)) / scale if needed[1] else None
+    gx = g * inside  # a product with booleans takes a fifteenth of the time of a choice by them
+    gs = sum_to(g * (y - x * inside), shape=np.shape(scale)) / scale if needed[1] else None
     return gx, gs, (gx - g) * scale if needed[2] else None
 
 
 @fake_quant.jvp("x")
 def _(d, x, scale, zero_point, *, low, high):
     r"""\dot y := \dot x \odot I"""
-    return where(_inside(x, scale, zero_point, low, high), d, 0.0)
+    return d * _inside(x, scale, zero_point, low, high)
 
 
 @fake_quant.jvp("scale")
 def _(d, y, x, scale, zero_point, *, low, high):
     r"""\dot y := \dot s\, (y - x \odot I) / s"""
-    return (y - where(_inside(x, scale, zero_point, low, high), x, 0.0)) / scale * d
+    return (y - x * _inside(x, scale, zero_point, low, high)) / scale * d
 
 
 @fake_quant.jvp("zero_point")
 def _(d, x, scale, zero_point, *, low, high):
     r"""\dot y := -s\, \dot z\, (1 - I)"""
-    return where(_inside(x, scale, zero_point, low, high), 0.0, -scale * d)
+    return -scale * d * ~_inside(x, scale, zero_point, low, high)
+
+
+@op(
+    "..., ... -> ...",
+    surrogate="in x that of the identity: a sign has the slope 0 (Zhou et al. 2016, DoReFa-Net, eq. 7, straight-through estimator)",
+)
+def fake_sign(x, scale):
+    r"""$y = s\,\mathrm{sign}(x)$, and 0 for 0: weights of one bit, to train with, and what is pruned stays 0
+
+    Source: Rastegari, Ordonez, Redmon & Farhadi (2016), XNOR-Net, sec. 3.1. There s is the mean of |x|, here it is learned from there on.
+    """
+    return np.sign(x) * scale
+
+
+@fake_sign.slope("x")
+def _():
+    r"""dy/dx := 1"""
+    return 1
+
+
+@fake_sign.slope("scale")
+def _(x):
+    r"""dy/ds = \mathrm{sign}(x)"""
+    return sign(x)
 
 
 @op(
@@ -112,14 +138,15 @@ def learned_step(x, *, share: float = 1.0):
 @learned_step.slope("x")
 def _(y, x, *, share):
     r"""ds/dx := \mathrm{share}\, s\, [-30 \leq x \leq 30]"""
-    return where((x >= -FARTHEST) & (x <= FARTHEST), share * y, 0.0)
+    return share * y * ((x >= -FARTHEST) & (x <= FARTHEST))
 
 
 def _coded(x: Any, scale: Any, zero_point: Any, low: int, high: int) -> Any:
     """The code, still as a float."""
     with np.errstate(over="ignore"):  # a quotient beyond all floats has the outermost code, too
-        rounded = np.asarray(np.rint(np.divide(x, scale)))
-    return np.clip(rounded + np.asarray(zero_point, rounded.dtype), low, high)
+        q = np.asarray(np.divide(x, scale))
+    q = np.rint(q, out=q) + np.asarray(zero_point, q.dtype)
+    return np.clip(q, low, high, out=q if q.ndim else None)
 
 
 def _inside(x: Any, scale: Any, zero_point: Any, low: int, high: int) -> Any:
@@ -144,6 +171,12 @@ def _(pick: Pick):
 def _(pick: Pick):
     (x, scale, zero_point), bounds = _drawn(pick)
     return [x, scale, zero_point.astype(x.dtype)], bounds
+
+
+@fake_sign.sample
+def _(pick: Pick):
+    rows, columns = pick.size(0, 3), pick.size(1, 4)
+    return [pick.array(rows, columns, domain=away_from(0.0)), pick.array(*pick.choice([(), (columns,)]), domain=positive)], {}
 
 
 @learned_step.sample

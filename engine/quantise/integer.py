@@ -34,7 +34,7 @@ from engine import checkpoints, ops
 from engine.ops.pool import windows
 from engine.ops.requantisation import INT32, half_even, largest
 from engine.ops.windows import Pair, padded, pair, positions, sides
-from engine.quantise.numbers import Grid, Scheme, dequantise, quantise
+from engine.quantise.numbers import Grid, Scheme, dequantise, pack, quantise, unpack
 from engine.quantise.rules import named
 
 WIDEST = 255 * 127  # the largest product of a code less its zero point, int8 or uint8, and a symmetric weight
@@ -524,7 +524,10 @@ class Network:
         return [(layer, layer.reads or (before,)) for layer, before in zip(self.layers, names, strict=False)]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to `path` as safetensors: arrays as they are, all else in the notes. See `engine.checkpoints.save`."""
+        """Write it to `path` as safetensors: arrays as they are, all else in the notes. See `engine.checkpoints.save`.
+
+        Weights of 3 and 4 bits are packed, two a byte, those of 1 and 2 bits four: `engine.quantise.numbers.pack`.
+        """
         arrays: dict[str, np.ndarray] = {}
         layers = [_notes(layer, layer.name, arrays) for layer in self.layers]
         about = {"integer network": 1, "input": _notes(self.input, "", {}), "output": _notes(self.output, "", {}), "layers": layers}
@@ -549,10 +552,21 @@ def _notes(record: Any, path: str, arrays: dict[str, np.ndarray]) -> dict[str, A
     for part in fields(record):
         value, key = getattr(record, part.name), f"{path}/{part.name}"
         if isinstance(value, np.ndarray):
-            arrays[key] = value
+            bits = _few(value)
+            arrays[key] = pack(value, bits) if bits else value
+            if bits:
+                notes[part.name] = {"bits": bits, "shape": value.shape}
         else:
             notes[part.name] = _notes(value, key, arrays) if is_dataclass(value) else value
     return notes
+
+
+def _few(x: np.ndarray) -> int | None:
+    """The bits of codes of which a byte holds several."""
+    if x.dtype != np.int8 or x.ndim < 2:
+        return None
+    widest = max(-int(x.min(initial=0)) - 1, int(x.max(initial=0)))
+    return 2 if widest <= 1 else 4 if widest <= 7 else None
 
 
 def _record(notes: Mapping[str, Any], path: str, arrays: Mapping[str, np.ndarray]) -> Any:
@@ -562,6 +576,8 @@ def _record(notes: Mapping[str, Any], path: str, arrays: Mapping[str, np.ndarray
     for part in fields(kind):
         key = f"{path}/{part.name}"
         value = arrays[key] if key in arrays else notes[part.name]
+        if key in arrays and part.name in notes:
+            value = unpack(value, tuple(notes[part.name]["shape"]), notes[part.name]["bits"])
         values[part.name] = _record(value, key, arrays) if isinstance(value, dict) else _tuples(value)
     return kind(**values)
 

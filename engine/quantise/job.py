@@ -25,7 +25,7 @@ from engine.quantise.integer import Network
 from engine.quantise.narrow import Narrow
 from engine.quantise.observers import MSE, Entropy, MinMax, MovingAverage, Observer, Percentile
 from engine.quantise.powers import MOST_BITS, of_powers
-from engine.quantise.qat import prepared
+from engine.quantise.qat import Prepared, prepared
 from engine.quantise.rules import RULES
 from engine.schedule import Cosine
 from engine.train import fit
@@ -58,7 +58,7 @@ class Result:
 class Quantising:
     """What is quantised, and how.
 
-    bits        of the weights, 2 to 8; what flows has 8
+    bits        of the weights, 1 to 8; what flows has 8. One bit is a sign: -1 and 1, and 0 for what was pruned
     how         "static", integers throughout, with ranges that are calibrated; "dynamic", weights and inputs of products as codes, these as
                 they come; "weights", nothing but the weights
     group       so many inputs of an output have a scale of their own; None for a scale a channel. Not with static
@@ -92,18 +92,20 @@ class Quantising:
         ):  # fmt: skip
             if given not in known:
                 raise ValueError(f"there is no {what} {given!r}; there are {', '.join(known)}")
-        if not 2 <= self.bits <= 8:
-            raise ValueError(f"bits={self.bits}: weights have 2 to 8 bits")
+        if not 1 <= self.bits <= 8:
+            raise ValueError(f"bits={self.bits}: weights have 1 to 8 bits")
+        if self.bits == 1 and self.rounding != "nearest":
+            raise ValueError(f"rounding={self.rounding!r}: weights of one bit are signs, which are not rounded")
         if self.examples < 1:
             raise ValueError(f"examples={self.examples}: at least one is wanted to calibrate on")
         if self.group is not None and (self.how == "static" or self.group < 1):
             raise ValueError(f'group={self.group}: groups are of 1 input or more, of how="dynamic" or "weights"; integers have none')
         if self.rounding == "powers" and (self.bits > MOST_BITS or self.how != "static"):
             raise ValueError(f'powers of two have 2 to {MOST_BITS} bits and are for networks of integers: bits=4, how="static"')
-        if self.qat is not None and self.rule == "pow2":
-            raise ValueError("training with rounding learns scales that are no powers of two: take another rule than pow2")
-        if self.qat is not None and self.how != "static":
-            raise ValueError(f'training with rounding is for networks of integers, how="static", not {self.how!r}')
+        if (self.qat is not None or self.bits == 1) and self.rule == "pow2":
+            raise ValueError("steps that are learned, and those of signs, are no powers of two: take another rule than pow2")
+        if (self.qat is not None or self.bits == 1) and self.how != "static":
+            raise ValueError(f'training with rounding, and signs, are for networks of integers: how="static", not {self.how!r}')
         if self.qat is not None and self.qat < 1:
             raise ValueError(f"qat={self.qat}: at least one epoch is wanted to train with rounding")
 
@@ -137,10 +139,7 @@ class Quantising:
         """The model in integers. `done(what)` is called after each step with what it was."""
         net = self.folded(params)
         done("folded")
-        grids = convert.weight_grids(
-            net, bits={layer.name: self.bits for layer in net.weighted}, group=self.group, power=self.rule == "pow2"
-        )
-        rough, grids = of_powers(net, self.bits) if self.rounding == "powers" else (self._rounded(net, grids, done), grids)
+        grids, rough = self._signs(net) if self.bits == 1 else self._rounded(net, done)
         if self.correct:
             rough = correct.bias_corrected(net, rough, self.batches)
             done("biases corrected")
@@ -162,7 +161,7 @@ class Quantising:
         if self.qat is None:
             raise ValueError("training with rounding wants a number of epochs: qat=5")
         net, e = self.folded(params), self.experiment
-        qat = prepared(net, convert.calibrated(net, self.batches, observer=OBSERVERS[self.observer]), bits=self.bits)
+        qat = self._prepared(net)
         x, t = self.inputs(e.train[0]), e.train[1]
         run = fit(
             qat.loss(ops.cross_entropy),
@@ -195,21 +194,34 @@ class Quantising:
     @property
     def kind(self) -> str:
         """What the numbers of the network are."""
-        return f"int{self.bits}{f'/{self.group}' if self.group else ''}{' weights' if self.bits < 8 else ''}"
+        groups = f"/{self.group}" if self.group else ""
+        return {8: f"int8{groups}", 1: "binary weights"}.get(self.bits, f"int{self.bits}{groups} weights")
 
     def noise(self, params: Params, result: Result) -> dict[str, float]:
         """The decibels of each layer, against the model in floats."""
         return choose.noise(self.folded(params), result.network, self.batches[0])
 
-    def _rounded(self, net: Folded, grids: Grids, done: Callable[[str], None]) -> Folded:
+    def _prepared(self, net: Folded) -> Prepared:
+        return prepared(net, convert.calibrated(net, self.batches, observer=OBSERVERS[self.observer]), bits=self.bits)
+
+    def _signs(self, net: Folded) -> tuple[Grids, Folded]:
+        """Weights of one bit, as they are before they are trained."""
+        qat = self._prepared(net)
+        return qat.grids(qat.params), qat.folded(qat.params)
+
+    def _rounded(self, net: Folded, done: Callable[[str], None]) -> tuple[Grids, Folded]:
+        if self.rounding == "powers":
+            return of_powers(net, self.bits)[::-1]
+        bits = {layer.name: self.bits for layer in net.weighted}
+        grids = convert.weight_grids(net, bits=bits, group=self.group, power=self.rule == "pow2")
         if self.rounding == "nearest":
-            return convert.rounded(net, grids)
+            return grids, convert.rounded(net, grids)
         method = rounding.gptq if self.rounding == "gptq" else rounding.adaround
         for layer in net.weighted:
             g = rounding.gram(layer, correct.inputs_of(net, layer.name, self.batches))
             net = net.put(method(layer, grids[layer.name], g))  # the next layer sees what this one now gives
             done(f"{layer.name} rounded")
-        return net
+        return grids, net
 
 
 def zeros(net: Folded) -> dict[str, np.ndarray] | None:
