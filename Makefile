@@ -20,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-demo: .venv/demo ## train the four models on real data and write ./report  (ARGS="--quick --report DIR")
+demo: .venv/demo ## train the models on real data and write ./report  (ARGS="--quick --report DIR")
 	.venv/bin/python -m engine demo $(ARGS)
 
 test: .venv/test ## the default test suite  (ARGS="tests/test_cli.py -k help")
