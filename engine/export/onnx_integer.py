@@ -28,13 +28,14 @@ from engine.export.onnx import OPSET
 from engine.export.onnx_integer_forms import ON_CODES, ON_FLOATS, RUNTIMES, Value, Writer
 from engine.export.onnx_verify import loaded, ran
 from engine.export.onnx_writer import OLDEST, ExportError
-from engine.quantise.integer import Conv, Dense, InFloats, Layer, Network
+from engine.quantise.integer import Add, AvgPool, Conv, Dense, InFloats, Layer, Network
 
 __all__ = ["OPSET", "Exported", "Found", "export", "written"]
 
 Declared = dict[str, tuple[str, tuple[int, ...]]]  # by name the dtype, and the shape of one example
 
 DRAWN = 64  # examples of codes from all over their range, beside those that are given
+FEW = 0.01  # of a layer's codes may be the next ones if it is in floats; of means and sums any, for up to half of them may be ties
 CURE = "what ONNX Runtime has no operators for can be exported as C: engine.export.c99"
 
 
@@ -231,7 +232,7 @@ def _prepared(x: np.ndarray, scaled: tuple[float, float]) -> np.ndarray:
 def _layers_compared(network: Network, q: np.ndarray, qdq: bool, opset: int) -> Found:
     """Each layer on the codes that ours has before it, in a model that joins none of them: what is wrong there may fade before the end.
 
-    Raises ExportError for the first layer whose codes differ, or, in floats, differ by more than 1.
+    Raises ExportError for the first layer whose codes differ; in floats, by more than 1 or in more than FEW places.
     """
     ours, meant, to = network.values(q), _meant(network), Writer(network.scales)
     read = dict.fromkeys(name for _, reads in network.reading() for name in reads)
@@ -240,12 +241,13 @@ def _layers_compared(network: Network, q: np.ndarray, qdq: bool, opset: int) -> 
     for layer, reads in network.reading():
         before = [Value(name, f"{name}/given", meant[name]) for name in reads]
         _write(to, layer, before, Value(layer.name, f"{layer.name}/codes", meant[layer.name]), qdq)
-    theirs = ran(_session(network, _model(to, ins, outs, opset)), {f"{name}/given": ours[name] for name in read}, CURE)
+    theirs = ran(_session(network, _model(to, ins, outs, opset), as_written=True), {f"{name}/given": ours[name] for name in read}, CURE)
     differing = compared = 0
     for layer, codes in zip(network.layers, theirs, strict=True):
         apart = np.abs(codes.astype(int) - ours[layer.name])
-        count, most = int(np.count_nonzero(apart)), int(qdq or isinstance(layer, InFloats))
-        if apart.max(initial=0) > most:
+        count, rounds = int(np.count_nonzero(apart)), qdq or isinstance(layer, InFloats)
+        many = apart.size if isinstance(layer, (AvgPool, Add)) else FEW * apart.size
+        if apart.max(initial=0) > rounds or count > rounds * many:
             told = f"{layer.name}: {count:,} of {apart.size:,} codes differ, by up to {apart.max()}"
             raise ExportError(f"ONNX Runtime does not give what the network gives: {told}\n  {_why(layer, network)}")
         differing, compared = differing + count, compared + apart.size
@@ -278,9 +280,9 @@ def _answers_compared(network: Network, data: bytes, x: np.ndarray, codes: bool,
     return found
 
 
-def _session(network: Network, data: bytes) -> Any:
+def _session(network: Network, data: bytes, *, as_written: bool = False) -> Any:
     """On an x86 without VNNI sums of uint8 saturate unless asked not to; codes of int8 cannot ask, QGemm then finds none of its types."""
-    return loaded(data, CURE, {} if _signed(network) else {"session.x64quantprecision": "1"})
+    return loaded(data, CURE, entries={} if _signed(network) else {"session.x64quantprecision": "1"}, as_written=as_written)
 
 
 def _signed(network: Network) -> bool:

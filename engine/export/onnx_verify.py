@@ -71,12 +71,14 @@ def verified(
     return onnxruntime.__version__, found
 
 
-def loaded(data: bytes, cure: str = NARROW, entries: Mapping[str, str] | None = None) -> Any:
-    """A session of ONNX Runtime, with these entries in its configuration. Raises ExportError."""
+def loaded(data: bytes, cure: str = NARROW, *, entries: Mapping[str, str] | None = None, as_written: bool = False) -> Any:
+    """A session of ONNX Runtime, with these entries in its configuration; `as_written`: without joining nodes. Raises ExportError."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what is wrong comes as an exception
+    if as_written:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     for entry in (entries or {}).items():
         options.add_session_config_entry(*entry)
     try:
