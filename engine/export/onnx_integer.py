@@ -144,8 +144,8 @@ def written(
     meant, to = _meant(network), Writer(network.scales)
     given = "x"
     if scaled != (0.0, 1.0):
-        mean, scale = (to.number(f"x/{name}", part, np.float32) for name, part in zip(("mean", "scale"), scaled, strict=True))
-        given = to("Div", [to("Sub", [given, mean], "x/centred"), scale], "x/scaled")
+        mean, deviation = (to.number(f"input/{name}", part, np.float32) for name, part in zip(("mean", "deviation"), scaled, strict=True))
+        given = to("Div", [to("Sub", [given, mean], "input/centred"), deviation], "input/scaled")
     values = {"input": Value("input", given if codes else "input/codes", meant["input"])}
     if not codes:
         to.rounded(given, values["input"])

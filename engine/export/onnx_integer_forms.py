@@ -33,7 +33,10 @@ class Value:
 
 
 class Writer:
-    """Nodes and arrays. A form calls it, `to("MaxPool", [x], y)`, for a node."""
+    """Nodes and arrays. A form calls it, `to("MaxPool", [x], y)`, for a node.
+
+    All that a layer writes is called by the layer's name, a slash, and a word without one: so no two layers write the same name.
+    """
 
     def __init__(self, scales: Mapping[str, np.ndarray]) -> None:
         self.scales = scales
@@ -78,8 +81,8 @@ class Writer:
             raise ExportError(f"{layer.name}: zero points of weights are int8 in ONNX, these reach from {zeros.min()} to {zeros.max()}")
         scale, zeros = np.broadcast_arrays(scale, zeros)
         shape = () if len(scale) == 1 else scale.shape
-        by = self.known(f"{name}/scale", scale.reshape(shape))
-        return [self.known(name, layer.w), by, self.known(f"{name}/zero", zeros.astype(np.int8).reshape(shape))]
+        by = self.known(f"{name}_scale", scale.reshape(shape))
+        return [self.known(name, layer.w), by, self.known(f"{name}_zero", zeros.astype(np.int8).reshape(shape))]
 
     def bias(self, layer: Conv | Dense) -> str:
         """In the unit of the sums."""
@@ -172,11 +175,11 @@ def _product(to: Writer, layer: Conv | Dense, reads: list[Value], y: Value) -> N
     conv = isinstance(layer, Conv)
     along = {"axis": 0 if conv else 1} if to.arrays[scale].ndim else {}
     unit = np.float32(reads[0].codes.scale) * to.arrays[scale]
-    bias = [to.bias(layer), to.known(f"{layer.name}/bias/scale", unit), to.known(f"{layer.name}/bias/zero", np.zeros(unit.shape, np.int32))]
+    bias = [to.bias(layer), to.known(f"{layer.name}/bias_scale", unit), to.known(f"{layer.name}/bias_zero", np.zeros(unit.shape, np.int32))]
     inputs = [
         *_given(to, reads, y),
-        to("DequantizeLinear", [w, scale, zero], f"{w}/floats", **along),
-        to("DequantizeLinear", bias, f"{layer.name}/bias/floats", **({"axis": 0} if unit.ndim else {})),
+        to("DequantizeLinear", [w, scale, zero], f"{w}_floats", **along),
+        to("DequantizeLinear", bias, f"{layer.name}/bias_floats", **({"axis": 0} if unit.ndim else {})),
     ]
     relu = layer.to.low == layer.to.zero_point
     _rounded(to, "Conv" if conv else "Gemm", inputs, y, relu=relu, **(_geometry(layer) if isinstance(layer, Conv) else {}))

@@ -511,25 +511,26 @@ class Network:
         """Write it to `path` as safetensors: arrays as they are, all else in the notes. See `engine.checkpoints.save`."""
         arrays: dict[str, np.ndarray] = {}
         layers = [_notes(layer, layer.name, arrays) for layer in self.layers]
-        about = {"integer network": 1, "input": _notes(self.input, "", {}), "output": _notes(self.output, "", {}), "layers": layers}
+        about = {"integer network": FORMAT, "input": _notes(self.input, "", {}), "output": _notes(self.output, "", {}), "layers": layers}
         checkpoints.save(path, {"layers": arrays, "scales": self.scales}, about)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Network:
         """What `save` wrote: it runs to the same bits. Raises as `engine.checkpoints.load`, and CheckpointError for something else."""
         groups, notes = checkpoints.load(path)
-        if not isinstance(notes, dict) or notes.get("integer network") != 1:
+        if not isinstance(notes, dict) or notes.get("integer network") != FORMAT:
             raise checkpoints.CheckpointError(f"{os.fspath(path)} holds no integer network, but {', '.join(groups) or 'nothing'}")
         layers = tuple(_record(layer, layer["name"], groups["layers"]) for layer in notes["layers"])
         return cls(_record(notes["input"], "", {}), _record(notes["output"], "", {}), layers, groups["scales"])
 
 
+FORMAT = 2  # of the notes in a file
 RECORDS = {kind.__name__: kind for kind in (Codes, Requantise, Conv, Dense, MaxPool, AvgPool, Add, Flatten, InFloats, folded.Layer)}
 
 
 def _notes(record: Any, path: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """The fields of a record as JSON holds them; its arrays go to `arrays`."""
-    notes: dict[str, Any] = {"kind": type(record).__name__}
+    notes: dict[str, Any] = {"record": type(record).__name__}
     for part in fields(record):
         value, key = getattr(record, part.name), f"{path}/{part.name}"
         if isinstance(value, np.ndarray):
@@ -547,7 +548,7 @@ def _noted(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
 
 def _record(notes: Mapping[str, Any], path: str, arrays: Mapping[str, np.ndarray]) -> Any:
     """What `_notes` took apart."""
-    kind = RECORDS[notes["kind"]]
+    kind = RECORDS[notes["record"]]
     values = {}
     for part in fields(kind):
         key = f"{path}/{part.name}"
@@ -561,7 +562,7 @@ def _value(noted: Any, path: str, arrays: Mapping[str, np.ndarray]) -> Any:
     if isinstance(noted, list):
         return tuple(_value(part, f"{path}/{i}", arrays) for i, part in enumerate(noted))
     if isinstance(noted, dict):
-        if "kind" in noted:
+        if "record" in noted:
             return _record(noted, path, arrays)
         return {name: _value(part, f"{path}/{name}", arrays) for name, part in noted.items()}
     return noted
