@@ -72,7 +72,7 @@ def command(
     Exit code 1, and no file, for an opset that is too old for the model, or a difference.
     """
     if (path is None) == (source is None):
-        raise click.UsageError("where to: --onnx FILE, or for a network of integers --c FILE")
+        raise click.UsageError("where to: --onnx FILE for a model in floats or integers, --c FILE for integers")
     if source is not None:
         with told():
             click.echo(in_c(checkpoint, source, name, shape))
@@ -137,20 +137,25 @@ def in_onnx(file: Path, path: Path, shape: str | None, opset: int | None, *, raw
 
     from engine.export.onnx_integer import OPSET, export
     from engine.quantise.integer import Network
+    from engine.shapes import ShapeError
 
     needs("onnx")
     network, job = Network.load(file), job_of(file) if shape is None else None
     if raw and (codes or job is None):
         raise click.UsageError("--raw is for floats that are scaled as in a training: leave out --codes, or --shape")
-    e = job.experiment if job else None
-    if job and e:
-        rows = e.dataset.x_test[:EXAMPLES]
-        example = job.inputs(rows if raw else e.prepared(rows))
-    else:
-        example = np.zeros((0, *shape_of(file, shape)), np.float32)
-    scaled = e.levels if e and raw else (0.0, 1.0)
-    report = export(path, network, example, codes=codes, qdq=qdq, scaled=scaled, opset=OPSET if opset is None else opset)
-    return told_of(report, e, raw, as_json)
+    experiment, example = (job.experiment, _examples(job, raw)) if job else (None, np.zeros((0, *shape_of(file, shape)), np.float32))
+    scaled = experiment.levels if experiment and raw else (0.0, 1.0)
+    try:
+        report = export(path, network, example, codes=codes, qdq=qdq, scaled=scaled, opset=OPSET if opset is None else opset)
+    except ShapeError as e:
+        raise click.UsageError(f"the network takes no inputs of the shape {'x'.join(map(str, example.shape[1:]))}\n  {e}") from e
+    return told_of(report, experiment, raw, as_json)
+
+
+def _examples(job: Quantising, raw: bool) -> Any:
+    """Inputs on which a network of integers is compared, as the data set has them or as the model takes them."""
+    rows = job.experiment.dataset.x_test[:EXAMPLES]
+    return job.inputs(rows if raw else job.experiment.prepared(rows))
 
 
 def in_c(folder: Path, path: Path, name: str, shape: str | None) -> str:

@@ -35,7 +35,7 @@ __all__ = ["OPSET", "Exported", "Found", "export", "written"]
 Declared = dict[str, tuple[str, tuple[int, ...]]]  # by name the dtype, and the shape of one example
 
 DRAWN = 64  # examples of codes from all over their range, beside those that are given
-FEW = 0.01  # of a layer's codes may be the next ones if it is in floats; of means and sums any, for up to half of them may be ties
+FEW = 0.05  # of a layer's codes may be the next ones if it is in floats; of means and sums any, for up to half of them may be ties
 CURE = "what ONNX Runtime has no operators for can be exported as C: engine.export.c99"
 
 
@@ -106,8 +106,8 @@ def export(
     the form qdq, a code may be the next one: how many are is told, and what becomes of them.
 
     Raises ExportError for a rule other than "fp32", for a network without scales, an opset that is too old, a layer that ONNX has no word
-    for, and for a file that onnx.checker or ONNX Runtime refuses or that has other codes, naming the layer; ValueError for nan in
-    `example`, and for `codes` with `scaled`; OSError if the folder or the disk refuses. Whatever is raised, `path` is as it was.
+    for, and for a file that onnx.checker or ONNX Runtime refuses or that has other codes, naming the layer; ValueError for examples of nan
+    or of another shape, and for `codes` with `scaled`; OSError if the folder or the disk refuses. Whatever is raised, `path` is as it was.
     """
     if codes and scaled != (0.0, 1.0):
         raise ValueError("codes stand for inputs that are scaled already: leave out codes, or scaled")
