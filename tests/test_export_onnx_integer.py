@@ -313,15 +313,15 @@ WRONG = {
     "zero point of y": (Dense, moved("fc/zero", 1)),
     "bias": (Dense, moved("fc/bias", 200)),
     "kernel": (Conv, flipped),
-    "mantissa": (Add, moved("sum/mantissa0", 4096)),
-    "half": (Add, moved("sum/start", -(1 << 19))),
-    "zero point of a sum": (Add, moved("sum/end", 1)),
+    "ratio": (Add, moved("sum/ratio0", 0.01)),
+    "half": (Add, moved("sum/start", -0.5)),
+    "zero point of a sum": (Add, moved("sum/start", 1)),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_form_is_found(name, monkeypatch, tmp_path):
-    """A convolution's mutant is in codes and in floats; that of a sum is in whole numbers only."""
+    """A convolution's mutant is in codes and in floats; that of a sum is in one form only."""
     kind, change = WRONG[name]
     network = residual(rule="fp32")
     for forms, qdq in ((table.ON_CODES, False), (table.ON_FLOATS, True)):

@@ -6,9 +6,10 @@ r"""A network of integers as an ONNX file, for any size of batch, verified befor
     print(report)
 
 By default the layers are operators on codes (QLinearConv, QGemm) that requantise by rule "fp32", so the file has the codes of
-`Network.run`, each of them, or is not written. Means and sums of branches, which ONNX Runtime's own operators compute in floats, are
-written in whole numbers. QGemm is an operator of ONNX Runtime; the form `qdq` has the standard's only. That is what compilers for other
-devices take, each with an arithmetic of its own: what is told there is how many codes ONNX Runtime has otherwise.
+`Network.run`, each of them, or is not written. Means and sums of branches, for which ONNX Runtime's own operators round otherwise, are
+written in floats that hold their whole numbers exactly. QGemm is an operator of ONNX Runtime; the form `qdq` has the standard's only.
+That is what compilers for other devices take, each with an arithmetic of its own: what is told there is how many codes ONNX Runtime has
+otherwise.
 
 What other rules do has no operator in ONNX: such a network is refused, and is exported as C (`engine.export.c99`).
 """

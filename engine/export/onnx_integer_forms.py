@@ -20,7 +20,6 @@ from engine.ops.windows import sides
 from engine.quantise.integer import Add, AvgPool, Codes, Conv, Dense, Flatten, InFloats, Layer, MaxPool
 
 RUNTIMES = "com.microsoft"  # the domain of the operators that only ONNX Runtime has
-FAR = 1 << 40  # more than a sum of two branches is below 0, and a multiple of each power of two by which it is divided
 
 
 @dataclass(frozen=True)
@@ -135,20 +134,19 @@ def _average_pool(to: Writer, layer: AvgPool, reads: list[Value], y: Value) -> N
 
 
 def _add(to: Writer, layer: Add, reads: list[Value], y: Value) -> None:
-    """Whole numbers of 64 bits. Div cuts off towards 0: it is a shift of what is not below 0, and FAR sees to that."""
+    """In float64, which holds all these numbers exactly: whole ones of 32 bits, over a power of two."""
+    one = 2.0**layer.shift
+    start = layer.zero_point + (one / 2 - float(np.dot(layer.mantissa.astype(np.int64), layer.zero_points))) / one
 
-    def number(what: str, value: int) -> str:
-        return to.number(f"{y.name}/{what}", value)
+    def number(what: str, value: float) -> str:
+        return to.number(f"{y.name}/{what}", value, np.float64)
 
-    m, z = map(int, layer.mantissa), layer.zero_points
-    times = [number(f"mantissa{i}", part) for i, part in enumerate(map(int, layer.mantissa))]
-    start = FAR + (1 << layer.shift >> 1) - sum(a * b for a, b in zip(m, z, strict=True))
-    wide = [to("Cast", [v.tensor], f"{y.name}/whole{i}", to=_type("int64")) for i, v in enumerate(reads)]
-    products = [to("Mul", [x, by], f"{y.name}/product{i}") for i, (x, by) in enumerate(zip(wide, times, strict=True))]
+    products = []
+    for i, (v, mantissa) in enumerate(zip(reads, layer.mantissa.tolist(), strict=True)):
+        x = to("Cast", [v.tensor], f"{y.name}/wide{i}", to=_type("float64"))
+        products.append(to("Mul", [x, number(f"ratio{i}", mantissa / one)], f"{y.name}/product{i}"))
     x = to("Add", [to("Add", products, f"{y.name}/sum"), number("start", start)], f"{y.name}/started")
-    x = to("Div", [x, number("divisor", 1 << layer.shift)], f"{y.name}/shifted")
-    x = to("Add", [x, number("end", layer.zero_point - (FAR >> layer.shift))], f"{y.name}/moved")
-    x = to("Clip", [x, number("low", layer.low), number("high", layer.high)], f"{y.name}/clipped")
+    x = to("Clip", [to("Floor", [x], f"{y.name}/whole"), number("low", layer.low), number("high", layer.high)], f"{y.name}/clipped")
     to("Cast", [x], y.tensor, to=_type(layer.dtype))
 
 
