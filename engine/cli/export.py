@@ -167,7 +167,7 @@ def in_c(folder: Path, path: Path, name: str, shape: str | None) -> str:
     network = Network.load(file)
     try:
         written = c99.write(path, network, name, shape_of(file, shape))
-    except ValueError as e:
+    except (TypeError, ValueError) as e:
         raise click.UsageError(str(e)) from e
     sizes = f"{written.constants:,} bytes of constants, {written.memory:,} of memory"
     return f"{written.path}: {name}_run, {sizes}\n  gcc -std=c99 -O2 -c {written.path}"
