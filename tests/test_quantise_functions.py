@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from engine import ops
+from engine.export import onnx_integer
 from engine.models import cnn, mlp
 from engine.quantise import choose, convert, qat
 from engine.quantise.folded import fold
@@ -152,6 +153,17 @@ def test_onnx_runtime_has_the_codes_by_floats_and_by_a_table(name, x):
         theirs = session(lambda node, nodes=nodes: list(nodes(node)), every, every.shape, y.dtype, arrays)(every)
         np.testing.assert_array_equal(ours(every), theirs)
     tally.ran("onnxruntime", "a function of codes as a table, bit for bit")
+
+
+@pytest.mark.parametrize("qdq", [False, True])
+@pytest.mark.parametrize("name", NETS)
+def test_a_network_with_tables_as_an_onnx_file(name, qdq, tmp_path):
+    pytest.importorskip("onnxruntime")
+    predict, params, x = NETS[name]()
+    net = fold(predict, params, x[:2])
+    small = convert.integers(net, convert.calibrated(net, [x]))
+    report = onnx_integer.export(tmp_path / "net.onnx", small, x[:20], qdq=qdq)
+    assert (tmp_path / "net.onnx").is_file() and report.runtime is not None
 
 
 # Ranges.

@@ -17,7 +17,7 @@ import numpy as np
 from engine.export.onnx_forms import geometry, window
 from engine.export.onnx_writer import ExportError
 from engine.ops.windows import sides
-from engine.quantise.integer import Add, AvgPool, Codes, Conv, Dense, Flatten, InFloats, Layer, MaxPool
+from engine.quantise.integer import Add, AvgPool, Codes, Conv, Dense, Flatten, InFloats, Layer, Lookup, MaxPool
 
 RUNTIMES = "com.microsoft"  # the domain of the operators that only ONNX Runtime has
 
@@ -154,6 +154,12 @@ def _flatten(to: Writer, layer: Flatten, reads: list[Value], y: Value) -> None:
     to("Flatten", [reads[0].tensor], y.tensor)
 
 
+def _lookup(to: Writer, layer: Lookup, reads: list[Value], y: Value) -> None:
+    """What of the network is known is the table, which has no float. Codes below 0 count from its end, as its bytes do."""
+    places = to("Cast", [reads[0].tensor], f"{y.name}/places", to=_type("int32"))
+    to("Gather", [to.known(f"{y.name}/table", layer.table), places], y.tensor)
+
+
 # On floats, between DequantizeLinear and QuantizeLinear.
 
 
@@ -217,6 +223,7 @@ ON_CODES: dict[type[Layer], Form] = {
     AvgPool: _average_pool,
     Add: _add,
     Flatten: _flatten,
+    Lookup: _lookup,
     InFloats: _in_floats,
 }
 ON_FLOATS: dict[type[Layer], Form] = {
@@ -226,5 +233,6 @@ ON_FLOATS: dict[type[Layer], Form] = {
     AvgPool: partial(_between, kind="AveragePool"),
     Add: partial(_between, kind="Add"),
     Flatten: partial(_between, kind="Flatten"),
+    Lookup: _lookup,
     InFloats: _in_floats,
 }

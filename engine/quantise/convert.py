@@ -155,7 +155,7 @@ def integers(net: Folded, ranges: Ranges, *, grids: Grids | None = None, rule: s
         codes[layer.name] = flowing(ranges[layer.name], relu=layer.relu, power=power) if makes_codes(layer) else before[0]
         if makes_codes(layer):
             scales[layer.name] = np.float32(codes[layer.name].scale)
-        if layer.name in in_floats:
+        if layer.name in in_floats and layer.function is None:  # a table has the codes of floats already
             layers.append(InFloats(layer.name, layer, tuple(before), codes[layer.name], reads))
             continue
         if layer.w is not None:
