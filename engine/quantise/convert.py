@@ -22,7 +22,7 @@ import numpy as np
 from engine.quantise import integer
 from engine.quantise.folded import INPUT, Folded, Layer
 from engine.quantise.integer import Codes, Network, Requantise, whole_bias
-from engine.quantise.numbers import Grid, Scheme, choose_grid, dequantise, grid_of, quantise
+from engine.quantise.numbers import Grid, NotFinite, Scheme, choose_grid, dequantise, grid_of, quantise
 from engine.quantise.observers import MinMax, Observer
 
 Ranges = dict[str, tuple[float, float]]
@@ -37,14 +37,14 @@ def calibrated(net: Folded, batches: Iterable[Any], *, observer: Callable[[], Ob
 
     observer   makes what looks on: `update(x)` for each batch, `range()` at last. See `engine.quantise.observers`
 
-    Raises ValueError if there is no batch, or for numbers that are not finite, naming the layer.
+    Raises ValueError if there is no batch, NotFinite, naming the layer, for numbers that are not finite.
     """
     watched = {INPUT: observer(), **{layer.name: observer() for layer in net.layers if makes_codes(layer)}}
 
     def watch(name: str, numbers: Any) -> None:
         if name in watched:
             if not np.isfinite(numbers).all():
-                raise ValueError(f"what {name} gives is not finite\n  calibrate on data without nan, with weights that are finite")
+                raise NotFinite(f"what {name} gives is not finite\n  calibrate on data without nan, with weights that are finite")
             watched[name].update(numbers)
 
     count = 0
@@ -69,7 +69,7 @@ def weight_grids(net: Folded, scheme: Scheme = WEIGHTS, *, bits: Mapping[str, in
         try:
             grids[layer.name] = grid_of(layer.w, wanted)
         except ValueError as e:
-            raise ValueError(f"the weights of {layer.name}: {e}") from e
+            raise type(e)(f"the weights of {layer.name}: {e}") from e
     return grids
 
 
