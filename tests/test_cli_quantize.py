@@ -250,6 +250,24 @@ def test_training_that_runs_away_is_told(small, tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "network.safetensors").exists() and not (tmp_path / "table.md").exists()
 
 
+def test_weights_that_are_not_finite_are_told_before_anything_is_written(small, tmp_path, capsys, monkeypatch):
+    import engine.cli.quantize as module
+
+    finite = module.found
+
+    def broken(folder, experiment):
+        params = finite(folder, experiment)
+        return {**params, "w": np.where(np.arange(params["w"].size).reshape(params["w"].shape) == 7, np.nan, params["w"])}
+
+    monkeypatch.setattr(module, "found", broken)
+    code, _, err = gnomon(capsys, "quantize", small, "--qat", 1, "--report", tmp_path / "q")
+    assert code == 1 and "the weights of w: 1 of" in err and "not finite" in err and not (tmp_path / "q").exists()
+    (tmp_path / "pruning.json").write_text(json.dumps({"experiment": Experiment.of("logistic", "glyphs").as_dict()}))
+    monkeypatch.undo()
+    code, _, err = gnomon(capsys, "quantize", tmp_path, "--qat", 1)
+    assert code == 1 and "has no stage that is done" in err and not (tmp_path / "int8").exists()
+
+
 # Models by name.
 
 

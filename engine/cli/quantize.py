@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from engine.quantise.job import Quantising, Result
     from engine.tradeoff import Row
 
-
 JOB = "quantization.json"
 CHECKPOINT = "qat.safetensors"
 REPORT = ("network.safetensors", "table.md", "report.json", "accuracy.png")
@@ -81,10 +80,11 @@ def command(
         folder, experiment, named = opened(model, data)
         job = described(experiment, how)
         where = report or folder / f"int{job.bits}{f'-{job.how}' * (job.how != 'static')}{f'-{job.group}' * (job.group is not None)}"
-        begun(job, where, resume, overwrite)
+        params = experiment.start() if named else found(folder, experiment)
+        begun(job, params, where, resume, overwrite)
         try:
             with use("cpu" if kernels is None and has_numba() else None if kernels == "none" else kernels):
-                params = taught(folder, experiment, kernels) if named else found(folder, experiment)
+                params = taught(folder, experiment, kernels) if named else params
                 results = followed(job, params, where, quiet=as_json)
                 rows, noise = job.rows(params, results), job.noise(params, results[0])
             write(job, results[-1], rows, noise, where)
@@ -174,9 +174,10 @@ def described(experiment: Experiment, how: dict[str, Any]) -> Quantising:
         raise click.UsageError(str(e)) from e
 
 
-def begun(job: Quantising, where: Path, resume: bool, overwrite: bool) -> None:
-    """Enter the folder. What took no training is written over without a question. Raises as `enter`, and what `fold` raises."""
+def begun(job: Quantising, params: dict[str, Any], where: Path, resume: bool, overwrite: bool) -> None:
+    """Enter the folder. What took no training is written over without a question. Raises as `enter`, and for a model without integers."""
     from engine.cli.folder import enter
+    from engine.quantise.convert import weight_grids
 
     free = not resume and not (where / CHECKPOINT).exists()
     enter(
@@ -186,7 +187,7 @@ def begun(job: Quantising, where: Path, resume: bool, overwrite: bool) -> None:
         resume=resume,
         overwrite=overwrite or free,
         made=[CHECKPOINT, *REPORT],
-        check=lambda: job.folded(job.experiment.start()),
+        check=lambda: weight_grids(job.folded(params)),
     )
 
 
@@ -224,10 +225,10 @@ def write(job: Quantising, result: Result, rows: Sequence[Row], noise: dict[str,
     (where / "table.md").write_text(tradeoff.markdown(rows) + "\n")
     content = {"command": "gnomon quantize", "job": job.as_dict(), "noise": noise, "processor": processor(), "versions": versions()}
     (where / "report.json").write_text(json.dumps(finite({**content, "rows": [row.as_dict() for row in rows]}), indent=2) + "\n")
-    tradeoff.plot(rows, where / "accuracy.png", title=f"{job.experiment.model} on {job.experiment.data}: {job.bits} bits, {how(job)}")
+    tradeoff.plot(rows, where / "accuracy.png", title=f"{job.experiment.model} on {job.experiment.data}: {job.bits} bits, {way(job)}")
 
 
-def how(job: Quantising) -> str:
+def way(job: Quantising) -> str:
     """How weights came to their codes, in words."""
     words = [job.rounding, job.qat and f"QAT {job.qat}", job.how != "static" and job.how, job.group and f"groups of {job.group}"]
     return ", ".join(word for word in words if word)
@@ -239,7 +240,7 @@ def told_rows(job: Quantising, rows: Sequence[Row], noise: dict[str, float], whe
     from engine.quantise.choose import table
 
     e = job.experiment
-    steps = f"{job.observer}, {how(job)}, {job.rule}" if job.how == "static" else how(job)
+    steps = f"{job.observer}, {way(job)}, {job.rule}" if job.how == "static" else way(job)
     head = f"{e.model} on {e.data}, seed {e.seed}: {job.bits} bits, {steps}; {rows[0].of:,} test examples"
     legend = "p: chance of so large a difference to the model in floats if neither is better. times: its float32 / packed file"
     layers = f"signal to noise, the whole network up to each layer{', static' * (job.qat is not None)}\n{table(noise)}"

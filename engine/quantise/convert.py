@@ -116,7 +116,7 @@ def weight_grids(
             wanted = by_output(replace(scheme, bits=(bits or {}).get(layer.name, scheme.bits)), 2 if layer.kind == "dense" else 4, group)
             grids[layer.name] = grid_of(layer.w, wanted, power=power)
         except ValueError as e:
-            raise ValueError(f"the weights of {layer.name}: {e}") from e
+            raise type(e)(f"the weights of {layer.name}: {e}") from e
     return grids
 
 

@@ -564,7 +564,9 @@ class Network:
         arrays: dict[str, np.ndarray] = {}
         layers = [_notes(layer, layer.name, arrays) for layer in self.layers]
         about = {"integer network": FORMAT, "input": _notes(self.input, "", {}), "output": _notes(self.output, "", {}), "layers": layers}
-        checkpoints.save(path, {"layers": arrays, "scales": self.scales}, about)
+        few = {name: (bits, x.shape) for name, x in arrays.items() if (bits := _few(x))}
+        arrays.update((name, pack(arrays[name], bits)) for name, (bits, _) in few.items())
+        checkpoints.save(path, {"layers": arrays, "scales": self.scales}, {**about, "packed": few})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Network:
@@ -572,8 +574,18 @@ class Network:
         groups, notes = checkpoints.load(path)
         if not isinstance(notes, dict) or notes.get("integer network") != FORMAT:
             raise checkpoints.CheckpointError(f"{os.fspath(path)} holds no integer network, but {', '.join(groups) or 'nothing'}")
-        layers = tuple(_record(layer, layer["name"], groups["layers"]) for layer in notes["layers"])
+        arrays = groups["layers"]
+        arrays.update((name, unpack(arrays[name], tuple(shape), bits)) for name, (bits, shape) in notes["packed"].items())
+        layers = tuple(_record(layer, layer["name"], arrays) for layer in notes["layers"])
         return cls(_record(notes["input"], "", {}), _record(notes["output"], "", {}), layers, groups["scales"])
+
+
+def _few(x: np.ndarray) -> int | None:
+    """The bits of codes of which a byte holds several."""
+    if x.dtype != np.int8 or x.ndim < 2:
+        return None
+    widest = max(-int(x.min(initial=0)) - 1, int(x.max(initial=0)))
+    return 2 if widest <= 1 else 4 if widest <= 7 else None
 
 
 FORMAT = 2  # of the notes in a file
@@ -589,21 +601,10 @@ def _notes(record: Any, path: str, arrays: dict[str, np.ndarray]) -> dict[str, A
     for part in fields(record):
         value, key = getattr(record, part.name), f"{path}/{part.name}"
         if isinstance(value, np.ndarray):
-            bits = _few(value)
-            arrays[key] = pack(value, bits) if bits else value
-            if bits:
-                notes[part.name] = {"bits": bits, "shape": value.shape}
+            arrays[key] = value
         else:
             notes[part.name] = _noted(value, key, arrays)
     return notes
-
-
-def _few(x: np.ndarray) -> int | None:
-    """The bits of codes of which a byte holds several."""
-    if x.dtype != np.int8 or x.ndim < 2:
-        return None
-    widest = max(-int(x.min(initial=0)) - 1, int(x.max(initial=0)))
-    return 2 if widest <= 1 else 4 if widest <= 7 else None
 
 
 def _noted(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
@@ -619,8 +620,6 @@ def _record(notes: Mapping[str, Any], path: str, arrays: Mapping[str, np.ndarray
     for part in fields(kind):
         key = f"{path}/{part.name}"
         value = arrays[key] if key in arrays else notes[part.name]
-        if key in arrays and part.name in notes:
-            value = unpack(value, tuple(notes[part.name]["shape"]), notes[part.name]["bits"])
         values[part.name] = _value(value, key, arrays)
     return kind(**values)
 

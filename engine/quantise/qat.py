@@ -165,7 +165,7 @@ class Prepared:
         w, b = self._folded(layer, params, statistics)
         per_channel = math.prod(w.shape) // max(w.shape[layer.channels], 1)
         step = _step(params, f"{layer.name}/w", _share(per_channel, self.schemes[layer.name].highest))
-        unit = ops.stop_gradient(x_step * step)
+        unit = primal(x_step) * primal(step)  # biases are no reason for a step to be another
         b = ops.fake_quant(b, unit, np.zeros((), w.dtype), low=-INT32.max, high=INT32.max)
         return replace(layer, w=self._on_grid(layer.name, w, self._grid(layer.name, step)), b=b)(x)
 
