@@ -225,7 +225,8 @@ def write(job: Quantising, result: Result, rows: Sequence[Row], noise: dict[str,
     (where / "table.md").write_text(tradeoff.markdown(rows) + "\n")
     content = {"command": "gnomon quantize", "job": job.as_dict(), "noise": noise, "processor": processor(), "versions": versions()}
     (where / "report.json").write_text(json.dumps(finite({**content, "rows": [row.as_dict() for row in rows]}), indent=2) + "\n")
-    tradeoff.plot(rows, where / "accuracy.png", title=f"{job.experiment.model} on {job.experiment.data}: {job.bits} bits, {way(job)}")
+    title = f"{job.experiment.model} on {job.experiment.data}: {job.bits} bits, {way(job)}"
+    tradeoff.plot(rows, where / "accuracy.png", title=title, joined=False)
 
 
 def way(job: Quantising) -> str:
