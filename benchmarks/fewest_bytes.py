@@ -1,30 +1,33 @@
-r"""The smallest file that knows 99 % of MNIST: a few small convolutions, trained with weights of so few values that Huffman's codes are short.
+r"""The smallest file that knows 99 % of MNIST: four small convolutions, with weights of -1, 0 and 1 in Huffman codes.
 
-    GNOMON_DATA=folder python -m benchmarks fewest-bytes             train and write, in runs/fewest-bytes; goes on where it was broken off
+    GNOMON_DATA=folder python -m benchmarks fewest-bytes             train, in runs/fewest-bytes; goes on where it was broken off
     net = read(FILE)
     logits = net(images)                                             # (n, 1, 28, 28), from 0 to 1
 
 Each layer is a convolution of 3 by 3 without a bias, perhaps the maximum over squares, a batch norm, relu; at last the mean over the
-pixels, a product, and a norm. Training has three parts: in floats; with weights that are whole multiples of a learned step (LSQ), from -Q
-to Q; and what is kept is a whole number for each weight, and for each channel a factor and a shift, which are the norm and the step, in
-eighths of an octave and in sixteenths. The file is one of `engine.packed`, and says all that is needed but the kind of the layers:
+pixels, a product, and a norm. A wide net of this kind is trained first, whose answers the small one learns beside the labels: in floats,
+then with weights that are whole multiples of a learned step (LSQ), from -Q to Q. What is kept is a whole number for each weight, and for
+each channel a factor and a shift, which are the norm and the step, in eighths of an octave and in sixteenths. The file is one of
+`engine.packed`, and says all that is needed but the kind of the layers:
 
     layers   channels, padding, size of the squares
     w        the whole numbers of all layers, one after the other
     factor   8 log2 of the factors, which are positive: what a norm learns is their logarithm
     shift    16 times the shifts
 
-Pictures are turned, sheared, stretched and shifted a little in each step. The last 5,000 of the training images are not trained on: what
-is to be chosen (layers, Q, rates, the seed) is chosen by them, and the test images are looked at when that is done.
+Pictures are turned, sheared, stretched and shifted a little in each step. The last 5,000 of the training images are not trained on: they
+choose the seed.
 
-Sources: Esser et al. (2020), Learned step size quantization; Han, Mao & Dally (2016), Deep compression, sec. 4.
+Sources: Esser et al. (2020), Learned step size quantization; Hinton, Vinyals & Dean (2015), Distilling the knowledge in a neural
+network; Han, Mao & Dally (2016), Deep compression, sec. 4.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +36,7 @@ import numpy as np
 
 from engine import ops, packed
 from engine.data import load
+from engine.distil import distillation
 from engine.initialise import he_normal
 from engine.ops.normalise import batch_norm_update
 from engine.optim import AdamW
@@ -50,7 +54,8 @@ CLASSES = 10
 BATCH = 128
 ALIKE = 8  # pictures of a batch that are moved in the same way: most of the time goes into where the pixels lie
 OCTAVE, UNIT = 8, 16  # parts of an octave in a factor, and of 1 in a shift
-EPS, MOMENTUM = 1e-5, 0.05
+EPS, MOMENTUM = 1e-5, 0.05  # of the norms
+DECAY = 0.01  # of the weights
 
 
 class Conv(NamedTuple):
@@ -61,18 +66,28 @@ class Conv(NamedTuple):
     pool: int = 1
 
 
-LAYERS = (Conv(8, pool=2), Conv(12, pool=2), Conv(12, padding=1), Conv(16))
+Layers = tuple[Conv, ...]
+
+
+class Phase(NamedTuple):
+    """A part of the training, in which the rate falls to 0 along a half cosine."""
+
+    epochs: int
+    rate: float
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """`highest` is Q."""
+    """`highest` is Q; `temperature` and `alpha` are those of `engine.distil.distillation`."""
 
-    layers: tuple[Conv, ...] = LAYERS
-    highest: int = 3
-    epochs: tuple[int, int] = (30, 60)  # in floats, with rounding
-    rates: tuple[float, float] = (0.01, 0.005)
-    weight_decay: float = 0.01
+    layers: Layers = (Conv(8, pool=2), Conv(10, pool=2), Conv(12, padding=1), Conv(12))
+    highest: int = 1
+    floats: Phase = field(default=Phase(15, 0.01))
+    rounded: Phase = field(default=Phase(45, 0.005))
+    teacher: Layers = (Conv(24, pool=2), Conv(32, pool=2), Conv(48, padding=1), Conv(64))
+    teaching: Phase = field(default=Phase(10, 0.01))
+    temperature: float = 4.0
+    alpha: float = 0.8
 
 
 # The file.
@@ -82,7 +97,7 @@ class Recipe:
 class Net:
     """What is in the file."""
 
-    layers: tuple[Conv, ...]
+    layers: Layers
     w: tuple[np.ndarray, ...]  # int8
     factor: tuple[np.ndarray, ...]  # int8
     shift: tuple[np.ndarray, ...]  # int8
@@ -129,16 +144,16 @@ def _shift(codes: np.ndarray) -> np.ndarray:
     return codes.astype(np.float32) / UNIT
 
 
-def _shapes(layers: Sequence[Conv]) -> list[tuple[int, ...]]:
+def _shapes(layers: Layers) -> list[tuple[int, ...]]:
     """Of the weights: those of the convolutions, then that of the product."""
     counts = [1, *(layer.channels for layer in layers)]
-    return [*((o, c, 3, 3) for c, o in zip(counts, counts[1:], strict=False)), (counts[-1], CLASSES)]
+    return [*((o, c, 3, 3) for c, o in pairwise(counts)), (counts[-1], CLASSES)]
 
 
 # Training.
 
 
-def start(layers: Sequence[Conv], seed: int) -> tuple[Arrays, Arrays]:
+def start(layers: Layers, seed: int) -> tuple[Arrays, Arrays]:
     """Parameters and running statistics: He et al. (2015), eq. 10."""
     rng = np.random.default_rng(seed)
     params: Arrays = {}
@@ -151,7 +166,7 @@ def start(layers: Sequence[Conv], seed: int) -> tuple[Arrays, Arrays]:
     return params, state
 
 
-def logits(layers: Sequence[Conv], params: Mapping[str, Any], x: Any, state: Arrays, *, train: bool) -> tuple[Any, Arrays]:
+def logits(layers: Layers, params: Mapping[str, Any], x: Any, state: Arrays, *, train: bool) -> tuple[Any, Arrays]:
     """The logits, and the running statistics after them."""
     state = dict(state)
     for i, layer in enumerate(layers):
@@ -196,7 +211,7 @@ def stepped(params: Arrays, highest: int) -> Arrays:
     return {**params, **steps}
 
 
-def net_of(layers: Sequence[Conv], params: Mapping[str, Any], state: Mapping[str, Any], highest: int) -> Net:
+def net_of(layers: Layers, params: Mapping[str, Any], state: Mapping[str, Any], highest: int) -> Net:
     """What is kept of a training with rounding."""
     parts: list[tuple[np.ndarray, ...]] = []
     for i in range(len(layers) + 1):
@@ -247,37 +262,59 @@ class Digits:
         return cls((x[:-HELD_BACK], t[:-HELD_BACK]), (x[-HELD_BACK:], t[-HELD_BACK:]), (digits.x_test, digits.y_test))
 
 
+@dataclass(frozen=True, eq=False)
+class Training:
+    """Of one net: criterion(logits, labels, pictures), and what a checkpoint must agree about beside what `fit` sees."""
+
+    layers: Layers
+    phase: Phase
+    criterion: Callable[[Any, Any, Any], Any]
+    highest: int = 1
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def fit(self, params: Arrays, state: Arrays, digits: Digits, seed: int, file: Path) -> Run:
+        """Train. There is a checkpoint after each epoch, from which it goes on."""
+        steps = self.phase.epochs * -(-len(digits.train[0]) // BATCH)
+        optimizer = AdamW(Cosine(self.phase.rate, steps), weight_decay=DECAY, no_decay=("*/step", "*/norm/*"))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return fit(
+            self.loss, params, digits.train, optimizer=optimizer, epochs=self.phase.epochs, batch_size=BATCH, state=state, seed=seed,
+            evaluate=lambda run: {"accuracy": accuracy(self.net(run), digits.choose)},
+            checkpoint=file, resume=file.is_file(), config=self.config,
+        )  # fmt: skip
+
+    def loss(self, params: Arrays, x: Any, t: Any, *, state: Arrays, seed: int | None) -> tuple[Any, Arrays]:
+        """On pictures that are moved."""
+        x = x if seed is None else moved(x, seed)
+        z, state = logits(self.layers, rounded(params, self.highest), x, state, train=seed is not None)
+        return self.criterion(z, t, x), state
+
+    def net(self, run: Run) -> Callable[[Any], Any]:
+        """The logits as in use."""
+        params, state = {name: np.asarray(x) for name, x in rounded(run.params, self.highest).items()}, run.state or {}
+        return lambda x: logits(self.layers, params, x, state, train=False)[0]
+
+
+def taught(recipe: Recipe, digits: Digits, folder: Path) -> Callable[[Any], Any]:
+    """The teacher: of the same kind, but wide."""
+    training = Training(recipe.teacher, recipe.teaching, lambda z, t, x: ops.cross_entropy(z, t))
+    return training.net(training.fit(*start(recipe.teacher, 0), digits, 0, folder / "teacher.safetensors"))
+
+
 def trained(recipe: Recipe, digits: Digits, seed: int, folder: Path) -> Net:
-    """In floats, then with rounding. There is a checkpoint after each epoch, from which it goes on."""
+    """A student in floats, then with rounding."""
+    teacher, distil = taught(recipe, digits, folder), distillation(temperature=recipe.temperature, alpha=recipe.alpha)
     params, state = start(recipe.layers, seed)
-    for part, epochs in enumerate(recipe.epochs):
-        if part == 1:
-            params = stepped(params, recipe.highest)
-        run = _part(recipe, part, params, state, digits, seed, folder / f"seed-{seed}-{('floats', 'rounded')[part]}.safetensors")
-        params, state = run.params, run.state
+    for name, phase in (("floats", recipe.floats), ("rounded", recipe.rounded)):
+        params = stepped(params, recipe.highest) if name == "rounded" else params
+        training = Training(recipe.layers, phase, lambda z, t, x: distil(z, t, teacher(x)), recipe.highest, asdict(recipe))
+        run = training.fit(params, state, digits, seed, folder / f"seed-{seed}-{name}.safetensors")
+        params, state = run.params, run.state or {}
     return net_of(recipe.layers, params, state, recipe.highest)
 
 
-def _part(recipe: Recipe, part: int, params: Arrays, state: Arrays, digits: Digits, seed: int, file: Path) -> Run:
-    def loss(params: Arrays, x: Any, t: Any, *, state: Arrays, seed: int | None) -> tuple[Any, Arrays]:
-        x = x if seed is None else moved(x, seed)
-        z, state = logits(recipe.layers, rounded(params, recipe.highest), x, state, train=seed is not None)
-        return ops.cross_entropy(z, t), state
-
-    def evaluate(run: Run) -> dict[str, float]:
-        now = {name: np.asarray(x) for name, x in rounded(run.params, recipe.highest).items()}
-        return {"accuracy": accuracy(lambda x: logits(recipe.layers, now, x, run.state or {}, train=False)[0], digits.choose)}
-
-    steps = recipe.epochs[part] * -(-len(digits.train[0]) // BATCH)
-    optimizer = AdamW(Cosine(recipe.rates[part], steps), weight_decay=recipe.weight_decay, no_decay=("*/step", "*/norm/*"))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    return fit(
-        loss, params, digits.train, optimizer=optimizer, epochs=recipe.epochs[part], batch_size=BATCH, state=state, seed=seed,
-        evaluate=evaluate, checkpoint=file, resume=file.is_file(), config=asdict(recipe),
-    )  # fmt: skip
-
-
-def accuracy(predict: Any, data: tuple[np.ndarray, np.ndarray]) -> float:
+def accuracy(predict: Callable[[Any], Any], data: tuple[np.ndarray, np.ndarray]) -> float:
+    """The share of right answers."""
     return float((predictions(predict, data[0]).argmax(axis=1) == data[1]).mean())
 
 
@@ -290,12 +327,14 @@ def accuracy(predict: Any, data: tuple[np.ndarray, np.ndarray]) -> float:
 @click.option("--publish", is_flag=True, help=f"Write the best beside the benchmarks, as {FILE.parent.name}/{FILE.name}.")
 def command(seeds: int, folder: Path, publish: bool) -> int:
     digits, nets = Digits.read(), []
-    click.echo("seed  bytes  numbers  chosen by  test")
+    with use("cpu"):
+        click.echo(f"the teacher: {accuracy(taught(Recipe(), digits, folder), digits.choose):.2%} of the images that choose")
+    click.echo("seed  bytes  numbers  of those that choose  test")
     for seed in range(seeds):
         with use("cpu"):
             net = trained(Recipe(), digits, seed, folder)
             nets.append((accuracy(net, digits.choose), -seed, net))
-            said = f"{seed:4}  {len(net.packed()):5}  {net.numbers:7}  {nets[-1][0]:9.2%}  {accuracy(net, digits.test):.2%}"
+            said = f"{seed:4}  {len(net.packed()):5}  {net.numbers:7}  {nets[-1][0]:20.2%}  {accuracy(net, digits.test):.2%}"
         click.echo(said)
     best = max(nets)[2]
     path = FILE if publish else folder / FILE.name

@@ -28,7 +28,6 @@ from benchmarks import fewest_bytes
 from benchmarks.job import machine
 from engine.data import load
 from engine.experiment import Experiment, Params
-from engine.export import onnx_integer
 from engine.metrics import mcnemar
 from engine.quantise.job import Quantising
 from engine.train import predictions
@@ -133,6 +132,8 @@ def in_onnx_runtime(seed: int, folder: Path) -> Outcome:
     """LeNet-5 in integers on all test images, here and in ONNX Runtime, from the same codes."""
     import onnxruntime
 
+    from engine.export import onnx_integer
+
     experiment = Experiment.of("lenet5_classic", "mnist", seed=seed)
     params = trained(experiment, folder)
     network = Quantising(experiment).result(params).network
@@ -161,7 +162,12 @@ CASES = (
         f"{LENET} in integers, 10,000 images",
         in_onnx_runtime,
         (
-            Figure("codes of logits unlike ONNX Runtime's", average("differing", digits=0), "0", lambda found: not any(o["differing"] for o in found)),
+            Figure(
+                "codes of logits unlike ONNX Runtime's",
+                average("differing", digits=0),
+                "0",
+                lambda found: not any(o["differing"] for o in found),
+            ),
             Figure("of", average("compared", digits=0)),
             Figure("accuracy, integers", average("integers", " %")),
         ),
@@ -196,8 +202,11 @@ def run(case: Case, seeds: Sequence[int], folder: Path) -> list[Outcome]:
 
 def lines(case: Case, found: Sequence[Outcome]) -> list[list[str]]:
     """A line of the table for each figure."""
-    verdicts = ["" if f.good is None else "met" if f.good(found) else "missed" for f in case.figures]
-    return [[case.what, f.what, f.told(found), f.wanted, verdict, str(len(found))] for f, verdict in zip(case.figures, verdicts, strict=True)]
+    made = []
+    for figure in case.figures:
+        verdict = "" if figure.good is None else "met" if figure.good(found) else "missed"
+        made.append([case.what, figure.what, figure.told(found), figure.wanted, verdict, str(len(found))])
+    return made
 
 
 def table(made: Sequence[Sequence[str]]) -> str:
