@@ -26,7 +26,8 @@ def test_a_trained_model_in_integers(trained, tmp_path, capsys):
     code, out, err = gnomon(capsys, "quantize", trained, "--report", tmp_path / "q")
     assert code == 0 and "mlp on glyphs, seed 0: 8 bits, minmax, nearest, fp32" in out and "integers, fp32" in out and " dB" in out
     assert err.split() == ["folded", "calibrated"]
-    assert {p.name for p in (tmp_path / "q").iterdir()} == {"network.safetensors", "table.md", "report.json", "accuracy.png"}
+    made = {"quantization.json", "network.safetensors", "table.md", "report.json", "accuracy.png"}
+    assert {p.name for p in (tmp_path / "q").iterdir()} == made
     report = json.loads((tmp_path / "q" / "report.json").read_text())
     whole, small = report["rows"]
     assert abs(whole["accuracy"] - small["accuracy"]) <= 0.02 and small["bytes"]["file"] < whole["bytes"]["file"] / 3

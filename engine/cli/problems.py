@@ -64,6 +64,7 @@ def in_words(e: Exception) -> click.ClickException | None:
     from engine.export.onnx_writer import ExportError
     from engine.graph import GraphError
     from engine.prune import ScoreError
+    from engine.quantise.folded import NoIntegerForm
     from engine.train import Diverged, OtherRun
 
     if isinstance(e, ModuleNotFoundError):
@@ -73,4 +74,8 @@ def in_words(e: Exception) -> click.ClickException | None:
         return Failure(f"{e.filename}: {e.strerror}" if e.filename and e.strerror else str(e))
     if isinstance(e, Mismatch):
         return click.UsageError(str(e))
-    return Failure(str(e)) if isinstance(e, (CheckpointError, Diverged, ExportError, GraphError, OtherRun, ScoreError)) else None
+    return (
+        Failure(str(e))
+        if isinstance(e, (CheckpointError, Diverged, ExportError, GraphError, NoIntegerForm, OtherRun, ScoreError))
+        else None
+    )

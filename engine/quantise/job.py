@@ -1,27 +1,32 @@
-"""A quantization from a trained model to the table: fold, calibrate, correct, round, convert; measure each.
+"""A quantization from a trained model to the table: fold, calibrate, correct, round or train with rounding, convert; measure each.
 
-job = Quantising(Experiment.of("lenet5_classic", "mnist5k"), bits=4, rounding="gptq")
-results = job.results(params)
+job = Quantising(Experiment.of("lenet5_classic", "mnist5k"), bits=4, rounding="gptq", qat=5)
+results = [job.result(params), job.trained(params)]
 print(tradeoff.table(job.rows(params, results)))
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
-from engine import tradeoff
+from engine import ops, tradeoff
 from engine.experiment import Experiment, Params
+from engine.optim import Adam
 from engine.quantise import choose, convert, correct, rounding
 from engine.quantise.convert import FLOWING, Grids, Ranges
 from engine.quantise.folded import Folded, fold
 from engine.quantise.integer import Network
 from engine.quantise.observers import MSE, Entropy, MinMax, MovingAverage, Observer, Percentile
+from engine.quantise.qat import prepared
 from engine.quantise.rules import RULES
+from engine.schedule import Cosine
+from engine.train import fit
 
 OBSERVERS: dict[str, Callable[[], Observer]] = {
     "minmax": MinMax,
@@ -37,8 +42,9 @@ BATCH = 64  # of calibration
 
 @dataclass(frozen=True)
 class Result:
-    """The network in floats that was rounded, its grids and ranges, and the network in integers."""
+    """What it is called, the network in floats that was rounded, its grids and ranges, and the network in integers."""
 
+    name: str
     net: Folded
     grids: Grids
     ranges: Ranges
@@ -56,6 +62,8 @@ class Quantising:
     equalise    give neighbouring layers equal ranges first
     correct     give back by the biases what rounding shifts on the average
     examples    of the training data, to calibrate on
+    qat         epochs of training with rounding, from the model in floats; None for none
+    lr          of that training, at the start; it falls to 0 along a half cosine
     """
 
     experiment: Experiment
@@ -66,6 +74,8 @@ class Quantising:
     equalise: bool = False
     correct: bool = False
     examples: int = 512
+    qat: int | None = None
+    lr: float = 1e-3
 
     def __post_init__(self) -> None:
         for what, given, known in (
@@ -77,6 +87,8 @@ class Quantising:
             raise ValueError(f"bits={self.bits}: weights have 2 to 8 bits")
         if self.examples < 1:
             raise ValueError(f"examples={self.examples}: at least one is wanted to calibrate on")
+        if self.qat is not None and self.qat < 1:
+            raise ValueError(f"qat={self.qat}: at least one epoch is wanted to train with rounding")
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON knows it; `from_dict` is the way back."""
@@ -115,23 +127,53 @@ class Quantising:
             done("biases corrected")
         ranges = convert.calibrated(rough, self.batches, observer=OBSERVERS[self.observer])
         done("calibrated")
-        return Result(rough, grids, ranges, convert.integers(rough, ranges, grids=grids, rule=self.rule))
+        return Result(f"{self.kind} (static)", rough, grids, ranges, convert.integers(rough, ranges, grids=grids, rule=self.rule))
 
-    def rows(self, params: Params, result: Result) -> list[tradeoff.Row]:
-        """The model in floats, and in integers: accuracy, bytes, latency."""
+    def trained(self, params: Params, *, done: Callable[[str], None] = lambda what: None, **options: Any) -> Result:
+        """The model in integers, its weights and steps learned with rounding in `qat` epochs. What is 0 in `params` stays 0.
+
+        options    of `engine.train.fit`: checkpoint, resume, callbacks, progress
+        Raises ValueError without epochs, and as `fit`; OtherRun for a checkpoint that other weights or bits began.
+        From a trained model, at a rate that falls along a half cosine: Esser et al. (2020), Learned step size quantization, sec. 3. Adam,
+        since a step is trained as its logarithm.
+        """
+        if self.qat is None:
+            raise ValueError("training with rounding wants a number of epochs: qat=5")
+        net, e = self.folded(params), self.experiment
+        qat = prepared(net, convert.calibrated(net, self.batches, observer=OBSERVERS[self.observer]), bits=self.bits)
+        x, t = self.inputs(e.train[0]), e.train[1]
+        run = fit(
+            qat.loss(ops.cross_entropy),
+            qat.params,
+            (x, t),
+            optimizer=Adam(Cosine(self.lr, self.qat * -(-len(x) // e.recipe.batch_size))),
+            epochs=self.qat,
+            batch_size=e.recipe.batch_size,
+            masks=zeros(net),
+            seed=e.seed + 1,
+            validation=(self.inputs(e.test[0]), e.test[1]),
+            config={"bits": self.bits, "weights": _fingerprint(net)},
+            **options,
+        )
+        done(f"trained with rounding, {self.qat} epoch{'s' * (self.qat > 1)}")
+        network = qat.integers(run.params, rule=self.rule)
+        return Result(f"{self.kind} QAT", qat.folded(run.params), qat.grids(run.params), qat.ranges(run.params), network)
+
+    def rows(self, params: Params, results: Sequence[Result]) -> list[tradeoff.Row]:
+        """The model in floats, and each one in integers: accuracy, bytes, latency."""
         e, truth = self.experiment, self.experiment.test[1]
         x = self.inputs(e.test[0])
-        network = result.network
-        whole, small = (np.concatenate([f(x[i : i + 256]).argmax(axis=1) for i in range(0, len(x), 256)]) for f in (
-            lambda rows: e.what.predict(params, rows), network,
-        ))  # fmt: skip
-        name = "int8" if self.bits == 8 else f"int{self.bits} weights"
-        rows = [
-            tradeoff.measured("float", whole, whole, truth, params, note="float32"),
-            tradeoff.measured(name, small, whole, truth, arrays(network), note=f"integers, {self.rule}"),
-        ]
-        codes = {batch: x[:batch] for batch in SPEED if batch <= len(x)}
-        return tradeoff.timed(rows, [lambda rows: e.what.predict(params, rows), network], codes)
+        models: list[Callable[[Any], Any]] = [partial(e.what.predict, params), *(result.network for result in results)]
+        whole, *others = (np.concatenate([f(x[i : i + 256]).argmax(axis=1) for i in range(0, len(x), 256)]) for f in models)
+        rows = [tradeoff.measured("float", whole, whole, truth, params, note="float32")]
+        for result, said in zip(results, others, strict=True):
+            rows.append(tradeoff.measured(result.name, said, whole, truth, arrays(result.network), note=f"integers, {self.rule}"))
+        return tradeoff.timed(rows, models, {batch: x[:batch] for batch in SPEED if batch <= len(x)})
+
+    @property
+    def kind(self) -> str:
+        """What the numbers of the network are."""
+        return "int8" if self.bits == 8 else f"int{self.bits} weights"
 
     def noise(self, params: Params, result: Result) -> dict[str, float]:
         """The decibels of each layer, against the model in floats."""
@@ -146,6 +188,17 @@ class Quantising:
             net = net.put(method(layer, grids[layer.name], g))  # the next layer sees what this one now gives
             done(f"{layer.name} rounded")
         return net
+
+
+def zeros(net: Folded) -> dict[str, np.ndarray] | None:
+    """Masks that keep what is not 0 in the weights, for `fit` and the parameters of `prepared`; None if nothing is 0."""
+    masks = {f"{layer.name}/w": layer.w != 0 for layer in net.weighted if layer.w is not None and not layer.w.all()}
+    return masks or None
+
+
+def _fingerprint(net: Folded) -> str:
+    """A checksum of all weights."""
+    return f"{zlib.crc32(b''.join(np.ascontiguousarray(layer.w).data for layer in net.weighted)):08x}"
 
 
 def arrays(network: Network) -> dict[str, np.ndarray]:

@@ -47,7 +47,6 @@ Arrays = dict[str, Any]
 Statistics = dict[str, tuple[np.ndarray, np.ndarray]]
 Watch = Callable[[str, Any], None]
 
-FARTHEST = 30.0  # of the logarithm of a step from 0: products of two steps, and sums in them, are float32 numbers
 EPS = 1e-5  # of a batch norm
 MOMENTUM = 0.1  # of its running statistics
 COUNT = "steps"  # in the state: the training steps so far
@@ -322,7 +321,7 @@ def _slowed(x: Any, share: float) -> Any:
 
 def _step(params: Arrays, name: str, share: float) -> Any:
     """A step, or those of all channels."""
-    return _slowed(ops.exp(ops.clip(params[f"{name}/step"], min=-FARTHEST, max=FARTHEST)), share)
+    return ops.learned_step(params[f"{name}/step"], share=share)
 
 
 def _zero(params: Arrays, name: str, step: Any, share: float) -> Any:
