@@ -128,6 +128,19 @@ def after_training(model: str) -> Callable[[int, Path], Outcome]:
     return measure
 
 
+def with_training(model: str, bits: int, epochs: int) -> Callable[[int, Path], Outcome]:
+    """Weights of so few bits, trained as such; what flows has 8."""
+
+    def measure(seed: int, folder: Path) -> Outcome:
+        experiment = Experiment.of(model, "mnist5k", seed=seed)
+        params, job = trained(experiment, folder), Quantising(experiment, bits=bits, qat=epochs)
+        file = folder / f"{model}-mnist5k-seed-{seed}-int{bits}.safetensors"
+        network = job.trained(params, checkpoint=file, resume=file.is_file()).network
+        return compared(experiment, params, predictions(network, job.inputs(experiment.test[0])).argmax(axis=1))
+
+    return measure
+
+
 def in_onnx_runtime(seed: int, folder: Path) -> Outcome:
     """LeNet-5 in integers on all test images, here and in ONNX Runtime, from the same codes."""
     import onnxruntime
@@ -157,6 +170,8 @@ LENET, MLP = "LeNet-5", "LeNet-300-100"
 CASES = (
     Case("int8-lenet5", f"{LENET}, int8 after training", after_training("lenet5_classic"), loses(0.1)),
     Case("int8-mlp", f"{MLP}, int8 after training", after_training("mlp"), loses(0.1)),
+    Case("int4-lenet5", f"{LENET}, int4 weights with training", with_training("lenet5_classic", 4, 5), loses(0.5)),
+    Case("int4-mlp", f"{MLP}, int4 weights with training", with_training("mlp", 4, 5), loses(0.5)),
     Case(
         "onnx",
         f"{LENET} in integers, 10,000 images",
