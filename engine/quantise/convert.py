@@ -14,14 +14,14 @@ Source: Nagel et al. (2021), A white paper on neural network quantization, sec. 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from engine.quantise import integer
 from engine.quantise.folded import INPUT, Folded, Layer
-from engine.quantise.integer import Codes, Network, Requantise, whole_bias
+from engine.quantise.integer import Codes, InFloats, Network, Requantise, whole_bias
 from engine.quantise.numbers import Grid, Scheme, choose_grid, dequantise, grid_of, quantise
 from engine.quantise.observers import MinMax, Observer
 
@@ -110,25 +110,6 @@ def integers(net: Folded, ranges: Ranges, *, grids: Grids | None = None, rule: s
         if layer.w is not None:
             scales[f"{layer.name}/w"] = np.asarray(grids[layer.name].scale)
     return Network(codes[INPUT], codes[net.layers[-1].name], tuple(layers), scales)
-
-
-@dataclass(frozen=True, eq=False)
-class InFloats(integer.Layer):
-    """A layer that stays in floats among layers of integers: its codes are what its floats round to."""
-
-    name: str
-    layer: Layer
-    before: tuple[Codes, ...]
-    after: Codes
-    reads: tuple[str, ...]
-
-    @property
-    def zeros(self) -> tuple[tuple[int | None, ...], int | None]:
-        return tuple(codes.zero_point for codes in self.before), self.after.zero_point
-
-    def __call__(self, *codes: np.ndarray) -> np.ndarray:
-        x = [like.dequantise(q) for like, q in zip(self.before, codes, strict=True)]
-        return self.after.quantise(self.layer(*x))
 
 
 def check_ranges(net: Folded, ranges: Ranges) -> None:

@@ -34,6 +34,7 @@ from engine import checkpoints, ops
 from engine.ops.pool import windows
 from engine.ops.requantisation import INT32, half_even, largest
 from engine.ops.windows import Pair, padded, pair, positions, sides
+from engine.quantise import folded
 from engine.quantise.numbers import Grid, Scheme, dequantise, quantise
 from engine.quantise.rules import named
 
@@ -389,6 +390,25 @@ class Flatten(Layer):
 
 
 @dataclass(frozen=True, eq=False)
+class InFloats(Layer):
+    """A layer that stays in floats among layers of integers: its codes are what its floats round to."""
+
+    name: str
+    layer: folded.Layer
+    before: tuple[Codes, ...]
+    after: Codes
+    reads: tuple[str, ...]
+
+    @property
+    def zeros(self) -> tuple[tuple[int | None, ...], int | None]:
+        return tuple(codes.zero_point for codes in self.before), self.after.zero_point
+
+    def __call__(self, *codes: np.ndarray) -> np.ndarray:
+        x = [like.dequantise(q) for like, q in zip(self.before, codes, strict=True)]
+        return self.after.quantise(self.layer(*x))
+
+
+@dataclass(frozen=True, eq=False)
 class Network:
     """Layers in the order in which they run; the codes of the last one are the answer.
 
@@ -474,52 +494,78 @@ class Network:
         names = ["input", *(layer.name for layer in self.layers)]
         return [(layer, layer.reads or (before,)) for layer, before in zip(self.layers, names, strict=False)]
 
+    def codes(self) -> dict[str, Codes]:
+        """What the codes of "input" and of each layer stand for. Raises KeyError for a layer whose scale is not among `scales`."""
+        known = {"input": self.input}
+        for layer, reads in self.reading():
+            if isinstance(layer, InFloats):
+                known[layer.name] = layer.after
+            elif isinstance(layer, (Conv, Dense, Add)):
+                to = layer if isinstance(layer, Add) else layer.to
+                known[layer.name] = Codes(float(self.scales[layer.name]), to.zero_point, to.dtype)
+            else:
+                known[layer.name] = known[reads[0]]
+        return known
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to `path` as safetensors: arrays as they are, all else in the notes. See `engine.checkpoints.save`."""
         arrays: dict[str, np.ndarray] = {}
         layers = [_notes(layer, layer.name, arrays) for layer in self.layers]
-        about = {"integer network": 1, "input": _notes(self.input, "", {}), "output": _notes(self.output, "", {}), "layers": layers}
+        about = {"integer network": FORMAT, "input": _notes(self.input, "", {}), "output": _notes(self.output, "", {}), "layers": layers}
         checkpoints.save(path, {"layers": arrays, "scales": self.scales}, about)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Network:
         """What `save` wrote: it runs to the same bits. Raises as `engine.checkpoints.load`, and CheckpointError for something else."""
         groups, notes = checkpoints.load(path)
-        if not isinstance(notes, dict) or notes.get("integer network") != 1:
+        if not isinstance(notes, dict) or notes.get("integer network") != FORMAT:
             raise checkpoints.CheckpointError(f"{os.fspath(path)} holds no integer network, but {', '.join(groups) or 'nothing'}")
         layers = tuple(_record(layer, layer["name"], groups["layers"]) for layer in notes["layers"])
         return cls(_record(notes["input"], "", {}), _record(notes["output"], "", {}), layers, groups["scales"])
 
 
-RECORDS = {kind.__name__: kind for kind in (Codes, Requantise, Conv, Dense, MaxPool, AvgPool, Add, Flatten)}
+FORMAT = 2  # of the notes in a file
+RECORDS = {kind.__name__: kind for kind in (Codes, Requantise, Conv, Dense, MaxPool, AvgPool, Add, Flatten, InFloats, folded.Layer)}
 
 
 def _notes(record: Any, path: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """The fields of a record as JSON holds them; its arrays go to `arrays`."""
-    notes: dict[str, Any] = {"kind": type(record).__name__}
+    notes: dict[str, Any] = {"record": type(record).__name__}
     for part in fields(record):
         value, key = getattr(record, part.name), f"{path}/{part.name}"
         if isinstance(value, np.ndarray):
             arrays[key] = value
         else:
-            notes[part.name] = _notes(value, key, arrays) if is_dataclass(value) else value
+            notes[part.name] = _noted(value, key, arrays)
     return notes
+
+
+def _noted(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+    if isinstance(value, tuple):
+        return [_noted(part, f"{path}/{i}", arrays) for i, part in enumerate(value)]
+    return _notes(value, path, arrays) if is_dataclass(value) else value
 
 
 def _record(notes: Mapping[str, Any], path: str, arrays: Mapping[str, np.ndarray]) -> Any:
     """What `_notes` took apart."""
-    kind = RECORDS[notes["kind"]]
+    kind = RECORDS[notes["record"]]
     values = {}
     for part in fields(kind):
         key = f"{path}/{part.name}"
         value = arrays[key] if key in arrays else notes[part.name]
-        values[part.name] = _record(value, key, arrays) if isinstance(value, dict) else _tuples(value)
+        values[part.name] = _value(value, key, arrays)
     return kind(**values)
 
 
-def _tuples(value: Any) -> Any:
-    """JSON has lists only."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def _value(noted: Any, path: str, arrays: Mapping[str, np.ndarray]) -> Any:
+    """What `_noted` made of it; a tuple, for JSON has lists only."""
+    if isinstance(noted, list):
+        return tuple(_value(part, f"{path}/{i}", arrays) for i, part in enumerate(noted))
+    if isinstance(noted, dict):
+        if "record" in noted:
+            return _record(noted, path, arrays)
+        return {name: _value(part, f"{path}/{name}", arrays) for name, part in noted.items()}
+    return noted
 
 
 def _over_windows(combine: np.ufunc, x: np.ndarray, pool: MaxPool | AvgPool, around: int) -> np.ndarray:
