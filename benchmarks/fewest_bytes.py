@@ -83,7 +83,7 @@ class Recipe:
     layers: Layers = (Conv(8, pool=2), Conv(10, pool=2), Conv(12, padding=1), Conv(12))
     highest: int = 1
     floats: Phase = field(default=Phase(15, 0.01))
-    rounded: Phase = field(default=Phase(45, 0.005))
+    rounded: Phase = field(default=Phase(25, 0.005))
     teacher: Layers = (Conv(24, pool=2), Conv(32, pool=2), Conv(48, padding=1), Conv(64))
     teaching: Phase = field(default=Phase(10, 0.01))
     temperature: float = 4.0
