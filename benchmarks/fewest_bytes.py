@@ -177,6 +177,7 @@ def logits(layers: Layers, params: Mapping[str, Any], x: Any, state: Arrays, *, 
 
 
 def pooled(y: Any, size: int) -> Any:
+    """The maximum over squares."""
     return y if size == 1 else ops.max_pool2d(y, kernel_size=size)
 
 
@@ -187,8 +188,8 @@ def _normalised(name: str, params: Mapping[str, Any], y: Any, state: Arrays, tra
         return ops.batch_norm_inference(y, w, b, *(state[part] for part in seen), eps=EPS)
     y, *of_batch = ops.batch_norm(y, w, b, eps=EPS)
     count = math.prod(y.shape) // y.shape[1]
-    moved = batch_norm_update(*(state[part] for part in seen), *map(ops.stop_gradient, of_batch), count=count, momentum=MOMENTUM)
-    state.update({part: np.asarray(primal(new), np.float32) for part, new in zip(seen, moved, strict=True)})
+    after = batch_norm_update(*(state[part] for part in seen), *map(ops.stop_gradient, of_batch), count=count, momentum=MOMENTUM)
+    state.update({part: np.asarray(primal(new), np.float32) for part, new in zip(seen, after, strict=True)})
     return y
 
 
@@ -197,9 +198,7 @@ def rounded(params: Mapping[str, Any], highest: int) -> Arrays:
     given = {name: x for name, x in params.items() if not name.endswith("/step")}
     for name in [name for name in given if f"{name}/step" in params]:
         share = 1 / math.sqrt(math.prod(given[name].shape) * highest)
-        step = ops.exp(params[f"{name}/step"])
-        still = ops.stop_gradient(step)
-        step = still + share * (step - still)  # as it is, with so much of its slope: LSQ's, sec. 2.2
+        step = ops.learned_step(params[f"{name}/step"], share=share)
         given[name] = ops.fake_quant(given[name], step, np.zeros((), np.float32), low=-highest, high=highest)
     return given
 
@@ -257,6 +256,7 @@ class Digits:
 
     @classmethod
     def read(cls) -> Digits:
+        """All of MNIST."""
         digits = load("mnist")
         x, t = digits.x_train, digits.y_train
         return cls((x[:-HELD_BACK], t[:-HELD_BACK]), (x[-HELD_BACK:], t[-HELD_BACK:]), (digits.x_test, digits.y_test))
