@@ -17,12 +17,14 @@ from engine.recipes import Recipe as Training
 from engine.train import predictions
 
 LAYERS = (Conv(3, pool=2), Conv(4, padding=1))
-SMALL = Recipe(LAYERS, floats=Phase(1, 0.01), rounded=Phase(1, 0.01), teacher=(Conv(5, pool=2),), teaching=Phase(1, 0.01))
+SMALL = Recipe(LAYERS, floats=Phase(1, 0.01), rounded=Phase(1, 0.01))
 
 
-def digits(seed=0):
-    rng = np.random.default_rng(seed)
-    return Digits(*((rng.random((n, 1, 28, 28), dtype=np.float32), rng.integers(0, 10, n)) for n in (40, 16, 16)))
+def digits():
+    """Strokes of noise: a few rows of a picture are bright."""
+    rng = np.random.default_rng(0)
+    drawn = [(rng.random((n, 1, 28, 28)) * (rng.random((n, 1, 28, 1)) < 0.3), rng.integers(0, 10, n)) for n in (40, 16, 16)]
+    return Digits(*((x.astype(np.float32), t) for x, t in drawn))
 
 
 def drawn_net(seed=0):
@@ -65,8 +67,15 @@ def test_what_is_kept_computes_what_was_trained():
     kept = fewest_bytes.net_of(LAYERS, params, state, 1)
     for part in ("w", "factor", "shift"):
         assert all(np.array_equal(a, b) for a, b in zip(getattr(net, part), getattr(kept, part), strict=True))
-    trained, _ = fewest_bytes.logits(LAYERS, fewest_bytes.rounded(params, 1), x, state, train=False)
+    trained, _ = fewest_bytes.logits(LAYERS, fewest_bytes.rounded(params, 1), x, state)
     assert np.allclose(kept(x), trained, rtol=1e-4, atol=1e-4)
+
+
+def test_a_shift_that_has_no_code_is_told():
+    params, state = fewest_bytes.start(LAYERS, 0)
+    given = {**fewest_bytes.stepped(params, 1), "1/norm/b": np.array([0, 0, 16, 0], np.float32)}
+    with pytest.raises(OverflowError, match="code 128: "):
+        fewest_bytes.net_of(LAYERS, given, state, 1)
 
 
 def test_rounded_weights_are_multiples_of_the_step():
@@ -81,15 +90,25 @@ def test_rounded_weights_are_multiples_of_the_step():
                 assert np.abs(np.rint(codes)).max() == highest
 
 
+def test_statistics_are_those_of_the_pictures_as_they_are():
+    run = fewest_bytes.Run(*[fewest_bytes.start(LAYERS, 0)[0], {}], state=fewest_bytes.start(LAYERS, 0)[1])
+    x = digits().train[0]
+    found = fewest_bytes.settled(SMALL, run, digits())
+    y = np.asarray(fewest_bytes.pooled(fewest_bytes.ops.conv2d(x, run.params["0/w"]), 2))
+    assert np.allclose(found["0/norm/mean"], y.mean(axis=(0, 2, 3)), rtol=1e-4)
+    assert np.allclose(found["0/norm/var"], y.var(axis=(0, 2, 3)), rtol=1e-2)
+    assert not np.any(run.state["0/norm/mean"])  # nothing is written into
+
+
 def test_a_training_that_was_broken_off_ends_in_the_same_net(tmp_path):
     whole = fewest_bytes.trained(SMALL, digits(), 0, tmp_path / "whole")
     half = tmp_path / "half"
-    fewest_bytes.taught(SMALL, digits(), half)
+    half.mkdir()
     (half / "seed-0-floats.safetensors").write_bytes((tmp_path / "whole" / "seed-0-floats.safetensors").read_bytes())
     assert fewest_bytes.trained(SMALL, digits(), 0, half).packed() == whole.packed()
     assert fewest_bytes.trained(SMALL, digits(), 1, half).packed() != whole.packed()
     with pytest.raises(ValueError, match="config"):
-        fewest_bytes.trained(replace(SMALL, temperature=2.0), digits(), 0, half)
+        fewest_bytes.trained(replace(SMALL, highest=3), digits(), 0, half)
 
 
 def test_pictures_are_moved_by_their_seed_and_linearly():
