@@ -6,13 +6,13 @@ r"""The smallest file that knows 99 % of MNIST: four small convolutions, with we
 
 Each layer is a convolution of 3 by 3 without a bias, perhaps the maximum over squares, a batch norm, relu; at last the mean over the
 pixels, a product, and a norm. It is trained in floats, then with weights that are whole multiples of a learned step (LSQ), from -Q to Q.
-What is kept is a whole number for each weight, and for each channel a factor and a shift, which are the norm and the step, in eighths of
-an octave and in eighths. The file is one of `engine.packed`, and says all that is needed but the kind of the layers:
+What is kept is a whole number for each weight, and for each channel a factor and a shift, which are the norm and the step, in sixteenths
+of an octave and in twelfths. The file is one of `engine.packed`, and says all that is needed but the kind of the layers:
 
     layers   channels, padding, size of the squares
     w        the whole numbers of all layers, one after the other
-    factor   8 log2 of the factors, which are positive: what a norm learns is their logarithm
-    shift    8 times the shifts
+    factor   16 log2 of the factors, which are positive: what a norm learns is their logarithm
+    shift    12 times the shifts
 
 Pictures are turned, sheared, stretched and shifted a little in each step. The last 5,000 of the training images are not trained on: they
 choose the seed.
@@ -51,7 +51,7 @@ SETTLING = 5000  # pictures, over which the statistics of the norms are taken at
 CLASSES = 10
 BATCH = 128
 ALIKE = 8  # pictures of a batch that are moved in the same way: most of the time goes into where the pixels lie
-OCTAVE, UNIT = 8, 8  # parts of an octave in a factor, and of 1 in a shift
+OCTAVE, UNIT = 16, 12  # parts of an octave in a factor, and of 1 in a shift
 EPS, MOMENTUM = 1e-5, 0.05  # of the norms
 DECAY = 0.01  # of the weights
 
