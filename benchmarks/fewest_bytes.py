@@ -93,8 +93,8 @@ class Net:
 
     layers: Layers
     w: tuple[np.ndarray, ...]  # int8
-    factor: tuple[np.ndarray, ...]  # int8
-    shift: tuple[np.ndarray, ...]  # int8
+    factor: tuple[np.ndarray, ...]  # int16, in the file a byte each if they fit
+    shift: tuple[np.ndarray, ...]  # int16
 
     def __call__(self, x: Any) -> Any:
         """The logits."""
@@ -211,15 +211,9 @@ def net_of(layers: Layers, params: Mapping[str, Any], state: Mapping[str, Any], 
         step, gain = np.exp(params[f"{i}/w/step"]), np.exp(params[f"{i}/norm/w"]) / np.sqrt(state[f"{i}/norm/var"] + EPS)
         codes = np.clip(np.rint(params[f"{i}/w"] / step), -highest, highest)
         shift = params[f"{i}/norm/b"] - state[f"{i}/norm/mean"] * gain
-        parts.append(tuple(map(_int8, (codes, OCTAVE * np.log2(step * gain), UNIT * shift))))
+        factor = OCTAVE * np.log2(step * gain)
+        parts.append((codes.astype(np.int8), np.rint(factor).astype(np.int16), np.rint(UNIT * shift).astype(np.int16)))
     return Net(tuple(layers), *zip(*parts, strict=True))  # type: ignore[arg-type]
-
-
-def _int8(x: Any) -> np.ndarray:
-    codes = np.rint(x)
-    if not np.all(np.abs(codes) <= 127):
-        raise OverflowError(f"a factor or a shift is code {codes[np.abs(codes).argmax()]:g}: -127 to 127 are kept, so take a coarser unit")
-    return np.asarray(codes, np.int8)
 
 
 def moved(x: np.ndarray, seed: int) -> np.ndarray:
