@@ -15,7 +15,7 @@ of an octave and in twelfths. The file is one of `engine.packed`, and says all t
     shift    12 times the shifts
 
 Pictures are turned, sheared, stretched and shifted a little in each step. The last 5,000 of the training images are not trained on: they
-choose the seed.
+choose among seeds, and chose the units of factors and shifts.
 
 Sources: Esser et al. (2020), Learned step size quantization; Han, Mao & Dally (2016), Deep compression, sec. 4.
 """
