@@ -213,7 +213,7 @@ def net_of(layers: Layers, params: Mapping[str, Any], state: Mapping[str, Any], 
         shift = params[f"{i}/norm/b"] - state[f"{i}/norm/mean"] * gain
         factor = OCTAVE * np.log2(step * gain)
         parts.append((codes.astype(np.int8), np.rint(factor).astype(np.int16), np.rint(UNIT * shift).astype(np.int16)))
-    return Net(tuple(layers), *zip(*parts, strict=True))  # type: ignore[arg-type]
+    return Net(tuple(layers), *zip(*parts, strict=True))
 
 
 def moved(x: np.ndarray, seed: int) -> np.ndarray:
