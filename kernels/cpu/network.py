@@ -32,7 +32,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from kernels.cpu import codes, requantise
-from kernels.cpu.arrays import dense, result
+from kernels.cpu.arrays import LINE, dense, result
 from kernels.cpu.cache import stamped
 from kernels.cpu.eager import given, room
 from kernels.cpu.features import caches, registers
@@ -71,7 +71,7 @@ CHANNELS, DOWN, ACROSS, GRID, KERNEL, STEP, CORNER, TARGET_ROW, TARGET_PICTURE =
 # of all, in the first line: how many pictures at a time, bytes of room, and of both ends where pictures lie and what they are
 SOME, BYTES, FIRST, LAST = 0, 1, 2, 14
 AT, DEPTH, TALL, WIDE, ROW, WHOLE, FLIP, FLOATS, NIL, LEAST, GREATEST, SCALE = range(12)
-LINE = 26
+COLUMNS = 26
 
 
 # Tiles.
@@ -105,10 +105,9 @@ def products(
                 for row, place in enumerate(places):
                     number = builder.load(v.pointer(builder.add(place, step), WORD))
                     number.align = 1
-                    left = v._spread(number, v.type)
-                    for i in range(wide):
-                        at = (phase * tall + row) * wide + i
-                        after[at] = v.fused(left, right[i], after[at])
+                    left, at = v._spread(number, v.type), (phase * tall + row) * wide
+                    row_of = [v.fused(left, right[i], after[at + i]) for i in range(wide)]
+                    after[at : at + wide] = v.settled(row_of) if wide > 1 else row_of
             return [v.plus(offset, 8 * many), v.plus(w, many * wide * v.bytes), *after]
 
         none = [v.zero] * (tall * wide * (many - 1))
@@ -411,8 +410,9 @@ def run(like, x, y, plan, first, last):
     """The network on pictures first to last."""
     some, begin, end = plan[0, SOME], plan[0, FIRST:LAST], plan[0, LAST:]
     scales = plan.reshape(plan.size).view(np.float64)
-    memory = np.empty(plan[0, BYTES], np.uint8)
-    cells = memory.view(CELL)
+    memory = np.empty(plan[0, BYTES] + LINE, np.uint8)
+    skip = -address(memory) % LINE
+    cells = memory[skip : skip + plan[0, BYTES]].view(CELL)
     for s in range(1, len(plan)):
         if plan[s, KIND] == EDGE:
             at = plan[s, SOURCE]
@@ -425,7 +425,7 @@ def run(like, x, y, plan, first, last):
             enter(x, cells, begin, i, n)
         for s in range(1, len(plan)):
             if plan[s, KIND] == PRODUCTS:
-                layer(like, plan[s], address(memory), n)
+                layer(like, plan[s], address(cells), n)
             elif plan[s, KIND] == POOL:
                 largest(cells, plan[s], n)
         if end[FLOATS] != 0:
@@ -613,9 +613,12 @@ class Planner:
         self.sizes = step.sizes
 
     def keep(self, array: np.ndarray) -> int:
-        """The address of an array that the plan keeps."""
-        self.arrays.append(np.ascontiguousarray(array))
-        return int(self.arrays[-1].ctypes.data)
+        """The address of an array that the plan keeps, at a cache line: a vector across two of them is loaded twice."""
+        memory = np.empty(array.nbytes + LINE, np.uint8)
+        skip = -memory.ctypes.data % LINE
+        memory[skip : skip + array.nbytes] = np.frombuffer(np.ascontiguousarray(array), np.uint8)
+        self.arrays.append(memory)
+        return int(memory.ctypes.data) + skip
 
     def table(self, places: np.ndarray, together: int, multiple: int) -> int:
         """Bytes before each of them. The last ones stand again to the end of a tile: what is done twice comes out the same."""
@@ -639,7 +642,7 @@ class Planner:
         lines = [{SOME: some, BYTES: size, **ends(FIRST, spaces[0], self.begin), **ends(LAST, spaces[-1], self.end or {FLIP: flip(self.dtype)})}]
         lines += [{KIND: EDGE, SOURCE: s.at, PICTURE: s.picture, VALUE: s.value} for s in spaces if s.around != ((0, 0), (0, 0))]
         lines += [step.line(x, y, some) for step, x, y in zip(self.steps, spaces, spaces[1:], strict=False)]
-        table = np.zeros((len(lines), LINE), np.int64)
+        table = np.zeros((len(lines), COLUMNS), np.int64)
         for i, line in enumerate(lines):
             for column, value in line.items():
                 table[i, column] = value
@@ -673,7 +676,8 @@ def single(scale: Any) -> int:
 
 def ends(column: int, space: Space, about: dict[int, int]) -> dict[int, int]:
     """What the first line says of the pictures that come or go."""
-    lies = {AT: space.start, DEPTH: space.c, TALL: space.h, WIDE: space.w, ROW: space.row, WHOLE: space.picture}
+    sizes = (1, 1, space.c) if space.h == 1 == space.w else (space.c, space.h, space.w)  # the same cells, in one line
+    lies = {AT: space.start, ROW: space.row, WHOLE: space.picture, **dict(zip((DEPTH, TALL, WIDE), sizes, strict=True))}
     return {column + place: value for place, value in {**lies, **about}.items()}
 
 
