@@ -19,9 +19,9 @@ make one code. A product with a matrix is a convolution whose kernel is as large
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from functools import cache
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, reduce
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -52,6 +52,7 @@ VECTOR = 4 * LANES  # bytes
 ROWS = 12 if registers() >= 32 else 4  # windows in a tile: a multiple of four, for those that are pooled
 PHASES = 4  # words at once for a single window, whose few sums would wait for one another
 FEW = 3  # windows up to which they go one by one
+TOGETHER = 4  # tiles whose sums are requantised at once: in the first-level cache they leave room for weights
 MOST = 12  # pictures at a time: their windows fill tiles, and a matrix is read once for all
 NEAR = caches()[2] // 2  # bytes of pictures that stay in the second-level cache
 BY = 20 * LANES  # bytes of the multipliers of a vector of filters: float32, mantissa, shift
@@ -79,9 +80,10 @@ COLUMNS = 26
 
 @intrinsic(prefer_literal=True)
 def products(
-    typing: Any, rows: Any, vecs: Any, phases: Any, like: Any, x: Any, windows: Any, offsets: Any, w: Any, starts: Any, words: Any, sums: Any
-) -> Any:
-    """The sums of `rows` windows and `vecs` vectors of filters.
+    typing: Any, rows: Any, vecs: Any, phases: Any, like: Any, x: Any, windows: Any, offsets: Any, w: Any, starts: Any, words: Any, sums: Any,
+    tiles: Any,
+) -> Any:  # fmt: skip
+    """The sums of some tiles, `rows` windows by `vecs` vectors of filters each.
 
     rows, vecs, phases   literals; of the words of a window so many are multiplied side by side: they are a multiple of it
     x, windows           where pictures begin, and the address of the windows' offsets from there, 32 bits each
@@ -93,33 +95,40 @@ def products(
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         v = Words(builder, context.get_value_type(signature.args[3]))
         tall, wide, many = (literal.literal_value for literal in (rows, vecs, phases))
-        _, _, _, _, x, windows, offsets, w, starts, words, sums = values
-        places = [builder.add(x, loaded(builder, builder.add(windows, INT(4 * row)), 32)) for row in range(tall)]
-        begin = [v.load(v.plus(starts, i * v.bytes)) for i in range(wide)]
+        _, _, _, _, x, windows, offsets, w, starts, words, sums, tiles = values
 
-        def word(k: Any, offset: Any, w: Any, *sums: Any) -> list[Any]:
-            after = list(sums)
-            for phase in range(many):
-                step = loaded(builder, v.plus(offset, 8 * phase), 64)
-                right = [v.load(v.plus(w, (phase * wide + i) * v.bytes)) for i in range(wide)]
-                for row, place in enumerate(places):
-                    number = builder.load(v.pointer(builder.add(place, step), WORD))
-                    number.align = 1
-                    left, at = v._spread(number, v.type), (phase * tall + row) * wide
-                    row_of = [v.fused(left, right[i], after[at + i]) for i in range(wide)]
-                    after[at : at + wide] = v.settled(row_of) if wide > 1 else row_of
-            return [v.plus(offset, 8 * many), v.plus(w, many * wide * v.bytes), *after]
+        def tile(_: Any, window: Any, to: Any) -> list[Any]:
+            places = [builder.add(x, loaded(builder, v.plus(window, 4 * row), 32)) for row in range(tall)]
 
-        none = [v.zero] * (tall * wide * (many - 1))
-        _, (_, _, *found) = loop(builder, words, [offsets, w, *begin * tall, *none], word, step=many)
-        for at in range(tall * wide):
-            total = found[at]
-            for phase in range(1, many):
-                total = builder.add(total, found[phase * tall * wide + at])
-            v.store(total, v.plus(sums, at * v.bytes))
+            def word(k: Any, offset: Any, w: Any, *sums: Any) -> list[Any]:
+                after = list(sums)
+                for phase in range(many):
+                    step = loaded(builder, v.plus(offset, 8 * phase), 64)
+                    right = [v.load(v.plus(w, (phase * wide + i) * v.bytes)) for i in range(wide)]
+                    for row, place in enumerate(places):
+                        left, at = spread_word(v, builder.add(place, step)), (phase * tall + row) * wide
+                        some = [v.fused(left, right[i], after[at + i]) for i in range(wide)]
+                        after[at : at + wide] = v.settled(some) if wide > 1 else some
+                return [v.plus(offset, 8 * many), v.plus(w, many * wide * v.bytes), *after]
+
+            begin = [v.load(v.plus(starts, i * v.bytes)) for i in range(wide)]
+            none = [v.zero] * (tall * wide * (many - 1))
+            _, (_, _, *found) = loop(builder, words, [offsets, w, *begin * tall, *none], word, step=many)
+            for at in range(tall * wide):
+                v.store(reduce(builder.add, found[at :: tall * wide]), v.plus(to, at * v.bytes))
+            return [v.plus(window, 4 * tall), v.plus(to, tall * wide * v.bytes)]
+
+        loop(builder, tiles, [windows, sums], tile)
         return context.get_dummy_value()
 
-    return types.void(rows, vecs, phases, like, x, windows, offsets, w, starts, words, sums), code
+    return types.void(rows, vecs, phases, like, x, windows, offsets, w, starts, words, sums, tiles), code
+
+
+def spread_word(v: Any, place: Any) -> Any:
+    """A word at any address, in every lane."""
+    word = v.builder.load(v.pointer(place, WORD))
+    word.align = 1
+    return v._spread(word, v.type)
 
 
 def loaded(builder: Any, place: Any, bits: int) -> Any:
@@ -264,23 +273,23 @@ def put_cells(v: Any, numbers: Any, place: Any, mask: Any) -> None:
 
 
 @unit
-def two_by_rows(like, x, windows, offsets, w, starts, words, sums):
-    products(ROWS, 2, 1, int32(0), x, windows, offsets, w, starts, words, sums)
+def two_by_rows(like, x, windows, offsets, w, starts, words, sums, tiles):
+    products(ROWS, 2, 1, int32(0), x, windows, offsets, w, starts, words, sums, tiles)
 
 
 @unit
-def one_by_rows(like, x, windows, offsets, w, starts, words, sums):
-    products(ROWS, 1, 1, int32(0), x, windows, offsets, w, starts, words, sums)
+def one_by_rows(like, x, windows, offsets, w, starts, words, sums, tiles):
+    products(ROWS, 1, 1, int32(0), x, windows, offsets, w, starts, words, sums, tiles)
 
 
 @unit
-def two_by_one(like, x, windows, offsets, w, starts, words, sums):
-    products(1, 2, PHASES, int32(0), x, windows, offsets, w, starts, words, sums)
+def two_by_one(like, x, windows, offsets, w, starts, words, sums, tiles):
+    products(1, 2, PHASES, int32(0), x, windows, offsets, w, starts, words, sums, tiles)
 
 
 @unit
-def one_by_one(like, x, windows, offsets, w, starts, words, sums):
-    products(1, 1, PHASES, int32(0), x, windows, offsets, w, starts, words, sums)
+def one_by_one(like, x, windows, offsets, w, starts, words, sums, tiles):
+    products(1, 1, PHASES, int32(0), x, windows, offsets, w, starts, words, sums, tiles)
 
 
 @unit
@@ -315,25 +324,26 @@ def layer(like, line, base, n):
     four = 4 if line[POOLED] != 0 else 1
     windows = n * line[PIXELS] * four
     rows = 1 if line[PIXELS] == 1 and four == 1 and n <= FEW else ROWS
+    tiles = (windows + rows - 1) // rows
     for j in range(0, line[VECTORS], 2):
         vecs = min(2, line[VECTORS] - j)
         w, starts = line[WEIGHTS] + j * words * VECTOR, line[STARTS] + j * VECTOR
-        for i in range(0, windows, rows):
-            first = line[WINDOWS] + 4 * i
+        for i in range(0, tiles, TOGETHER):
+            some, first = min(TOGETHER, tiles - i), line[WINDOWS] + 4 * i * rows
             if rows == 1:
                 if vecs == 2:
-                    two_by_one(like, x, first, line[OFFSETS], w, starts, words, sums)
+                    two_by_one(like, x, first, line[OFFSETS], w, starts, words, sums, some)
                 else:
-                    one_by_one(like, x, first, line[OFFSETS], w, starts, words, sums)
+                    one_by_one(like, x, first, line[OFFSETS], w, starts, words, sums, some)
             elif vecs == 2:
-                two_by_rows(like, x, first, line[OFFSETS], w, starts, words, sums)
+                two_by_rows(like, x, first, line[OFFSETS], w, starts, words, sums, some)
             else:
-                one_by_rows(like, x, first, line[OFFSETS], w, starts, words, sums)
+                one_by_rows(like, x, first, line[OFFSETS], w, starts, words, sums, some)
+            size, targets = some * rows // four, line[TARGETS] + 4 * (i * rows // four)
             for f in range(j, j + vecs):
                 requantised(
-                    like, line[RULE], line[POOLED], sums + (f - j) * VECTOR, vecs * VECTOR, rows // four, line[MULTIPLIERS] + f * BY,
-                    to + f * LANES * CELL_BYTES, line[TARGETS] + 4 * (i // four), line[ZERO], line[LOW], line[HIGH],
-                    line[FILTERS] - f * LANES,
+                    like, line[RULE], line[POOLED], sums + (f - j) * VECTOR, vecs * VECTOR, size, line[MULTIPLIERS] + f * BY,
+                    to + f * LANES * CELL_BYTES, targets, line[ZERO], line[LOW], line[HIGH], line[FILTERS] - f * LANES,
                 )  # fmt: skip
 
 
@@ -632,7 +642,7 @@ class Planner:
         ]
         most = max(space.picture for space in spaces)
         some = max(1, min(MOST, NEAR // (CELL_BYTES * sum(space.picture for space in spaces))))
-        at = ROWS * 2 * VECTOR // CELL_BYTES  # the sums of a tile stand first
+        at = TOGETHER * ROWS * 2 * VECTOR // CELL_BYTES  # the sums of some tiles stand first
         for i, space in enumerate(spaces):
             spaces[i] = replace(space, at=at)
             at += -(-some * space.picture // SLACK) * SLACK
