@@ -376,6 +376,10 @@ def enter(x, cells, about, first, n):
         for k in range(c):
             for r in range(h):
                 source, to = (((first + i) * c + k) * h + r) * w, about[AT] + i * about[WHOLE] + r * about[ROW] + k
+                if c == 1:  # one after the other: as vectors
+                    for s in range(w):
+                        cells[to + s] = x[source + s] ^ flip
+                    continue
                 for s in range(w):
                     cells[to + s * c] = x[source + s] ^ flip
 
@@ -389,9 +393,12 @@ def enter_floats(x, cells, about, scale, first, n):
         for k in range(c):
             for r in range(h):
                 source, to = (((first + i) * c + k) * h + r) * w, about[AT] + i * about[WHOLE] + r * about[ROW] + k
+                if c == 1:
+                    for s in range(w):
+                        cells[to + s] = int32(min(max(np.rint(x[source + s] / scale) + zero, low), high)) + flip
+                    continue
                 for s in range(w):
-                    code = np.rint(x[source + s] / scale) + zero
-                    cells[to + s * c] = int32(min(max(code, low), high)) + flip
+                    cells[to + s * c] = int32(min(max(np.rint(x[source + s] / scale) + zero, low), high)) + flip
 
 
 @njit(nogil=True)
@@ -561,7 +568,7 @@ class Planner:
         if not self.flat or len(w) != c * h * across:
             raise NoForm
         window = w.T.reshape(-1, c, h, across).transpose(0, 2, 3, 1).reshape(w.shape[1], 1, len(w))
-        self.product(window, lambda x: [0], (1, 1), (1, 1), 1, bias, mantissa, shift, zero=0, **to)
+        self.product(window, lambda x: [0], (1, 1), (1, 1), 1, 1, bias, mantissa, shift, zero=0, **to)
 
     def conv2d(
         self, w: Any, bias: Any, mantissa: Any, shift: Any, *, x_zero_point: int = 0, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
@@ -571,35 +578,40 @@ class Planner:
         if self.flat or w.shape[1] * groups != c:
             raise NoForm
         w = whole(w, groups).transpose(0, 2, 3, 1)
-        (_, tall, wide, _), (down, over) = w.shape, pair(dilation)
-        grid = count((h, across), (tall, wide), pair(stride), padding, (down, over))
+        (_, tall, wide, _), stride, (down, over) = w.shape, pair(stride), pair(dilation)
+        grid = count((h, across), (tall, wide), stride, padding, (down, over))
+        two = pool if pool == 2 else 1
+        many = abreast(w.shape, grid[1] // two, stride[1] * two) if over == 1 else 1
+        w = beside(w, many, stride[1] * two)
         in_line = over == 1 or wide == 1  # a row of the kernel, or else one of its pixels
-        window = w.reshape(len(w), tall, wide * c) if in_line else w.reshape(len(w), tall * wide, c)
+        window = w.reshape(len(w), tall, -1) if in_line else w.reshape(len(w), tall * wide, c)
 
         def runs(x: Space) -> list[int]:
             return [i * down * x.row + j * over * c for i in range(tall) for j in range(1 if in_line else wide)]
 
-        around = {"zero": x_zero_point, "around": sides(padding)}
-        self.product(window, runs, grid, pair(stride), pool if pool == 2 else 1, bias, mantissa, shift, **around, **to)
+        by = (np.tile(part, many) for part in (bias, mantissa, shift))
+        self.product(window, runs, grid, stride, two, many, *by, zero=x_zero_point, around=sides(padding), **to)
         if pool > 2:
             self.max_pool2d(kernel_size=pool)
 
     def product(
-        self, window: np.ndarray, runs: Callable[[Space], list[int]], grid: Pair, stride: Pair, pool: int, bias: Any, mantissa: Any,
-        shift: Any, *, zero: int, rule: str, zero_point: int = 0, low: int = -128, high: int = 127, dtype: Any = "int8",
+        self, window: np.ndarray, runs: Callable[[Space], list[int]], grid: Pair, stride: Pair, pool: int, many: int, bias: Any,
+        mantissa: Any, shift: Any, *, zero: int, rule: str, zero_point: int = 0, low: int = -128, high: int = 127, dtype: Any = "int8",
         around: tuple[Pair, Pair] = ((0, 0), (0, 0)),
     ) -> None:  # fmt: skip
-        """`window`: the weights, (filters, runs, cells of a run), in the order in which cells lie."""
+        """`window`: the weights, (filters, runs, cells of a run), in the order in which cells lie; of `many` windows side by side."""
         kind, by, *code = settled(rule, zero_point, low, high, dtype)
         filters, _, length = window.shape
-        single = math.prod(grid) == 1
-        packed, words = in_words(window, single)
+        rows, columns = grid[0] // pool, grid[1] // pool
+        if min(filters, rows, columns) < 1:
+            raise NoForm
+        packed, words = in_words(window, rows * columns == many)
         lie = -(-length // GROUP)
         start = bias - (zero + flip(self.dtype)) * window.sum(axis=(1, 2), dtype=np.int64)
         lines = {
             KIND: PRODUCTS, WORDS: words, VECTORS: -(-filters // LANES), FILTERS: filters, WEIGHTS: self.keep(packed),
             STARTS: self.keep(vectors(start.astype(np.int32))), MULTIPLIERS: self.keep(multipliers(mantissa, shift)), RULE: by,
-            POOLED: pool - 1, PIXELS: math.prod(size // pool for size in grid),
+            POOLED: pool - 1, PIXELS: rows * columns // many,
             **dict(zip((ZERO, LOW, HIGH), [x + flip(kind) for x in code], strict=True)),
         }  # fmt: skip
 
@@ -607,13 +619,14 @@ class Planner:
             offsets = np.zeros(words, np.int64)
             places = np.add.outer(runs(x), GROUP * np.arange(lie)).ravel()
             offsets[: len(places)] = places * CELL_BYTES
-            windows = grid_of(some, grid, (x.picture, x.row * stride[0], x.c * stride[1]), pool)
-            targets = grid_of(some, (grid[0] // pool, grid[1] // pool), (y.picture, y.row, y.c))
-            tables = {OFFSETS: self.keep(offsets), WINDOWS: self.table(windows, pool**2, ROWS // pool**2), TARGETS: self.table(targets, 1, ROWS // pool**2)}
-            return {**lines, **tables, SOURCE: x.at * CELL_BYTES, TARGET: y.start * CELL_BYTES}
+            one, size = (x.row * stride[0], x.c * stride[1]), (some, rows, columns // many)
+            squares = lattice((*size, pool, pool), (x.picture, pool * one[0], pool * many * one[1], *one))
+            targets = lattice(size, (y.picture, y.row, many * y.c))
+            tables = {WINDOWS: self.table(squares, pool**2, ROWS // pool**2), TARGETS: self.table(targets, 1, ROWS // pool**2)}
+            return {**lines, **tables, OFFSETS: self.keep(offsets), SOURCE: x.at * CELL_BYTES, TARGET: y.start * CELL_BYTES}
 
-        sizes = (filters, grid[0] // pool, grid[1] // pool)
-        self.add(Step(sizes, line, around, zero + flip(self.dtype), math.prod(grid) * window.size))
+        work = math.prod(grid) * window.size // many
+        self.add(Step((filters // many, rows, columns), line, around, zero + flip(self.dtype), work))
         self.dtype = kind
 
     def add(self, step: Step) -> None:
@@ -728,11 +741,28 @@ def multipliers(mantissa: np.ndarray, shift: np.ndarray) -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
-def grid_of(some: int, grid: Pair, steps: tuple[int, int, int], pool: int = 1) -> np.ndarray:
-    """Cells before each of so many rows and columns in so many pictures; squares of `pool` by `pool` together, and only whole ones."""
-    p, q = (size // pool for size in grid)
-    n, r, s, i, j = np.ogrid[:some, :p, :q, :pool, :pool]
-    return np.asarray(n * steps[0] + (r * pool + i) * steps[1] + (s * pool + j) * steps[2]).ravel()
+def abreast(w: tuple[int, ...], columns: int, step: int) -> int:
+    """How many windows of a row, each `step` pixels from the next, one vector of filters is best used for, if there are few filters."""
+    filters, tall, wide, c = w
+    fits = [many for many in range(1, max(1, LANES // max(1, filters)) + 1) if columns % many == 0]
+    return min(fits, key=lambda many: (tall * -(-(wide + (many - 1) * step) * c // GROUP) / many, many))
+
+
+def beside(w: np.ndarray, many: int, step: int) -> np.ndarray:
+    """Weights (filters, rows, columns, c) for so many windows side by side: zeros where each does not look."""
+    filters, tall, wide, c = w.shape
+    full = np.zeros((many, filters, tall, wide + (many - 1) * step, c), w.dtype)
+    for i in range(many):
+        full[i, :, :, i * step : i * step + wide] = w
+    return full.reshape(many * filters, *full.shape[2:])
+
+
+def lattice(sizes: tuple[int, ...], steps: tuple[int, ...]) -> np.ndarray:
+    """Cells before each place of a grid, the last axis first."""
+    places = np.zeros((), np.int64)
+    for size, step in zip(sizes, steps, strict=True):
+        places = np.add.outer(places, step * np.arange(size))
+    return places.ravel()
 
 
 plans: WeakKeyDictionary[Any, dict[Any, Plan | None]] = WeakKeyDictionary()  # by chain: they go when it goes
