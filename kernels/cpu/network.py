@@ -70,9 +70,9 @@ PICTURE, VALUE = 2, 3  # of an edge: cells of a picture, and what they are
 PIXELS, WORDS, VECTORS, FILTERS, WEIGHTS, STARTS, OFFSETS, WINDOWS, TARGETS, MULTIPLIERS, RULE, POOLED, ZERO, LOW, HIGH = range(3, 18)
 CHANNELS, DOWN, ACROSS, GRID, KERNEL, STEP, CORNER, TARGET_ROW, TARGET_PICTURE = 3, 4, 5, 6, 8, 10, 12, 14, 15  # of a pool
 # of all, in the first line: how many pictures at a time, bytes of room, and of both ends where pictures lie and what they are
-SOME, BYTES, FIRST, LAST = 0, 1, 2, 14
-AT, DEPTH, TALL, WIDE, ROW, WHOLE, FLIP, FLOATS, NIL, LEAST, GREATEST, SCALE = range(12)
-COLUMNS = 26
+SOME, BYTES, FIRST, LAST = 0, 1, 2, 13
+AT, DEPTH, TALL, WIDE, ROW, WHOLE, FLIP, FLOATS, NIL, LEAST, GREATEST = range(11)
+COLUMNS = 24
 
 
 # Tiles.
@@ -423,10 +423,9 @@ def leave_floats(cells, y, about, scale, first, n):
                 y[to + s] = float32(cells[source + s * c] - zero) * scale
 
 
-def run(like, x, y, plan, first, last):
-    """The network on pictures first to last."""
+def run(before, after, x, y, plan, first, last):
+    """The network on pictures first to last. `before`, `after`: the scales of numbers that come and go."""
     some, begin, end = plan[0, SOME], plan[0, FIRST:LAST], plan[0, LAST:]
-    scales = plan.reshape(plan.size).view(np.float64)
     memory = np.empty(plan[0, BYTES] + LINE, np.uint8)
     skip = -address(memory) % LINE
     cells = memory[skip : skip + plan[0, BYTES]].view(CELL)
@@ -437,16 +436,16 @@ def run(like, x, y, plan, first, last):
     for i in range(first, last, some):
         n = min(some, last - i)
         if begin[FLOATS] != 0:
-            enter_floats(x.view(np.float32), cells, begin, float32(scales[FIRST + SCALE]), i, n)
+            enter_floats(x.view(np.float32), cells, begin, before, i, n)
         else:
             enter(x, cells, begin, i, n)
         for s in range(1, len(plan)):
             if plan[s, KIND] == PRODUCTS:
-                layer(like, plan[s], address(cells), n)
+                layer(before, plan[s], address(cells), n)
             elif plan[s, KIND] == POOL:
                 largest(cells, plan[s], n)
         if end[FLOATS] != 0:
-            leave_floats(cells, y.view(np.float32), end, float32(scales[LAST + SCALE]), i, n)
+            leave_floats(cells, y.view(np.float32), end, after, i, n)
         else:
             leave(cells, y, end, i, n)
     hold(memory)
@@ -456,7 +455,7 @@ def run(like, x, y, plan, first, last):
 def compiled() -> Any:
     made = stamped(njit(cache=True, nogil=True, error_model="numpy")(run))
     plan = types.Array(types.int64, 2, "C")
-    made.compile((types.float32, given(types.uint8), room(types.uint8), plan, types.int64, types.int64))
+    made.compile((types.float32, types.float32, given(types.uint8), room(types.uint8), plan, types.int64, types.int64))
     made.disable_compile()
     return made
 
@@ -513,6 +512,7 @@ class Plan:
     """A chain for pictures of one shape: what is compiled reads the lines, which have addresses of `arrays` in them."""
 
     lines: np.ndarray
+    scales: list[np.float32]
     shape: tuple[int, ...]
     dtype: np.dtype
     step: int  # pictures that are worth a thread
@@ -529,6 +529,7 @@ class Planner:
         self.first, self.flat, self.dtype = self.sizes, len(shape) == 1, dtype
         self.begin = {FLIP: flip(dtype)}
         self.end: dict[int, int] = {}
+        self.scales = [np.float32(0), np.float32(0)]
         self.steps: list[Step] = []
         self.arrays: list[np.ndarray] = []
 
@@ -539,10 +540,12 @@ class Planner:
 
     def quantise(self, scale: Any, zero_point: Any, *, low: int = -128, high: int = 127) -> None:
         self.dtype = np.dtype(np.int8 if low < 0 else np.uint8)
-        self.begin = {FLIP: flip(self.dtype), FLOATS: 1, NIL: int(number(zero_point)), LEAST: low, GREATEST: high, SCALE: single(scale)}
+        self.begin = {FLIP: flip(self.dtype), FLOATS: 1, NIL: int(number(zero_point)), LEAST: low, GREATEST: high}
+        self.scales[0] = single(scale)
 
     def dequantise(self, scale: Any, zero_point: Any) -> None:
-        self.end = {FLIP: flip(self.dtype), FLOATS: 1, NIL: int(number(zero_point)), SCALE: single(scale)}
+        self.end = {FLIP: flip(self.dtype), FLOATS: 1, NIL: int(number(zero_point))}
+        self.scales[1] = single(scale)
         self.dtype = np.dtype(np.float32)
 
     def flatten(self) -> None:
@@ -670,7 +673,7 @@ class Planner:
             for column, value in line.items():
                 table[i, column] = value
         shape = (math.prod(self.sizes),) if self.flat else self.sizes
-        return Plan(table, shape, self.dtype, max(1, WORTH_A_THREAD // max(1, sum(step.work for step in self.steps))), self.arrays)
+        return Plan(table, self.scales, shape, self.dtype, max(1, WORTH_A_THREAD // max(1, sum(step.work for step in self.steps))), self.arrays)
 
     TAKEN = {
         "quantise": quantise, "dequantise": dequantise, "flatten": flatten, "max_pool2d": max_pool2d, "matmul_codes": matmul,
@@ -690,11 +693,11 @@ def number(x: Any) -> Any:
     return np.asarray(x).item()
 
 
-def single(scale: Any) -> int:
-    """A float32, in the bits of a float64."""
+def single(scale: Any) -> np.float32:
+    """A float32. Raises NoForm."""
     if np.asarray(scale).dtype != np.float32:
         raise NoForm
-    return int(np.array(number(scale), np.float64).view(np.int64))
+    return np.float32(number(scale))
 
 
 def ends(column: int, space: Space, about: dict[int, int]) -> dict[int, int]:
@@ -791,23 +794,41 @@ def planned(chain: Any, shape: tuple[int, ...], dtype: np.dtype) -> Plan | None:
 # Rungs.
 
 
-def call_by_call(by: dict[str, Callable[..., Any]], chain: Any, x: Any) -> np.ndarray:
+def call_by_call(by: dict[str, Callable[..., Any]], chain: Any, x: Any, out: Any = None) -> np.ndarray:
+    y = x
     for call in chain.calls:
-        x = by[call.op](x, *call.arrays, **call.params)
-    return np.array(x) if chain.calls[-1].op == "flatten" else x
+        y = by[call.op](y, *call.arrays, **call.params)
+    to = result(y.shape, y.dtype, out, x)
+    to[...] = y
+    return to
 
 
 def flat(x: Any) -> np.ndarray:
     return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
+@stamped
+@njit(cache=True, nogil=True)
+def largest_by_definition(x, y, kernel, step, corner):
+    """The largest of each window, which is cut to its picture."""
+    n, c, h, w = x.shape
+    for i in range(n):
+        for k in range(c):
+            for p in range(y.shape[2]):
+                for q in range(y.shape[3]):
+                    top, left = p * step[0] - corner[0], q * step[1] - corner[1]
+                    most = x[i, k, max(top, 0), max(left, 0)]
+                    for r in range(max(top, 0), min(top + kernel[0], h)):
+                        for s in range(max(left, 0), min(left + kernel[1], w)):
+                            most = max(most, x[i, k, r, s])
+                    y[i, k, p, q] = most
+
+
 def largest_codes(x: Any, *, kernel_size: Any, stride: Any = None, padding: Any = 0) -> np.ndarray:
-    (n, c, *size), kernel = x.shape, pair(kernel_size)
+    kernel, ((top, _), (left, _)) = pair(kernel_size), sides(padding)
     step = kernel if stride is None else pair(stride)
-    grid = count(tuple(size), kernel, step, padding)
-    y = np.empty((n, c, *grid), x.dtype)
-    for _, _, p, q in np.ndindex(0, 0, *grid):
-        pass
+    y = np.empty((*x.shape[:2], *count(x.shape[2:], kernel, step, padding)), x.dtype)
+    largest_by_definition(dense(x), y, kernel, step, (top, left))
     return y
 
 
@@ -836,8 +857,8 @@ def calls_by_definition(x: Any, *, chain: Any) -> np.ndarray:
 
 
 @rung("network_codes", "cpu", step=2, rtol=EXACT, idea="call by call, by the kernels that serve")
-def calls_by_kernels(x: Any, *, chain: Any) -> np.ndarray:
-    return call_by_call(SERVING, chain, x)
+def calls_by_kernels(x: Any, *, chain: Any, out: Any = None) -> np.ndarray:
+    return call_by_call(SERVING, chain, x, out)
 
 
 @rung(
@@ -847,10 +868,10 @@ def calls_by_kernels(x: Any, *, chain: Any) -> np.ndarray:
 def one_call(x: Any, *, chain: Any, out: Any = None) -> np.ndarray:
     plan = plan_of(chain, x)
     if plan is None:
-        return call_by_call(SERVING, chain, x)
+        return call_by_call(SERVING, chain, x, out)
     y = result((len(x), *plan.shape), plan.dtype, out, x)
     if y.size:
-        job = float32(0), dense(x).reshape(-1).view(np.uint8), y.reshape(-1).view(np.uint8), plan.lines
+        job = *plan.scales, dense(x).reshape(-1).view(np.uint8), y.reshape(-1).view(np.uint8), plan.lines
         step = len(x) if threads() == 1 else max(plan.step, -(-len(x) // (2 * threads())))
         if step >= len(x):
             compiled()(*job, 0, len(x))
