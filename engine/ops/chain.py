@@ -94,29 +94,21 @@ def _(x, *, chain):
 
 @network_codes.sample
 def _(pick: Pick):
-    """Perhaps a convolution or two, a pool, then a product; codes, or floats at the ends."""
-    floats, dtype = pick.choice([False, False, True]), pick.choice(["uint8", "int8"])
-    x = drawn_codes(pick.rng, (pick.size(0, 3), *((pick.size(1, 5), pick.size(3, 9), pick.size(3, 9)))), dtype)
+    """Perhaps a convolution or two, perhaps a pool, then a product."""
+    rng, dtype, rules = pick.rng, pick.choice(["uint8", "int8"]), list(RESCALE)
+    x = drawn_codes(rng, (pick.size(0, 3), pick.size(1, 5), pick.size(3, 9), pick.size(3, 9)), dtype)
     calls, shape = [], x.shape
     for _ in range(pick.size(0, 2)):
-        k = pick.choice([(1, 1), (2, 3), (3, 3), (3, 1)])
-        if min(shape[2:]) < 3:
-            break
-        more = {"stride": pick.choice([1, 2, (2, 1)]), "padding": pick.choice([0, 1, ((0, 2), (1, 0))]), "pool": pick.choice([1, 1, 2])}
-        calls.append(drawn_conv(pick.rng, shape, pick.size(1, 6), k, dtype, pick.choice(list(RESCALE)), **more))
-        shape, dtype = calls[-1].shape(shape), calls[-1].params["dtype"]
+        if min(shape[2:]) >= 3:
+            window = {"stride": pick.choice([1, 2, (2, 1)]), "padding": pick.choice([0, 1, ((0, 2), (1, 0))]), "pool": pick.choice([1, 2])}
+            kernel = pick.choice([(1, 1), (2, 3), (3, 3), (3, 1)])
+            calls.append(drawn_conv(rng, shape, pick.size(1, 6), kernel, dtype, pick.choice(rules), **window))
+            shape, dtype = calls[-1].shape(shape), calls[-1].params["dtype"]
     if min(shape[2:]) > 1 and pick.choice([True, False]):
         calls.append(Call("max_pool2d", (), {"kernel_size": 2, "stride": pick.choice([None, 1]), "padding": pick.choice([0, 1])}))
         shape = calls[-1].shape(shape)
-    calls += [Call("flatten"), drawn_dense(pick.rng, math.prod(shape[1:]), pick.size(1, 5), dtype, pick.choice(list(RESCALE)))]
-    if not floats:
-        return [x], {"chain": Chain(tuple(calls))}
-    ends = {kind: (np.asarray(0.25, np.float32), np.asarray(3, kind)) for kind in (x.dtype.name, calls[-1].params["dtype"])}
-    about = np.iinfo(x.dtype)
-    first = Call("quantise", ends[x.dtype.name], {"low": about.min, "high": about.max})
-    last = Call("dequantise", ends[calls[-1].params["dtype"]])
-    near = (x.astype(np.float64) - 3 + pick.rng.uniform(-0.4, 0.4, x.shape)) * 0.25  # off the middle between two codes
-    return [near], {"chain": Chain((first, *calls, last))}
+    calls += [Call("flatten"), drawn_dense(rng, math.prod(shape[1:]), pick.size(1, 5), dtype, pick.choice(rules))]
+    return [x], {"chain": Chain(tuple(calls))}
 
 
 def drawn_codes(rng: np.random.Generator, shape: Shape, dtype: Any) -> np.ndarray:
