@@ -258,8 +258,16 @@ LARGE = {
             network((29, 1, 28, 28), (6, (5, 5), {"padding": 2, "pool": 2}), (16, (5, 5), {"pool": 2}), 120, 84, 10, rule=rule)
             for rule in RESCALE
         ],
-        network((5, 3, 29, 27), (33, (3, 3), {"padding": 1, "pool": 2}), (47, (3, 3), {"padding": ((0, 2), (1, 0)), "stride": 2}), 37, dtype="int8"),
-        network((3, 5, 17, 19), (20, (3, 2), {"dilation": 2, "padding": 2}), {"kernel_size": 3, "stride": 2, "padding": 1}, (9, (1, 1), {})),
+        network(
+            (5, 3, 29, 27),
+            (33, (3, 3), {"padding": 1, "pool": 2}),
+            (47, (3, 3), {"padding": ((0, 2), (1, 0)), "stride": 2}),
+            37,
+            dtype="int8",
+        ),
+        network(
+            (3, 5, 17, 19), (20, (3, 2), {"dilation": 2, "padding": 2}), {"kernel_size": 3, "stride": 2, "padding": 1}, (9, (1, 1), {})
+        ),
         network((2, 6, 20, 23), (9, (2, 3), {"groups": 3, "pool": 3}), (18, (3, 3), {"groups": 9, "padding": 1}), dtype="int8"),
         network((4, 1, 24, 30), (3, (3, 3), {"stride": (1, 2)}), (8, (1, 3), {"padding": (0, 1), "pool": 2}), 5),  # windows share vectors
         network((7, 64, 30, 30), (64, (3, 3), {"padding": 1, "pool": 2}), (40, (3, 3), {"stride": 3}), dtype="int8"),  # few at a time

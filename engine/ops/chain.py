@@ -49,6 +49,8 @@ class Call:
     def shape(self, x: Shape) -> Shape:
         """Of what comes out. Raises ShapeError."""
         if self.op == "flatten":
+            if not x:
+                raise ShapeError("flatten: wants a batch")
             return (x[0], math.prod(x[1:]))
         asked = max_pool2d_with_indices if self.op == "max_pool2d" else OPS[self.op]
         return asked.infer([x, *(a.shape for a in self.arrays)], {**asked.defaults, **self.params})[0]
@@ -56,11 +58,35 @@ class Call:
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """Calls, one after the other. Their arrays are not written to: a kernel copies them when it first sees them, and keeps that."""
+    """Calls, one after the other. Their arrays are not written to: a kernel copies them when it first sees them, and keeps that.
+
+    Raises ValueError for no calls and for one that is not known, TypeError for arrays of other dtypes than the ops take.
+    """
 
     calls: tuple[Call, ...]
+    __hash__ = None  # type: ignore[assignment]  (ops remember the parameters of their calls: a chain would stay, with all its weights)
+
+    def __post_init__(self) -> None:
+        if not self.calls:
+            raise ValueError("a chain has one call or more")
+        for call in self.calls:
+            if call.op not in COMPUTED:
+                raise ValueError(f"a chain has no call of {call.op!r}; it may have {', '.join(COMPUTED)}")
+            given = tuple(a.dtype.name for a in call.arrays)
+            if call.op.endswith("_codes") and given != WEIGHTS:
+                raise TypeError(f"{call.op}: weights, bias, mantissa and shift are {', '.join(WEIGHTS)}, these are {', '.join(given)}")
+
+    def shape(self, x: Shape) -> Shape:
+        """Of what comes out. Raises ShapeError, naming the call."""
+        for i, call in enumerate(self.calls):
+            try:
+                x = call.shape(x)
+            except ShapeError as e:
+                raise ShapeError(f"call {i + 1}, {call.op} of {x}: {e}") from None
+        return x
 
 
+WEIGHTS = ("int8", "int32", "int64", "int64")
 OPS = {op.name: op for op in (conv2d_codes, matmul_codes, quantise, dequantise)}
 COMPUTED: dict[str, Callable[..., Any]] = {
     **{name: op.definition for name, op in OPS.items()},
@@ -85,11 +111,7 @@ def network_codes(x, *, chain: Chain):
 
 @network_codes.shape
 def _(x, *, chain):
-    if not chain.calls:
-        raise ShapeError("a chain has one call or more")
-    for call in chain.calls:
-        x = call.shape(x)
-    return x
+    return chain.shape(x)
 
 
 @network_codes.sample

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, reduce
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import finalize
 
 import numpy as np
 from llvmlite import ir
@@ -665,7 +665,9 @@ class Planner:
         size = at * CELL_BYTES + SLACK
         if size >= LARGEST_ROOM or some * most >= LARGEST_ROOM:
             raise NoForm
-        lines = [{SOME: some, BYTES: size, **ends(FIRST, spaces[0], self.begin), **ends(LAST, spaces[-1], self.end or {FLIP: flip(self.dtype)})}]
+        lines = [
+            {SOME: some, BYTES: size, **ends(FIRST, spaces[0], self.begin), **ends(LAST, spaces[-1], self.end or {FLIP: flip(self.dtype)})}
+        ]
         lines += [{KIND: EDGE, SOURCE: s.at, PICTURE: s.picture, VALUE: s.value} for s in spaces if s.around != ((0, 0), (0, 0))]
         lines += [step.line(x, y, some) for step, x, y in zip(self.steps, spaces, spaces[1:], strict=False)]
         table = np.zeros((len(lines), COLUMNS), np.int64)
@@ -673,7 +675,9 @@ class Planner:
             for column, value in line.items():
                 table[i, column] = value
         shape = (math.prod(self.sizes),) if self.flat else self.sizes
-        return Plan(table, self.scales, shape, self.dtype, max(1, WORTH_A_THREAD // max(1, sum(step.work for step in self.steps))), self.arrays)
+        return Plan(
+            table, self.scales, shape, self.dtype, max(1, WORTH_A_THREAD // max(1, sum(step.work for step in self.steps))), self.arrays
+        )
 
     TAKEN = {
         "quantise": quantise, "dequantise": dequantise, "flatten": flatten, "max_pool2d": max_pool2d, "matmul_codes": matmul,
@@ -768,22 +772,26 @@ def lattice(sizes: tuple[int, ...], steps: tuple[int, ...]) -> np.ndarray:
     return places.ravel()
 
 
-plans: WeakKeyDictionary[Any, dict[Any, Plan | None]] = WeakKeyDictionary()  # by chain: they go when it goes
+plans: dict[int, dict[Any, Plan | None]] = {}  # by the identity of the chain: they go when it goes
 
 
 def plan_of(chain: Any, x: np.ndarray) -> Plan | None:
     """The plan for pictures like these, made once; None for what is done call by call."""
-    known, key = plans.setdefault(chain, {}), (x.shape[1:], x.dtype.char)
+    if id(chain) not in plans:
+        plans[id(chain)] = {}
+        finalize(chain, plans.pop, id(chain), None)
+    known, key = plans[id(chain)], (x.shape[1:], x.dtype.char)
     if key not in known:
-        known[key] = planned(chain, x.shape[1:], x.dtype)
+        known[key] = planned(chain, x)
     return known[key]
 
 
-def planned(chain: Any, shape: tuple[int, ...], dtype: np.dtype) -> Plan | None:
+def planned(chain: Any, x: np.ndarray) -> Plan | None:
+    fits(x, chain=chain)  # nobody else looks at what a call hands to the next
     if config.DISABLE_JIT:  # to debug or to measure coverage: instructions exist in compiled code only
         return None
     try:
-        planner = Planner(shape, dtype)
+        planner = Planner(x.shape[1:], x.dtype)
         for call in chain.calls:
             planner.take(call)
         return planner.plan()
@@ -846,9 +854,10 @@ SERVING = {"conv2d_codes": codes.near_codes, "matmul_codes": codes.words_then_co
 
 
 def fits(x: Any, *, chain: Any) -> None:
-    """Raises ValueError."""
-    if not chain.calls:
-        raise ValueError("a chain has one call or more")
+    """Raises ValueError for a shape that a call does not take, TypeError for floats where there should be codes, or the other way round."""
+    if (chain.calls[0].op == "quantise") != (x.dtype.kind == "f"):
+        raise TypeError(f"the chain begins with {chain.calls[0].op}, and the array is {x.dtype}")
+    chain.shape(x.shape)
 
 
 @rung("network_codes", "cpu", step=1, wants="*x", check=fits, rtol=EXACT, idea="the definition: call by call, each by its definition")
