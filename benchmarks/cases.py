@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 import engine  # noqa: F401  (registers the ops)
-from engine.ops.chain import Call, Chain, drawn_codes, drawn_conv, drawn_dense
 from engine.ops.requantisation import drawn
 from engine.traced import OPS
 

@@ -15,6 +15,7 @@ from test_freed_memory import WRITES_OVER
 from test_integer import lenet, pictures, residual, whole, zero_point
 
 import kernels
+from engine import ops
 from engine.op import ShapeError
 from engine.ops.chain import COMPUTED, Call, Chain, drawn_codes, drawn_conv, drawn_dense, network_codes
 from engine.quantise.integer import Codes, Conv, Dense, Flatten, MaxPool, Network, Requantise
@@ -58,7 +59,7 @@ def networks(draw):
         groups = draw(st.sampled_from([g for g in (1, 1, 2, 3) if c % g == 0]))
         filters = groups * draw(st.sampled_from([1, 2, 3, 5, 6, 11, 16, 33]))
         try:
-            shape = Conv.call.__globals__["ops"].conv2d.infer(
+            shape = ops.conv2d.infer(
                 [(1, c, h, w), (filters, c // groups, *kernel)], {**geometry, "groups": groups}
             )[0]
         except ShapeError:
@@ -72,14 +73,8 @@ def networks(draw):
     if draw(st.booleans()) or not layers:
         layers.append(Flatten("flat"))
         for i, m in enumerate(draw(st.lists(st.sampled_from([1, 10, 16, 40]), max_size=2))):
-            k = c * h * w if i == 0 else before
-            x, before = weighted(Dense, f"fc{i}", x, whole(rng, (k, m), np.int8), 1), m
+            x, (c, h, w) = weighted(Dense, f"fc{i}", x, whole(rng, (c * h * w, m), np.int8), 1), (m, 1, 1)
     return Network(first, x, tuple(layers)), batch
-
-
-def forget(network):
-    """A network without what was remembered of it."""
-    return Network(network.input, network.output, network.layers, network.scales)
 
 
 @given(networks())
@@ -107,10 +102,10 @@ def test_one_compiled_call_serves(monkeypatch):
         assert np.array_equal(network.run(x), wanted)
         assert np.array_equal(network(network.input.dequantise(x)), network.output.dequantise(wanted))
         for view in (x[::-1], x.transpose(0, 1, 3, 2), np.broadcast_to(x[:1], x.shape)):
-            assert np.array_equal(network.run(view), COMPUTED_BY_LAYERS(network, view))
+            assert np.array_equal(network.run(view), by_layers(network, view))
 
 
-def COMPUTED_BY_LAYERS(network, x):
+def by_layers(network, x):
     with kernels.use(None):
         return network.run(x)
 
@@ -137,7 +132,7 @@ def test_no_numbers_and_nan_are_as_without_kernels():
         with pytest.raises(ValueError, match="1 of 784 numbers are nan"):
             network(np.where(np.arange(784) == 5, np.nan, 0.5).reshape(1, 1, 28, 28))
         edge = np.full((1, 1, 28, 28), np.inf)
-        assert np.array_equal(network(edge), network.output.dequantise(COMPUTED_BY_LAYERS(network, network.input.quantise(edge))))
+        assert np.array_equal(network(edge), network.output.dequantise(by_layers(network, network.input.quantise(edge))))
 
 
 def test_what_does_not_fit_is_named():

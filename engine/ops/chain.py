@@ -64,7 +64,9 @@ class Chain:
     """
 
     calls: tuple[Call, ...]
-    __hash__ = None  # type: ignore[assignment]  (ops remember the parameters of their calls: a chain would stay, with all its weights)
+
+    def __hash__(self) -> int:
+        raise TypeError("a chain has no hash: ops remember the parameters of their calls, and it would stay, with all its weights")
 
     def __post_init__(self) -> None:
         if not self.calls:

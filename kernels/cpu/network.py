@@ -31,7 +31,7 @@ from numba import config, float32, int32, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from kernels.cpu import codes, requantise
+from kernels.cpu import codes
 from kernels.cpu.arrays import LINE, dense, result
 from kernels.cpu.cache import stamped
 from kernels.cpu.eager import given, room
@@ -40,7 +40,7 @@ from kernels.cpu.narrow import LANES
 from kernels.cpu.requantise import FP32, ONCE, POW2, Q31_DOUBLE, settled
 from kernels.cpu.threads import share, threads
 from kernels.cpu.unit import unit
-from kernels.cpu.vector import BYTE, INT, address, hold, loop
+from kernels.cpu.vector import INT, address, hold, loop
 from kernels.cpu.windows import Pair, count, pair, sides
 from kernels.cpu.words import QUADS, WORD, Words
 from kernels.registry import rung
