@@ -1,4 +1,4 @@
-"""A network of codes in one compiled call has the codes of its layers, one by one, on every tier; and what is laid out otherwise is caught."""
+"""A network of codes in one compiled call has the codes of its layers, on every tier; and a plan that is wrong in one number is caught."""
 
 import copy
 import gc
@@ -25,6 +25,9 @@ if "cpu" not in kernels.backends():
     pytest.skip("no kernels", allow_module_level=True)
 
 from kernels.cpu import network as kernel
+from kernels.cpu import network_plan as plan
+from kernels.cpu.network_tile import SIZE
+from kernels.cpu.requantise import FP32, ONCE
 
 
 @st.composite
@@ -59,9 +62,7 @@ def networks(draw):
         groups = draw(st.sampled_from([g for g in (1, 1, 2, 3) if c % g == 0]))
         filters = groups * draw(st.sampled_from([1, 2, 3, 5, 6, 11, 16, 33]))
         try:
-            shape = ops.conv2d.infer(
-                [(1, c, h, w), (filters, c // groups, *kernel)], {**geometry, "groups": groups}
-            )[0]
+            shape = ops.conv2d.infer([(1, c, h, w), (filters, c // groups, *kernel)], {**geometry, "groups": groups})[0]
         except ShapeError:
             break
         x = weighted(Conv, f"conv{i}", x, whole(rng, (filters, c // groups, *kernel), np.int8), 0, groups=groups, **geometry)
@@ -241,24 +242,24 @@ def test_many_python_threads_may_run_a_network_at_once():
 
 def set_to(kind, column, change):
     def mutate(lines):
-        rows = lines[1:, kernel.KIND] == kind
+        rows = lines[1:, plan.KIND] == kind
         lines[1:][rows, column] = [change(value) for value in lines[1:][rows, column]]
 
     return mutate
 
 
 WRONG = {
-    "a border of 0": set_to(kernel.EDGE, kernel.VALUE, lambda _: 0),
-    "a border of half the pictures": set_to(kernel.EDGE, kernel.PICTURE, lambda size: size // 2),
-    "another zero point": set_to(kernel.PRODUCTS, kernel.ZERO, lambda zero: zero ^ 1),
-    "no relu": set_to(kernel.PRODUCTS, kernel.LOW, lambda _: 0),
-    "another rule": set_to(kernel.PRODUCTS, kernel.RULE, lambda rule: kernel.ONCE if rule == kernel.FP32 else kernel.FP32),
-    "a filter less": set_to(kernel.PRODUCTS, kernel.FILTERS, lambda filters: filters - 1),
-    "a word less": set_to(kernel.PRODUCTS, kernel.WORDS, lambda words: words - 1),
-    "a pixel less": set_to(kernel.PRODUCTS, kernel.PIXELS, lambda pixels: pixels - 1),
-    "no pool": set_to(kernel.PRODUCTS, kernel.POOLED, lambda _: 0),
-    "codes a cell to the right": set_to(kernel.PRODUCTS, kernel.TARGET, lambda at: at + kernel.CELL_BYTES),
-    "a window a row shorter": set_to(kernel.POOL, kernel.KERNEL, lambda rows: rows - 1),
+    "a border of 0": set_to(plan.EDGE, plan.VALUE, lambda _: 0),
+    "a border of half the pictures": set_to(plan.EDGE, plan.PICTURE, lambda size: size // 2),
+    "another zero point": set_to(plan.PRODUCTS, plan.ZERO, lambda zero: zero ^ 1),
+    "no relu": set_to(plan.PRODUCTS, plan.LOW, lambda _: 0),
+    "another rule": set_to(plan.PRODUCTS, plan.RULE, lambda rule: ONCE if rule == FP32 else FP32),
+    "a filter less": set_to(plan.PRODUCTS, plan.FILTERS, lambda filters: filters - 1),
+    "a word less": set_to(plan.PRODUCTS, plan.WORDS, lambda words: words - 1),
+    "a pixel less": set_to(plan.PRODUCTS, plan.PIXELS, lambda pixels: pixels - 1),
+    "no pool": set_to(plan.PRODUCTS, plan.POOLED, lambda _: 0),
+    "codes a cell to the right": set_to(plan.PRODUCTS, plan.TARGET, lambda at: at + SIZE),
+    "a window a row shorter": set_to(plan.POOL, plan.KERNEL, lambda rows: rows - 1),
     "as it should be": lambda lines: None,
 }
 
@@ -268,9 +269,9 @@ def test_a_plan_that_is_wrong_in_one_number_is_caught(name, monkeypatch):
     rng, planned = np.random.default_rng(3), kernel.planned
 
     def mutated(chain, x):
-        plan = planned(chain, x)
-        WRONG[name](plan.lines)
-        return plan
+        found = planned(chain, x)
+        WRONG[name](found.lines)
+        return found
 
     monkeypatch.setattr(kernel, "planned", mutated)
     x, around = drawn_codes(rng, (40, 3, 21, 20), "int8"), {"padding": ((2, 1), (1, 2))}

@@ -7,8 +7,8 @@ r"""A whole network of codes as one op: calls of other ops, one after the other,
     ))
     y = network_codes(x, chain=chain)
 
-It computes what the calls compute. As one op a kernel may keep weights and pictures in layouts of its own, and what it costs to make a call is
-paid once.
+It computes what the calls compute. As one op a kernel may keep weights and pictures in layouts of its own, and what a call costs is paid
+once.
 """
 
 from __future__ import annotations
