@@ -45,7 +45,7 @@ COLUMNS = 24
 
 
 class NoForm(Exception):
-    """A chain that is done call by call."""
+    """Of a chain that is done call by call."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +187,7 @@ class Planner:
         kind, by, *code = settled(rule, zero_point, low, high, dtype)
         filters, _, length = window.shape
         rows, columns = grid[0] // pool, grid[1] // pool
-        if min(filters, rows, columns) < 1:
+        if min(filters, rows, columns) < 1 or not 0 <= zero + flip(self.dtype) <= 255:
             raise NoForm
         packed, words = in_words(window, rows * columns == many)
         lie = -(-length // GROUP)
@@ -306,11 +306,11 @@ def whole(w: np.ndarray, groups: int) -> np.ndarray:
     return full.reshape(o, groups * c, *kernel)
 
 
-def in_words(window: np.ndarray, single: bool) -> tuple[np.ndarray, int]:
+def in_words(window: np.ndarray, alone: bool) -> tuple[np.ndarray, int]:
     """Weights as a tile reads them, and how many words a filter has: word after word, for two vectors of filters, or for the last one."""
     filters, runs, length = window.shape
     window = np.pad(window, ((0, -filters % LANES), (0, 0), (0, -length % GROUP))).reshape(-1, runs * (-(-length // GROUP)), GROUP)
-    if single:
+    if alone:  # `PHASES`
         window = np.pad(window, ((0, 0), (0, -window.shape[1] % PHASES), (0, 0)))
     words, vecs = window.shape[1], len(window) // LANES
     by_vector = window.reshape(vecs, LANES, words, GROUP)
@@ -349,7 +349,7 @@ def beside(w: np.ndarray, many: int, step: int) -> np.ndarray:
 
 
 def lattice(sizes: tuple[int, ...], steps: tuple[int, ...]) -> np.ndarray:
-    """Cells before each place of a grid, the last axis first."""
+    """Cells before each place of a grid, row after row; steps are those from a place to the next along an axis."""
     places = np.zeros((), np.int64)
     for size, step in zip(sizes, steps, strict=True):
         places = np.add.outer(places, step * np.arange(size))
