@@ -450,7 +450,7 @@ class Network:
             )
 
     def __call__(self, x: Any) -> np.ndarray:
-        """From floats to floats: float32 logits."""
+        """From floats to floats: float32 logits. Where a kernel for it is in force, as one op, if no layer reads another by name."""
         if network_codes.served and self._chains:
             x = np.asarray(x, np.float32)
             if x.size and not math.isnan(x.min()):
