@@ -111,6 +111,17 @@ def by_layers(network, x):
         return network.run(x)
 
 
+def test_many_filters_in_groups_run_call_by_call():
+    rng = np.random.default_rng(0)
+    for filters, wanted in ((32, True), (36, False)):
+        x = drawn_codes(rng, (3, 4, 9, 8), "int8")
+        chain = Chain((drawn_conv(rng, x.shape, filters, (3, 3), "int8", "fp32", groups=4, padding=1), Call("flatten")))
+        assert (kernel.plan_of(chain, x) is not None) == wanted
+        out = np.empty(chain.shape(x.shape), chain.calls[0].params["dtype"])
+        assert kernel.one_call(x, chain=chain, out=out) is out
+        assert np.array_equal(out, network_codes.definition(x, chain=chain))
+
+
 @pytest.mark.parametrize("make", [residual, lambda: asymmetric(lenet())])
 def test_what_has_no_form_runs_layer_by_layer(make):
     network = make()

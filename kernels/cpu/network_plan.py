@@ -26,6 +26,7 @@ TOGETHER = 4  # tiles whose sums are requantised at once: in the first-level cac
 MOST = 12  # pictures at a time: their windows fill tiles, and a matrix is read once for all
 NEAR = caches()[2] // 2  # bytes of pictures that stay in the second-level cache
 BY = 20 * LANES  # bytes of the multipliers of a vector of filters: float32, mantissa, shift
+GROUPED = 32  # filters up to which groups are multiplied as one, with zeros: of more, most products would be for nothing
 SLACK = 64  # bytes behind the last picture: a word may reach over its end
 LARGEST_ROOM = 1 << 31  # tables have 32 bits
 
@@ -159,7 +160,7 @@ class Planner:
         groups: int = 1, pool: int = 1, **to: Any,
     ) -> None:  # fmt: skip
         c, h, across = self.sizes
-        if self.flat or w.shape[1] * groups != c:
+        if self.flat or w.shape[1] * groups != c or (groups > 1 and len(w) > GROUPED):
             raise NoForm
         w = whole(w, groups).transpose(0, 2, 3, 1)
         (_, tall, wide, _), stride, (down, over) = w.shape, pair(stride), pair(dilation)
