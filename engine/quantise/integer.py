@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from engine import checkpoints, ops
+from engine.ops.chain import Call, Chain, network_codes
 from engine.ops.pool import windows
 from engine.ops.requantisation import INT32, half_even, largest
 from engine.ops.windows import Pair, padded, pair, positions, sides
@@ -83,6 +84,12 @@ class Codes:
     def dequantise(self, q: np.ndarray) -> np.ndarray:
         """x in float32."""
         return np.asarray(dequantise(q, self.grid))
+
+    @property
+    def ends(self) -> tuple[Call, Call]:
+        """`quantise` and `dequantise` as calls of a chain."""
+        by = np.asarray(self.grid.scale), np.asarray(self.grid.zero_point)
+        return Call("quantise", by, {"low": self.low, "high": self.high}), Call("dequantise", by)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +160,10 @@ class Layer(ABC):
     def __call__(self, *codes: np.ndarray) -> np.ndarray:
         """The codes of the next layers."""
 
+    def call(self, pool: int = 1) -> Call | None:
+        """The same in a chain, pooled if it is a convolution; None for a layer that is no single call."""
+        return None
+
 
 @dataclass(frozen=True, eq=False)
 class Conv(Layer):
@@ -193,6 +204,9 @@ class Conv(Layer):
             return self.to(self._products(x), self.bias, pool)
         y: np.ndarray = ops.conv2d_codes(x, self.w, *self._by, **(self._params if pool == 1 else {**self._params, "pool": pool}))
         return y
+
+    def call(self, pool: int = 1) -> Call | None:
+        return None if self.w_zero_point is not None else Call("conv2d_codes", (self.w, *self._by), {**self._params, "pool": pool})
 
     def sums(self, x: np.ndarray) -> np.ndarray:
         """What is brought to codes, int32."""
@@ -253,6 +267,9 @@ class Dense(Layer):
         y: np.ndarray = ops.matmul_codes(x, self.w, *self._by, **self.to.codes)
         return y
 
+    def call(self, pool: int = 1) -> Call | None:
+        return None if self.w_zero_point is not None else Call("matmul_codes", (self.w, *self._by), self.to.codes)
+
     def sums(self, x: np.ndarray) -> np.ndarray:
         """What is brought to codes, int32."""
         return np.asarray(self._products(x) + self._start)
@@ -289,6 +306,9 @@ class MaxPool(Layer):
     def __call__(self, *codes: np.ndarray) -> np.ndarray:
         (x,) = codes
         return largest(x, self.kernel_size) if self.in_squares else _over_windows(np.maximum, x, self, np.iinfo(x.dtype).min)
+
+    def call(self, pool: int = 1) -> Call:
+        return Call("max_pool2d", (), {name: getattr(self, name) for name in ("kernel_size", "stride", "padding")})
 
     @property
     def in_squares(self) -> bool:
@@ -437,6 +457,9 @@ class Flatten(Layer):
         (x,) = codes
         return x.reshape(len(x), math.prod(x.shape[1:]))
 
+    def call(self, pool: int = 1) -> Call:
+        return Call("flatten")
+
 
 @dataclass(frozen=True, eq=False)
 class InFloats(Layer):
@@ -496,13 +519,21 @@ class Network:
             )
 
     def __call__(self, x: Any) -> np.ndarray:
-        """From floats to floats: float32 logits."""
+        """From floats to floats: float32 logits. Where a kernel for it is in force, as one op, if no layer reads another by name."""
+        if network_codes.served and self._chains:
+            x = np.asarray(x, np.float32)
+            if x.size and not math.isnan(x.min()):
+                y: np.ndarray = network_codes(x, chain=self._chains[1])
+                return y
         return self.output.dequantise(self.run(self.input.quantise(x)))
 
     def run(self, codes: np.ndarray) -> np.ndarray:
         """From codes to codes, without a float. Raises TypeError for codes of another dtype than the input's."""
         if codes.dtype != self.input.dtype:
             raise TypeError(f"the network reads codes of {self.input.dtype}, these are {codes.dtype}: Network.input.quantise makes them")
+        if network_codes.served and self._chains:
+            y: np.ndarray = network_codes(codes, chain=self._chains[0])
+            return y
         kept = {"input": codes}
         for layer, pool in self._steps:
             read = [kept[name] for name in layer.reads] or [codes]
@@ -511,6 +542,15 @@ class Network:
             if name in self._named:
                 kept[name] = codes
         return codes
+
+    @cached_property
+    def _chains(self) -> tuple[Chain, Chain] | None:
+        """All of it as one op, from codes to codes and from floats to floats; None if a layer reads others by name or is no call."""
+        calls = [layer.call() if pool is None else layer.call(pool.kernel_size) for layer, pool in self._steps]
+        known = tuple(call for call in calls if call is not None)
+        if self._named or len(known) < len(calls):
+            return None
+        return Chain(known), Chain((self.input.ends[0], *known, self.output.ends[1]))
 
     @cached_property
     def _named(self) -> set[str]:
