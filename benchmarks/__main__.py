@@ -9,6 +9,7 @@ from importlib import import_module
 APART = {  # these read the rest of the line themselves, and what they import is not everybody's
     "compile-cost": "benchmarks.compile_cost",
     "compression": "benchmarks.compression",
+    "emulator": "benchmarks.emulator",
     "fewest-bytes": "benchmarks.fewest_bytes",
     "framework-ops": "benchmarks.framework_ops",
     "gradient-checkers": "benchmarks.gradient_checkers",

@@ -1,4 +1,7 @@
-"""`python -m kernels` prints the ladders; with --write, puts them into kernels/README.md, between its marks."""
+"""`python -m kernels` prints the ladders of the CPU; with --write, puts them into kernels/README.md, between its marks.
+
+Those of CUDA are printed by `python -m kernels.cuda`.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,16 @@ import argparse
 import re
 from pathlib import Path
 
-from kernels.registry import backends, table
+from kernels.registry import table
 
 README = Path(__file__).resolve().parent / "README.md"
 BEGIN, END = "<!-- rungs -->\n", "<!-- end of rungs -->"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m kernels", description="Print the ladders of this machine's backends.")
+    parser = argparse.ArgumentParser(prog="python -m kernels", description="Print the ladders of the CPU.")
     parser.add_argument("--write", action="store_true", help="put the table into kernels/README.md")
-    text = "\n".join(table(backend) for backend in backends())
+    text = table("cpu")
     if not parser.parse_args().write:
         print(text)
         return

@@ -7,11 +7,12 @@ imports NumPy or Numba, so `import engine` stays light: `use("cpu")` is what loa
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -99,6 +100,7 @@ def _door() -> Function:
 _LADDERS: dict[tuple[str, str], list[Rung]] = {}
 _CONTRACTS: dict[str, Contract] = {}
 _DEFINITIONS: dict[str, Rung] = {}
+_loaded: set[str] = set()
 _running: ContextVar[dict[str, Rung]] = ContextVar("kernels", default=_DEFINITIONS)
 
 
@@ -144,18 +146,43 @@ def rung(
     return register
 
 
+_LIBRARY = {"cpu": "numba", "cuda": "numba_cuda"}
+INSTALL = {"cpu": "pip install numba", "cuda": "pip install 'gnomon[cuda]'"}
+
+
 def backends() -> list[str]:
-    """The backends whose folder is here and whose library is installed."""
-    needs = {"cpu": "numba", "cuda": "numba_cuda"}
-    return [b for b, library in needs.items() if importlib.util.find_spec(f"kernels.{b}") and importlib.util.find_spec(library)]
+    """The backends that `use` takes as they are: their folder is here, their library is installed, and so is their hardware."""
+    return [b for b in _installed() if b != "cuda" or has_gpu()]
+
+
+def _installed() -> list[str]:
+    return [b for b, library in _LIBRARY.items() if _has_folder(b) and importlib.util.find_spec(library)]
+
+
+def _has_folder(backend: str) -> bool:
+    return importlib.util.find_spec(f"kernels.{backend}") is not None
+
+
+@lru_cache(maxsize=1)
+def has_gpu() -> bool:
+    """Is there a GPU of NVIDIA with a driver? Asks the driver itself, so that no library need be loaded."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
 def _load(backend: str) -> None:
-    if f"kernels.{backend}" in sys.modules:  # to look for a library takes longer than a small op
+    if backend in _loaded:  # to look for a library takes longer than a small op
         return
-    if backend not in backends():
-        raise MissingKernel(f"no backend {backend!r} here: there is {', '.join(backends()) or 'none'}, and the definitions (None)")
+    if backend not in _installed():
+        missing = f", whose library is missing: {INSTALL[backend]}" if backend in _LIBRARY and _has_folder(backend) else ""
+        here = ", ".join(_installed()) or "none"
+        raise MissingKernel(f"no backend {backend!r} here{missing}; there is {here}, and the definitions (None)")
     importlib.import_module(f"kernels.{backend}")
+    _loaded.add(backend)
 
 
 def ops(backend: str) -> list[str]:
@@ -182,22 +209,35 @@ running_kernels: Callable[[], dict[str, Rung]] = _running.get
 
 
 @contextmanager
-def use(backend: str | None, *, require: Iterable[str] = ()) -> Iterator[None]:
+def use(backend: str | None, *, require: Iterable[str] = (), device: str | None = None) -> Iterator[None]:
     """Run ops on the kernels of `backend` inside the block; `None` means the definitions.
 
     An op without a kernel runs its definition, and so does a call with dtypes that its kernel does not take: mixed ones,
     integers, float16. Name in `require` the ops that must have a kernel: a gap raises `MissingKernel` here, before any
     work is done.
+
+    device    for cuda: "emulated" runs the kernels without a GPU, by `kernels.cuda.emulate`; None is the GPU, and raises
+              `MissingKernel` where there is none
     """
     table = {} if backend is None else {op: serving(op, backend) for op in ops(backend)}
     gaps = sorted(set(require) - set(table))
     if gaps:
         raise MissingKernel(f"no kernel on {backend} for {', '.join(gaps)}; there are kernels for {', '.join(sorted(table)) or 'none'}")
-    token = _running.set(table)
-    try:
-        yield
-    finally:
-        _running.reset(token)
+    with _on(backend, device):
+        token = _running.set(table)
+        try:
+            yield
+        finally:
+            _running.reset(token)
+
+
+def _on(backend: str | None, device: str | None) -> AbstractContextManager[Any]:
+    if backend == "cuda":
+        context: AbstractContextManager[Any] = importlib.import_module("kernels.cuda.launch").on(device)
+        return context
+    if device is not None:
+        raise ValueError(f"device={device!r} is for cuda; given backend {backend!r}")
+    return nullcontext()
 
 
 def table(backend: str) -> str:

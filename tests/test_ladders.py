@@ -192,7 +192,7 @@ def test_the_readme_prints_the_table_of_rungs():
     text = (ROOT / "kernels" / "README.md").read_text(encoding="utf-8")
     found = re.search(r"<!-- rungs -->\n(.*?)<!-- end of rungs -->", text, re.DOTALL)
     assert found, "kernels/README.md has lost the marks between which its table of rungs stands"
-    table = "\n".join(kernels.table(backend) for backend in kernels.backends())
+    table = kernels.table("cpu")
     assert found[1].strip() == table.strip(), "stale: run python -m kernels --write"
 
 

@@ -7,7 +7,7 @@ from importlib import import_module
 
 import click
 
-COMMANDS = ("demo", "train", "evaluate", "prune", "quantize", "export", "explain", "check", "bench", "info")
+COMMANDS = ("demo", "train", "evaluate", "prune", "quantize", "export", "explain", "check", "bench", "emulate", "info")
 
 
 class Commands(click.Group):
@@ -43,6 +43,7 @@ def gnomon() -> None:
       gnomon explain "tanh(x * w + b)" x=1.5 w=2 b=-1  forward and backward, with the numbers
       gnomon check rules.py:f --vjp rules.py:f_vjp     is the gradient right?
       gnomon bench sgemm conv                          our kernels against other libraries
+      gnomon emulate kernel.py:f f32:64x64 --count     a CUDA kernel, checked and counted without a GPU
       gnomon info                                      versions, kernels, threads, caches
 
     Exit codes: 0 done, 1 something failed (a FAIL verdict, a broken file), 2 not understood, 130 interrupted.

@@ -14,6 +14,7 @@ EXTRAS = {
     "matplotlib": "plot",
     "mlxtend": "data",
     "mpmath": "check",
+    "numba_cuda": "cuda",
     "onnx": "export",
     "platformdirs": "data",
     "rich": "cli",

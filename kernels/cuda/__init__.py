@@ -1,0 +1,9 @@
+"""The CUDA ladders. Importing this registers them, if numba-cuda is there; a kernel is compiled when it is first launched.
+
+What runs them is in `launch`: a GPU, or the emulator, which needs neither a GPU nor a driver.
+"""
+
+from importlib.util import find_spec
+
+if find_spec("numba_cuda") is not None:
+    from kernels.cuda import matmul, tensor  # noqa: F401

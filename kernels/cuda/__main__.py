@@ -1,0 +1,31 @@
+"""`python -m kernels.cuda` prints the CUDA ladders and what the emulator counts on them; with --write, puts them into README.md."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from kernels import registry
+from kernels.cuda.lesson import table
+
+README = Path(__file__).resolve().parent / "README.md"
+PARTS = {"rungs": lambda: registry.table("cuda"), **{op: lambda op=op: table(op) for op in ("matmul", "matmul_bf16")}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m kernels.cuda", description="Print the CUDA ladders, and what is counted on them.")
+    parser.add_argument("--write", action="store_true", help="put the tables into kernels/cuda/README.md")
+    texts = {name: make() for name, make in PARTS.items()}
+    if not parser.parse_args().write:
+        print("\n\n".join(texts.values()))
+        return
+    readme = README.read_text(encoding="utf-8")
+    for name, text in texts.items():
+        marks = rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
+        readme = re.sub(marks, lambda found, text=text: f"{found[1]}{text}\n{found[2]}", readme, flags=re.DOTALL)
+    README.write_text(readme, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""A kernel, translated once for every run of it: lines of Python, and segments of them between places where threads part or meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kernels.cuda.emulate.instructions import OPCODES
+from kernels.cuda.emulate.parse import Function, Instruction, Number
+from kernels.cuda.emulate.translate import BOOL, Translator
+
+if TYPE_CHECKING:
+    from kernels.cuda.emulate.machine import Lanes
+
+CONTROL = ("bra", "brx", "ret", "exit", "bar", "barrier", "trap")  # what is the machine's to do
+CHANGING = {"volatile", "acquire", "relaxed"}  # loads of what other threads may change
+
+
+class Program:
+    """The lines of a kernel and what the machine needs to know of those that are its own to do."""
+
+    def __init__(self, kernel: Function) -> None:
+        t = Translator(kernel, OPCODES)
+        self.body, self.homes, self.names, self.fixed = kernel.body, t.homes, t.names, t.fixed
+        self.lines = [None if is_control(x) else t.line(x) for x in self.body]
+        self.tests = [self.function(t.value(x.guard, BOOL)) if x.guard and is_control(x) else None for x in self.body]
+        self.index = {x: self.function(t.value(x.operands[0], "u4")) for x in self.body if x.parts[0] == "brx"}
+        self.reductions = {x: self.reduction(t, x) for x in self.body if x.opcode.startswith(("bar.red", "barrier.red"))}
+        self.next_control = self.controls()
+        self.segments: dict[tuple[int, int], Callable[[Lanes], None]] = {}
+        self.loops: dict[tuple[int, int], bool] = {}
+
+    def function(self, expression: str) -> Callable[[Lanes], np.ndarray]:
+        return eval(f"lambda R: {expression}", self.names)  # type: ignore[no-any-return]
+
+    def reduction(self, t: Translator, x: Instruction) -> tuple[Callable[[Lanes], np.ndarray], Callable[[Lanes, np.ndarray], None]]:
+        """The predicate of a bar.red, and what takes its result."""
+        space: dict[str, Any] = {}
+        line = t.set(x.operands[0], "value", "u4" if "popc" in x.parts else BOOL)
+        exec(f"def result(R, value):\n {line}", self.names, space)
+        return self.function(t.value(x.operands[-1], BOOL)), space["result"]
+
+    def controls(self) -> list[int]:
+        """For each instruction, the next that is the machine's, itself included."""
+        after, at = [0] * (len(self.lines) + 1), len(self.lines)
+        for i in range(len(self.lines), -1, -1):
+            at = i if i == len(self.lines) or self.lines[i] is None else at
+            after[i] = at
+        return after
+
+    def segment(self, start: int, end: int) -> Callable[[Lanes], None]:
+        """The lines from `start` to `end` as one function: its line i is instruction start + i - 2."""
+        found = self.segments.get((start, end))
+        if found is None:
+            space: dict[str, Any] = {}
+            exec(compile("def segment(R):\n " + "\n ".join(map(str, self.lines[start:end])), "<ptx>", "exec"), self.names, space)
+            found = self.segments[start, end] = space["segment"]
+        return found
+
+    def plain_barrier(self, x: Instruction, threads: int) -> bool:
+        """Whether an instruction waits for all threads of a block, and no more: bar.sync, barrier.sync and their longer names."""
+        if x.parts[0] not in ("bar", "barrier") or "sync" not in x.parts:
+            return False
+        return len(x.operands) < 2 or x.operands[1] == Number(threads)
+
+    def may_wait(self, start: int, end: int) -> bool:
+        """Whether a loop looks at what other threads may change."""
+        if (start, end) not in self.loops:
+            self.loops[start, end] = any(x.parts[0] == "atom" or CHANGING & set(x.parts) for x in self.body[start:end])
+        return self.loops[start, end]
+
+
+def is_control(x: Instruction) -> bool:
+    return x.parts[0] in CONTROL and not x.opcode.startswith("bar.warp")
+
+
+@lru_cache(maxsize=64)
+def program_of(kernel: Function) -> Program:
+    """The program of a kernel that `parse` gave: the same for the same text."""
+    return Program(kernel)
