@@ -387,9 +387,9 @@ def in_background(lanes, warps, step, tall, wide, words):
                 if words:
                     if i < m and j < n:
                         store4(c, at, (total[r, s], total[r, s + 1], total[r, s + 2], total[r, s + 3]))
-                else:
+                elif i < m:
                     for e in range(4):
-                        if i < m and u(j + u(e)) < n:
+                        if u(j + u(e)) < n:
                             c[u(at + u(e))] = total[r, s + e]
 
     return kernel
