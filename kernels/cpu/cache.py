@@ -15,12 +15,12 @@ FOLDER = Path(__file__).resolve().parent
 
 
 def stamped(function: Any) -> Any:
-    """A jitted function whose compiled code is thrown away when any file of this folder has changed, and is loaded after the units
-    (`unit.py`) that it calls."""
+    """A jitted function whose compiled code is thrown away when any file of this folder, or of the one around it, has changed, and is
+    loaded after the units (`unit.py`) that it calls."""
     cache = getattr(function, "_cache", None)  # Numba has no public word for it
     file = getattr(cache, "_cache_file", None)
     if hasattr(file, "_source_stamp"):
-        files = [(path.name, path.stat()) for path in sorted(FOLDER.glob("*.py"))]
+        files = [(path.name, path.stat()) for folder in (FOLDER.parent, FOLDER) for path in sorted(folder.glob("*.py"))]
         file._source_stamp = tuple((name, about.st_mtime, about.st_size) for name, about in files)
     if hasattr(cache, "load_overload"):
         load = cache.load_overload

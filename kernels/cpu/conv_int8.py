@@ -26,9 +26,9 @@ from kernels.cpu.lanes import copy_rows
 from kernels.cpu.narrow import FEW, INT32, LANES, RANGE, ROW, WIDE, WORDS, in_matrices, in_vectors, named_after, pack_rows
 from kernels.cpu.threads import share, threads
 from kernels.cpu.vector import address, hold
-from kernels.cpu.windows import Pair, count, fits, pair, sides
 from kernels.cpu.words import QUADS, clear, copy_lines, numbers_in_a_word, starts, zipped
 from kernels.registry import rung
+from kernels.windows import Pair, count, fits, pair, sides
 
 EXACT = {"uint8 int8": 0.0, "int8 int8": 0.0}
 COLUMNS = 256  # windows in a block: with 32 filters their sums are 32 KiB, a first-level cache

@@ -24,8 +24,8 @@ from kernels.cpu.arrays import dense, result
 from kernels.cpu.eager import INT, eager, given, room
 from kernels.cpu.threads import share
 from kernels.cpu.vector import address
-from kernels.cpu.windows import Pair, count, pair, sides
 from kernels.registry import rung
+from kernels.windows import Pair, count, pair, sides
 
 WORTH_A_THREAD = 50_000  # pixels in a piece: about 50 microseconds
 

@@ -12,8 +12,7 @@ where g stands for g + weight_decay p, except in adamw.
 Little is done to a number once it is here: memory is the limit, and the ladder is about passing over it less often, then about
 what a call costs. The lower rungs are functions of flat arrays that write new ones: run(p, g, m, v, new_p, new_m, new_v, ...numbers),
 each without what it does not have, and go from name to name. In the last one a formula runs along all arrays of a table.
-`sgd` and its like turn either into the op, and bring the hyper-parameters into the dtype of p, as NumPy does with Python floats: else
-float32 would be computed in float64.
+`sgd_of` and its like (`kernels/steps.py`, where the formulas are, too) turn either into the op.
 
 Each takes arrays, or dicts of arrays under the same names, and returns the like. weight_decay is then a number, or a dict of numbers.
 out=(p, m, v) says where the results go, and may be the arguments themselves; None in a place of it is a new array.
@@ -21,14 +20,15 @@ out=(p, m, v) says where the results go, and may be the arguments themselves; No
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache, partial, wraps
+from collections.abc import Sequence
+from functools import cache, wraps
 from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import from_dtype, njit
 
+from kernels import steps
 from kernels.cpu.arrays import dense
 from kernels.cpu.cache import stamped
 from kernels.cpu.formula import along
@@ -37,6 +37,7 @@ from kernels.cpu.threads import share, threads
 from kernels.cpu.unit import Unit, called_at, unit
 from kernels.cpu.vector import address
 from kernels.registry import rung
+from kernels.steps import Numbers, Run, adagrad_of, adam_of, adamw_of, momentum_of, rmsprop_of, sgd_of
 
 WORTH_A_THREAD = 1 << 16  # elements in a piece: half a megabyte or more to move, about 30 microseconds
 
@@ -47,9 +48,6 @@ THREADS = "give blocks to threads"
 TOGETHER = "all arrays of a model in one call, by a table of where they lie; a vector is read before it is written, in place or not"
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-
-Run = Callable[..., Any]
-Numbers = Callable[[float], tuple[float, ...]]  # those of a formula, for a weight decay
 
 # Division by zero gives inf or nan, as in NumPy: a test for it would stand in the way of vector instructions.
 lines = njit(cache=True, nogil=True, error_model="numpy")
@@ -170,26 +168,8 @@ def together(run: Any) -> Run:
 # Gradient descent, with and without momentum.
 
 
-def sgd(step: Run) -> Run:
-    @wraps(step)
-    def sgd_step(p: Any, g: Any, *, lr: float, weight_decay: Any = 0.0, out: Any = None) -> tuple[Any, ...]:
-        return step((p, g), lambda decay: (lr, decay), weight_decay, out)
-
-    return sgd_step
-
-
-def with_momentum(step: Run) -> Run:
-    @wraps(step)
-    def momentum_step(
-        p: Any, g: Any, m: Any, *, lr: float, momentum: float = 0.9, weight_decay: Any = 0.0, out: Any = None
-    ) -> tuple[Any, ...]:
-        return step((p, g, m), lambda decay: (lr, momentum, decay), weight_decay, out)
-
-    return momentum_step
-
-
 @rung("sgd_step", "cpu", step=1, wants="*s, *s", dicts=True, idea=LINES)
-@sgd
+@sgd_of
 @in_turn
 @lines
 def sgd_lines(p, g, new_p, lr, decay):
@@ -203,23 +183,21 @@ def sgd_one_pass(p, g, new_p, lr, decay):
         new_p[i] = p[i] - lr * (g[i] + decay * p[i])
 
 
-rung("sgd_step", "cpu", step=2, idea=ONE_PASS)(sgd(in_turn(sgd_one_pass)))
+rung("sgd_step", "cpu", step=2, idea=ONE_PASS)(sgd_of(in_turn(sgd_one_pass)))
 
 
 @rung("sgd_step", "cpu", step=3, idea=THREADS)
-@sgd
+@sgd_of
 @in_turn
 def sgd_threaded(*job: Any) -> None:
     in_threads(sgd_one_pass, 3, *job)
 
 
-@partial(along, arrays=2, numbers=2)
-def sgd_line(p, g, lr, decay):
-    return (p - lr * (g + decay * p),)
+sgd_line = along(steps.sgd(np.sqrt), arrays=2, numbers=2)
 
 
 @rung("sgd_step", "cpu", step=4, serves=True, idea=TOGETHER)
-@sgd
+@sgd_of
 @together
 @unit
 def sgd_together(like, line, numbers):
@@ -227,7 +205,7 @@ def sgd_together(like, line, numbers):
 
 
 @rung("momentum_step", "cpu", step=1, wants="*s, *s, *s", dicts=True, idea=LINES)
-@with_momentum
+@momentum_of
 @in_turn
 @lines
 def momentum_lines(p, g, m, new_p, new_m, lr, momentum, decay):
@@ -244,24 +222,21 @@ def momentum_one_pass(p, g, m, new_p, new_m, lr, momentum, decay):
         new_p[i] = p[i] - lr * mi
 
 
-rung("momentum_step", "cpu", step=2, idea=ONE_PASS)(with_momentum(in_turn(momentum_one_pass)))
+rung("momentum_step", "cpu", step=2, idea=ONE_PASS)(momentum_of(in_turn(momentum_one_pass)))
 
 
 @rung("momentum_step", "cpu", step=3, idea=THREADS)
-@with_momentum
+@momentum_of
 @in_turn
 def momentum_threaded(*job: Any) -> None:
     in_threads(momentum_one_pass, 5, *job)
 
 
-@partial(along, arrays=3, numbers=3)
-def momentum_line(p, g, m, lr, momentum, decay):
-    m = momentum * m + (g + decay * p)
-    return p - lr * m, m
+momentum_line = along(steps.momentum(np.sqrt), arrays=3, numbers=3)
 
 
 @rung("momentum_step", "cpu", step=4, serves=True, idea=TOGETHER)
-@with_momentum
+@momentum_of
 @together
 @unit
 def momentum_together(like, line, numbers):
@@ -269,7 +244,7 @@ def momentum_together(like, line, numbers):
 
 
 @rung("nesterov_step", "cpu", step=1, wants="*s, *s, *s", dicts=True, idea=LINES)
-@with_momentum
+@momentum_of
 @in_turn
 @lines
 def nesterov_lines(p, g, m, new_p, new_m, lr, momentum, decay):
@@ -287,25 +262,21 @@ def nesterov_one_pass(p, g, m, new_p, new_m, lr, momentum, decay):
         new_p[i] = p[i] - lr * (gi + momentum * mi)
 
 
-rung("nesterov_step", "cpu", step=2, idea=ONE_PASS)(with_momentum(in_turn(nesterov_one_pass)))
+rung("nesterov_step", "cpu", step=2, idea=ONE_PASS)(momentum_of(in_turn(nesterov_one_pass)))
 
 
 @rung("nesterov_step", "cpu", step=3, idea=THREADS)
-@with_momentum
+@momentum_of
 @in_turn
 def nesterov_threaded(*job: Any) -> None:
     in_threads(nesterov_one_pass, 5, *job)
 
 
-@partial(along, arrays=3, numbers=3)
-def nesterov_line(p, g, m, lr, momentum, decay):
-    g = g + decay * p
-    m = momentum * m + g
-    return p - lr * (g + momentum * m), m
+nesterov_line = along(steps.nesterov(np.sqrt), arrays=3, numbers=3)
 
 
 @rung("nesterov_step", "cpu", step=4, serves=True, idea=TOGETHER)
-@with_momentum
+@momentum_of
 @together
 @unit
 def nesterov_together(like, line, numbers):
@@ -315,26 +286,8 @@ def nesterov_together(like, line, numbers):
 # A step length for each parameter, from the squares of its gradients.
 
 
-def adagrad(step: Run) -> Run:
-    @wraps(step)
-    def adagrad_step(p: Any, g: Any, v: Any, *, lr: float, eps: float = 1e-10, weight_decay: Any = 0.0, out: Any = None) -> tuple[Any, ...]:
-        return step((p, g, v), lambda decay: (lr, eps, decay), weight_decay, out)
-
-    return adagrad_step
-
-
-def rmsprop(step: Run) -> Run:
-    @wraps(step)
-    def rmsprop_step(
-        p: Any, g: Any, v: Any, *, lr: float, alpha: float = 0.99, eps: float = 1e-8, weight_decay: Any = 0.0, out: Any = None
-    ) -> tuple[Any, ...]:
-        return step((p, g, v), lambda decay: (lr, alpha, 1 - alpha, eps, decay), weight_decay, out)
-
-    return rmsprop_step
-
-
 @rung("adagrad_step", "cpu", step=1, wants="*s, *s, *s", dicts=True, idea=LINES)
-@adagrad
+@adagrad_of
 @in_turn
 @lines
 def adagrad_lines(p, g, v, new_p, new_v, lr, eps, decay):
@@ -352,25 +305,21 @@ def adagrad_one_pass(p, g, v, new_p, new_v, lr, eps, decay):
         new_p[i] = p[i] - lr * gi / (sqrt(vi) + eps)
 
 
-rung("adagrad_step", "cpu", step=2, idea=ONE_PASS)(adagrad(in_turn(adagrad_one_pass)))
+rung("adagrad_step", "cpu", step=2, idea=ONE_PASS)(adagrad_of(in_turn(adagrad_one_pass)))
 
 
 @rung("adagrad_step", "cpu", step=3, idea=THREADS)
-@adagrad
+@adagrad_of
 @in_turn
 def adagrad_threaded(*job: Any) -> None:
     in_threads(adagrad_one_pass, 5, *job)
 
 
-@partial(along, arrays=3, numbers=3)
-def adagrad_line(p, g, v, lr, eps, decay):
-    g = g + decay * p
-    v = v + g * g
-    return p - lr * g / (np.sqrt(v) + eps), v
+adagrad_line = along(steps.adagrad(np.sqrt), arrays=3, numbers=3)
 
 
 @rung("adagrad_step", "cpu", step=4, serves=True, idea=TOGETHER)
-@adagrad
+@adagrad_of
 @together
 @unit
 def adagrad_together(like, line, numbers):
@@ -378,7 +327,7 @@ def adagrad_together(like, line, numbers):
 
 
 @rung("rmsprop_step", "cpu", step=1, wants="*s, *s, *s", dicts=True, idea=LINES)
-@rmsprop
+@rmsprop_of
 @in_turn
 @lines
 def rmsprop_lines(p, g, v, new_p, new_v, lr, alpha, rest, eps, decay):
@@ -396,25 +345,21 @@ def rmsprop_one_pass(p, g, v, new_p, new_v, lr, alpha, rest, eps, decay):
         new_p[i] = p[i] - lr * gi / (sqrt(vi) + eps)
 
 
-rung("rmsprop_step", "cpu", step=2, idea=ONE_PASS)(rmsprop(in_turn(rmsprop_one_pass)))
+rung("rmsprop_step", "cpu", step=2, idea=ONE_PASS)(rmsprop_of(in_turn(rmsprop_one_pass)))
 
 
 @rung("rmsprop_step", "cpu", step=3, idea=THREADS)
-@rmsprop
+@rmsprop_of
 @in_turn
 def rmsprop_threaded(*job: Any) -> None:
     in_threads(rmsprop_one_pass, 5, *job)
 
 
-@partial(along, arrays=3, numbers=5)
-def rmsprop_line(p, g, v, lr, alpha, rest, eps, decay):
-    g = g + decay * p
-    v = alpha * v + rest * (g * g)
-    return p - lr * g / (np.sqrt(v) + eps), v
+rmsprop_line = along(steps.rmsprop(np.sqrt), arrays=3, numbers=5)
 
 
 @rung("rmsprop_step", "cpu", step=4, serves=True, idea=TOGETHER)
-@rmsprop
+@rmsprop_of
 @together
 @unit
 def rmsprop_together(like, line, numbers):
@@ -422,36 +367,6 @@ def rmsprop_together(like, line, numbers):
 
 
 # Adam and AdamW: one loop, in which the gradient takes up `decay` of p, and p keeps `kept` of itself.
-
-
-def moments(lr: float, t: int, beta1: float, beta2: float, eps: float) -> tuple[float, ...]:
-    if t < 1:
-        raise ValueError(f"t is {t}, but counts steps from 1, this one included: the bias corrections divide by 1 - beta**t")
-    return lr / (1 - beta1**t), 1 - beta2**t, beta1, 1 - beta1, beta2, 1 - beta2, eps
-
-
-def adam(step: Run) -> Run:
-    @wraps(step)
-    def adam_step(
-        p: Any, g: Any, m: Any, v: Any, *, lr: float, t: int, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
-        weight_decay: Any = 0.0, out: Any = None,
-    ) -> tuple[Any, ...]:  # fmt: skip
-        same = moments(lr, t, beta1, beta2, eps)
-        return step((p, g, m, v), lambda decay: (*same, decay, 1.0), weight_decay, out)
-
-    return adam_step
-
-
-def adamw(step: Run) -> Run:
-    @wraps(step)
-    def adamw_step(
-        p: Any, g: Any, m: Any, v: Any, *, lr: float, t: int, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
-        weight_decay: Any = 0.01, out: Any = None,
-    ) -> tuple[Any, ...]:  # fmt: skip
-        same = moments(lr, t, beta1, beta2, eps)
-        return step((p, g, m, v), lambda decay: (*same, 0.0, 1 - lr * decay), weight_decay, out)
-
-    return adamw_step
 
 
 @in_turn
@@ -478,13 +393,7 @@ def adam_threaded(*job: Any) -> None:
     in_threads(adam_one_pass, 7, *job)
 
 
-@partial(along, arrays=4, numbers=9)
-def adam_line(p, g, m, v, length, c2, beta1, rest1, beta2, rest2, eps, decay, kept):
-    g = g + decay * p
-    m = beta1 * m + rest1 * g
-    v = beta2 * v + rest2 * (g * g)
-    root = np.sqrt(c2)  # the same for all: taken out of the root of v, it leaves one division where there were two
-    return kept * p - length * root * m / (np.sqrt(v) + eps * root), m, v
+adam_line = along(steps.adam(np.sqrt), arrays=4, numbers=9)
 
 
 @together
@@ -493,7 +402,7 @@ def adam_together(like, line, numbers):
     adam_line(like, line, numbers)
 
 
-for _op, _made in (("adam_step", adam), ("adamw_step", adamw)):
+for _op, _made in (("adam_step", adam_of), ("adamw_step", adamw_of)):
     rung(_op, "cpu", step=1, wants="*s, *s, *s, *s", dicts=True, idea=LINES)(_made(adam_lines))
     rung(_op, "cpu", step=2, idea=ONE_PASS)(_made(in_turn(adam_one_pass)))
     rung(_op, "cpu", step=3, idea=THREADS)(_made(adam_threaded))

@@ -1,8 +1,8 @@
 """From a plain Python function to PTX, and from PTX to numbers: on a GPU where there is one, else on the emulator.
 
-A kernel is a Python function without a decorator. Its arguments are NumPy arrays in C order and NumPy scalars, `np.uint32(n)`; what it
-gives back it writes into an array. `ptx_of` compiles it for any compute capability, with no GPU and no driver. `launch` runs it on the
-device in force:
+A kernel is a Python function without a decorator. Its arguments are NumPy arrays in C order, NumPy scalars, `np.uint32(n)`, tuples of
+either, and `Places` of arrays; what it gives back it writes into an array. `ptx_of` compiles it for any compute capability, with no GPU
+and no driver. `launch` runs it on the device in force:
 
     with on("emulated", cc=(8, 0), checks=True) as device:
         launch(kernel, grid, block, a, b, c, np.uint32(n), writes=[c])
@@ -22,12 +22,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
+from kernels.cuda.places import Places
 from kernels.registry import INSTALL, MissingKernel, has_gpu
 
 Kernel = Callable[..., None]
@@ -60,9 +61,16 @@ def ptx_of(function: Kernel, args: Sequence[Any], cc: CC = (8, 0), launch_bounds
 
 @cache
 def _compiled(function: Kernel, types: tuple[Any, ...], cc: CC, launch_bounds: tuple[int, ...] | None) -> tuple[str, str]:
+    cuda = numba_cuda()  # before what comes with it
+    from cuda.bindings.nvvm import nvvmError
+
+    compiled = partial(cuda.compile, function, types, device=False, abi="numba", cc=cc, launch_bounds=launch_bounds)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Could not find source for function")  # made by `exec`: then its lines are not told
-        text, _ = numba_cuda().compile(function, types, device=False, abi="numba", cc=cc, launch_bounds=launch_bounds, lineinfo=True)
+        try:
+            text, _ = compiled(lineinfo=True)
+        except nvvmError:  # NVVM 7 cannot name some symbols once lines are asked for: then faults do not tell theirs
+            text, _ = compiled()
     entry = re.search(r"\.visible\s+\.entry\s+(\w+)", text)
     assert entry is not None, "a kernel compiles to an entry"
     return text, entry[1]
@@ -76,9 +84,16 @@ def type_of(a: Any) -> Any:
         return a
     if isinstance(a, np.generic):
         return from_dtype(a.dtype)
+    if isinstance(a, tuple):
+        return types.UniTuple(type_of(a[0]), len(a))
     if not hasattr(a, "dtype") or not hasattr(a, "ndim"):
         raise TypeError(f"a kernel takes arrays and NumPy scalars, such as np.uint32(1); given {type(a).__name__} {a!r}")
     return types.Array(from_dtype(a.dtype), a.ndim, "C")
+
+
+def flattened(args: Sequence[Any]) -> list[Any]:
+    """Arguments as the PTX counts them: each number or array of a tuple is one."""
+    return [b for a in args for b in (a if isinstance(a, tuple) else (a,))]
 
 
 def numba_cuda() -> Any:
@@ -114,7 +129,7 @@ class Emulated(Host):
 
         text, entry = launch.ptx(self.cc)
         report = run(
-            text, entry, launch.grid, launch.block, launch.args,
+            text, entry, launch.grid, launch.block, flattened(launch.args),
             shared=launch.shared, checks=self.checks, counters=self.counters, target="sm_" + "".join(map(str, self.cc)),
         )  # fmt: skip
         if self.counters:
@@ -129,15 +144,26 @@ class Real:
         return numba_cuda().device_array(size, dtype)
 
     def run(self, launch: Launch) -> None:
-        there = [self.there(a) for a in launch.args]
-        _dispatcher(launch.function, launch.bounds)[launch.grid, launch.block, 0, launch.shared](*there)
-        for a, b in zip(launch.args, there, strict=True):
-            if a is not b and any(a is w for w in launch.writes):
-                b.copy_to_host(a)
+        there: dict[int, Any] = {}  # what lies on the device, by what it is a copy of
+        args = [brought(a, there) for a in launch.args]
+        _dispatcher(launch.function, launch.bounds)[launch.grid, launch.block, 0, launch.shared](*args)
+        for a in launch.writes:
+            if there[id(a)] is not a:
+                there[id(a)].copy_to_host(a)
 
-    def there(self, a: Any) -> Any:
-        stays = isinstance(a, np.generic) or hasattr(a, "__cuda_array_interface__")
-        return a if stays else numba_cuda().to_device(a)
+
+def brought(a: Any, there: dict[int, Any]) -> Any:
+    """An argument on the device: each array is copied there once."""
+    if isinstance(a, tuple):
+        return tuple([brought(b, there) for b in a])
+    if isinstance(a, Places):
+        arrays = [brought(b, there) for b in a.arrays]
+        return numba_cuda().to_device(a.table([b.__cuda_array_interface__["data"][0] for b in arrays]))
+    if isinstance(a, np.generic):
+        return a
+    if id(a) not in there:
+        there[id(a)] = a if hasattr(a, "__cuda_array_interface__") else numba_cuda().to_device(a)
+    return there[id(a)]
 
 
 @cache

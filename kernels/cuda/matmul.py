@@ -304,20 +304,33 @@ def begin_copies(a, b, tile_a, tile_b, a_at, b_at, a_to, b_to, n, words):
             copy1(tile_b, u(b_to + u(r) * u(2 * LARGE)), b, u(b_at + u(r) * u(2) * n))
 
 
+def tiles_by(add):
+    """The loop of all tiles from here on, for sums that are made by `add(total, x, y)`."""
+
+    @cuda.jit(device=True, inline="always")
+    def add_tiles(tile_a, tile_b, left, right, end, x, y, total, tall, wide):
+        """Add the products of two tiles, from `left` in that of a, row by row until `end`."""
+        size = u(tile_a.itemsize)
+        left, right, end = address(tile_a, left), address(tile_b, right), address(tile_a, end)
+        while left < end:
+            x[0], x[1], x[2], x[3] = load4_shared(tile_a, left)
+            x[4], x[5], x[6], x[7] = load4_shared(tile_a, u(left + tall * size))
+            y[0], y[1], y[2], y[3] = load4_shared(tile_b, right)
+            y[4], y[5], y[6], y[7] = load4_shared(tile_b, u(right + wide * size))
+            for r in range(8):
+                for s in range(8):
+                    total[r, s] = add(total[r, s], x[r], y[s])
+            left, right = u(left + u(PADDED) * size), u(right + u(LARGE) * size)
+
+    return add_tiles
+
+
 @cuda.jit(device=True, inline="always")
-def add_tiles(tile_a, tile_b, left, right, end, x, y, total, tall, wide):
-    """Add the products of two tiles, from `left` in that of a, row by row until `end`."""
-    size = u(tile_a.itemsize)
-    left, right, end = address(tile_a, left), address(tile_b, right), address(tile_a, end)
-    while left < end:
-        x[0], x[1], x[2], x[3] = load4_shared(tile_a, left)
-        x[4], x[5], x[6], x[7] = load4_shared(tile_a, u(left + tall * size))
-        y[0], y[1], y[2], y[3] = load4_shared(tile_b, right)
-        y[4], y[5], y[6], y[7] = load4_shared(tile_b, u(right + wide * size))
-        for r in range(8):
-            for s in range(8):
-                total[r, s] += x[r] * y[s]
-        left, right = u(left + u(PADDED) * size), u(right + u(LARGE) * size)
+def fused(total, x, y):
+    return total + x * y
+
+
+add_tiles = tiles_by(fused)
 
 
 def in_background(lanes, warps, step, tall, wide, words):

@@ -21,6 +21,7 @@ from kernels.cuda.emulate.memory import Memory, rounded
 from kernels.cuda.emulate.parse import Function, Instruction, Module, PtxError
 from kernels.cuda.emulate.program import program_of
 from kernels.cuda.emulate.warps import WARP
+from kernels.cuda.places import Places
 
 WAVE = 16384  # threads: with 8 bytes, a register of all of them is 128 KiB
 WAVE_BYTES = 1 << 22  # of shared memory: what the checks know of a byte takes 40
@@ -103,8 +104,13 @@ class Machine:
     def lay_out(self, arguments: list[Any]) -> None:
         from kernels.cuda.emulate.launch import parameters
 
+        lists = {name: a for name, a in zip(self.names, arguments, strict=True) if isinstance(a, Places)}
+        arguments = [a.table([0] * len(a.arrays)) if isinstance(a, Places) else a for a in arguments]
         arrays = {name: a for name, a in zip(self.names, arguments, strict=True) if isinstance(a, np.ndarray)}
-        addresses = self.memory.take_in(arrays)
+        addresses = self.memory.take_in(arrays | {f"{name}[{j}]": x for name, a in lists.items() for j, x in enumerate(a.arrays)})
+        for name, a in lists.items():
+            arrays[name][:] = [addresses[f"{name}[{j}]"] for j in range(len(a.arrays))]
+        self.arguments = arguments  # until their bytes are given back
         self.parameters = parameters(self.kernel, arguments, [addresses.get(name, 0) for name in self.names])
         used = {name for what, name, *_ in self.program.fixed.values() if what == "address"}
         variables = {**self.module.variables, **self.kernel.variables}
