@@ -57,14 +57,14 @@ class Rung:
         return _CONTRACTS[self.op]
 
     def takes(self, arrays: Iterable[Any]) -> bool:
-        """Does `rtol` give a bound for arrays of these dtypes?"""
-        dtypes = tuple([a.dtype for a in arrays])
+        """Does `rtol` give a bound for arrays of these dtypes? A Python number among arrays takes theirs (NEP 50)."""
+        dtypes = tuple([getattr(a, "dtype", a.__class__) for a in arrays])
         known = self.known.get(dtypes)
         return self._fits(dtypes) if known is None else known
 
     def _fits(self, dtypes: tuple[Any, ...]) -> bool:
-        names = [str(d.name) if d.isnative else "" for d in dtypes]  # "": in another byte order than this machine's
-        floats = {name for i, name in enumerate(names) if i not in self.integers}
+        names = [str(d.name) if getattr(d, "isnative", False) else "" for d in dtypes]  # "": not of this machine's byte order, or none
+        floats = {name for i, name in enumerate(names) if i not in self.integers and dtypes[i] is not int and dtypes[i] is not float}
         whole = all(dtypes[i].kind in "iu" for i in self.integers)
         fits = " ".join(names) in self.rtol or (whole and len(floats) == 1 and floats.pop() in self.rtol)
         return self.known.setdefault(dtypes, fits)
@@ -241,10 +241,13 @@ def _on(backend: str | None, device: str | None) -> AbstractContextManager[Any]:
 
 
 def table(backend: str) -> str:
-    """Every rung of `backend` as a table in Markdown; the rung that serves is marked."""
+    """Every rung of `backend` as a table in Markdown; the rung that serves is marked. Ops whose ladders read the same stand together."""
+    alike: dict[tuple[Any, ...], list[str]] = {}
+    for op in ops(backend):
+        alike.setdefault(tuple([(r.step, r.serves, r.name, r.idea) for r in ladder(op, backend)]), []).append(op)
     rows = [
-        f"| {op if r.step == 1 else ''} | {r.step}{' *' if r.serves else ''} | `{r.name}` | {r.idea} |"
-        for op in ops(backend)
-        for r in ladder(op, backend)
+        f"| {', '.join(together) if step == 1 else ''} | {step}{' *' if serves else ''} | `{name}` | {idea} |"
+        for rungs, together in alike.items()
+        for step, serves, name, idea in rungs
     ]
     return "\n".join([f"| {backend} | step | rung | idea |", "|---|---|---|---|", *rows])

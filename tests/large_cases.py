@@ -6,6 +6,7 @@ from laws_of_rungs import tupled
 from engine.ops.chain import Call, Chain, drawn_codes, drawn_conv, drawn_dense
 from engine.ops.requantisation import RESCALE, drawn
 from engine.traced import OPS
+from kernels.scalars import BINARY, UNARY
 
 
 def matrices(m, k, n, left=(), right=()):
@@ -187,6 +188,10 @@ def sparse(what, m, k, n, density, *, block=(1, 1), tidy=True):
 
 def rows(shape, axis):
     return lambda rng: ([5 * rng.normal(size=shape)], {"axis": axis})
+
+
+def positive(*shapes, **params):
+    return lambda rng: ([rng.uniform(0.97, 1.03, shape) for shape in shapes], params)
 
 
 LARGE = {
@@ -378,5 +383,8 @@ LARGE = {
         for m, k, n in [(67, 264, 141), (300, 784, 64), (90, 300, 1), (33, 140, 18), (1, 404, 7), (5, 36, 1), (250, 200, 100)]
     ],
     **{op: [rows((300, 37), -1), rows((7, 5, 1003), (1, 2)), rows((40, 50, 30), 1)] for op in ("softmax", "log_softmax")},
+    **{op: [positive((515, 33)), positive((7, 11, 13))] for op in (*UNARY, "leaky_relu", "elu")},
+    **{op: [positive((515, 33), (33,)), positive((7, 1, 12), (1, 11, 12))] for op in BINARY},
+    **{op: [positive((515, 33), axis=0), positive((7, 300, 3), axis=(0, 2))] for op in ("sum", "mean", "prod", "max", "min")},
     **{op: [stepping(op, (3 * (1 << 16) + 5,)), stepping(op, (7, 11, 13))] for op in OPS if op.endswith("_step")},
 }

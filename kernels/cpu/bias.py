@@ -13,15 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from math import exp, prod
+from math import prod
 from math import tanh as tanh_of_one
 from typing import Any
 
 import numpy as np
 from numba import njit, types
 
+from kernels import scalars
 from kernels.cpu import lanes
 from kernels.cpu.arrays import result
+from kernels.cpu.cache import stamped
 from kernels.cpu.eager import INT, eager, given, room
 from kernels.cpu.lanes import IDENTITY, RELU, SIGMOID, TANH
 from kernels.cpu.threads import share
@@ -84,19 +86,22 @@ def backward(run: Run) -> Run:
     return bias_activation_grad
 
 
+relu_of_one, sigmoid_of_one = njit(scalars.relu), njit(scalars.sigmoid)
+
+
 @rung("bias_activation", "cpu", step=1, rtol=RTOL, wants="*s, k", check=fits, idea="the definition: number by number, by the C library")
 @forward
+@stamped
 @njit(cache=True, nogil=True)
 def number_by_number(x, b, y, k, behind, code, first, last):
     for i in range(first * k * behind, last * k * behind):
         a = x[i] + b[i // behind % k]
         if code == RELU:
-            a = a if a > 0 or a != a else 0
+            a = relu_of_one(a)
         elif code == TANH:
             a = tanh_of_one(a)
         elif code == SIGMOID:
-            e = exp(-abs(a))
-            a = (1 if a >= 0 else e) / (1 + e)
+            a = sigmoid_of_one(a)
         y[i] = a
 
 

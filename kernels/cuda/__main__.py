@@ -7,11 +7,17 @@ import re
 from pathlib import Path
 
 from kernels import registry
-from kernels.cuda.lesson import table
+from kernels.cuda.lesson import STEP, passes, table
 
 README = Path(__file__).resolve().parent / "README.md"
 COUNTED = ("matmul", "matmul_bf16", "conv2d", "conv2d_input_grad", "conv2d_weight_grad", "conv2d_int8")
-PARTS = {"rungs": lambda: registry.table("cuda"), **{op: lambda op=op: table(op) for op in COUNTED}}
+PARTS = {
+    "rungs": lambda: registry.table("cuda"),
+    **{op: lambda op=op: table(op) for op in COUNTED},
+    "multiply": lambda: passes("multiply", 2),
+    "sum": lambda: passes("sum", 1),
+    "adam_step": lambda: passes("adam_step", 4, **STEP),
+}
 
 
 def main() -> None:

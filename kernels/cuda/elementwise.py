@@ -176,7 +176,7 @@ RUNGS = (
 
 
 def mapped(run: Function, f: Function, x1: Any, x2: Any) -> np.ndarray:
-    """f on two arrays that broadcast, or one and a Python number, which takes the dtype of the other. Raises ValueError for 2^31 numbers."""
+    """f on two arrays that broadcast, or one and a Python number, which takes its dtype. Raises ValueError for 2^31 numbers or more."""
     dtype = next(x.dtype for x in (x1, x2) if hasattr(x, "dtype"))
     x1, x2 = [dense(np.asarray(x, dtype)) for x in (x1, x2)]
     y = aligned(np.broadcast_shapes(x1.shape, x2.shape), dtype)

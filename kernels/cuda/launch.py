@@ -85,7 +85,7 @@ def type_of(a: Any) -> Any:
     if isinstance(a, np.generic):
         return from_dtype(a.dtype)
     if isinstance(a, tuple):
-        return types.UniTuple(type_of(a[0]), len(a))
+        return types.NamedUniTuple(type_of(a[0]), len(a), type(a)) if hasattr(a, "_fields") else types.UniTuple(type_of(a[0]), len(a))
     if not hasattr(a, "dtype") or not hasattr(a, "ndim"):
         raise TypeError(f"a kernel takes arrays and NumPy scalars, such as np.uint32(1); given {type(a).__name__} {a!r}")
     return types.Array(from_dtype(a.dtype), a.ndim, "C")
@@ -155,7 +155,8 @@ class Real:
 def brought(a: Any, there: dict[int, Any]) -> Any:
     """An argument on the device: each array is copied there once."""
     if isinstance(a, tuple):
-        return tuple([brought(b, there) for b in a])
+        found = [brought(b, there) for b in a]
+        return type(a)._make(found) if hasattr(a, "_fields") else tuple(found)  # type: ignore[attr-defined]
     if isinstance(a, Places):
         arrays = [brought(b, there) for b in a.arrays]
         return numba_cuda().to_device(a.table([b.__cuda_array_interface__["data"][0] for b in arrays]))

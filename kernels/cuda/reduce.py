@@ -25,7 +25,7 @@ from numba import cuda
 from kernels.cuda.arrays import aligned, dense
 from kernels.cuda.elementwise import inlined
 from kernels.cuda.intrinsics import WORD, word
-from kernels.cuda.launch import Kernel, launch
+from kernels.cuda.launch import Kernel, empty, launch
 from kernels.registry import rung
 from kernels.scalars import add, maximum, minimum, multiply
 
@@ -285,7 +285,7 @@ def by_trees(kernel: Callable[[Reduction], Kernel]) -> Callable[..., Pass]:
 
 
 def by_several(of: Reduction, outer: int, n: int, inner: int, lanes: int) -> Pass:
-    """Predicted: 128 bits a request along rows, 32 columns side by side down them; a 16th of the barriers; what goes back to memory is little."""
+    """Predicted: words along rows, 32 columns side by side down them; a 16th of the barriers; little goes back to memory."""
     if inner > 1:
         pieces = max(1, -(-n // HIGH))
         return Pass(down_columns(of), outer * pieces * -(-inner // ACROSS), (ACROSS, DOWN), pieces)
@@ -294,13 +294,13 @@ def by_several(of: Reduction, outer: int, n: int, inner: int, lanes: int) -> Pas
     return Pass(along_rows(of, lanes, outer == 1 or n % lanes == 0), outer * pieces, (threads,), pieces)
 
 
-RUNGS = (
-    ("one_thread", by_threads, "the definition: one thread a result, number after number"),
-    ("tree_interleaved", by_trees(interleaved), "a block of 256 makes a tree in shared memory: neighbours first, every second thread, every fourth, ..."),
-    ("tree_sequential", by_trees(sequential), "the same tree from the other end: the threads that work are the first ones, whole warps of them, and no bank is asked twice"),
-    ("warp_shuffles", by_trees(shuffled), "the lanes of a warp hand each other registers: shared memory and one barrier are for the eight warps only"),
-    ("several_a_thread", by_several, "sixteen numbers a thread before any meets another: in words of four along rows, side by side down columns"),
-)  # fmt: skip
+RUNGS = {  # plan and idea by name
+    "one_thread": (by_threads, "the definition: one thread a result, number after number"),
+    "tree_interleaved": (by_trees(interleaved), "a block of 256 makes a tree in shared memory: neighbours first, by every second thread"),
+    "tree_sequential": (by_trees(sequential), "the tree from its other end: those that work are the first threads, and warps leave whole"),
+    "warp_shuffles": (by_trees(shuffled), "lanes of a warp hand each other registers: shared memory and a barrier are for its eight warps"),
+    "several_a_thread": (by_several, "sixteen numbers a thread before any meets another: in words along rows, side by side down columns"),
+}  # fmt: skip
 
 
 def axes_of(axis: Any, ndim: int) -> set[int]:
@@ -348,7 +348,8 @@ def in_passes(plan: Callable[..., Pass], of: Reduction, x: np.ndarray, sizes: li
         while n > 1:
             kernel, blocks, threads, pieces = plan(of, outer, n, inner, WORD // x.itemsize)
             divisor = count if of.mean and pieces == 1 and place == work[0] else 1
-            y = aligned((outer * pieces * inner,), x.dtype)
+            size = outer * pieces * inner
+            y = aligned((size,), x.dtype) if place == work[0] and pieces == 1 else empty(size, x.dtype)
             launch(kernel, (blocks,), threads, x, y, u(n), u(inner), u(pieces), x.dtype.type(divisor), writes=[y])
             x, n = y, pieces
     return x
@@ -362,6 +363,6 @@ def reduction(run_name: str, plan: Callable[..., Pass], of: Reduction) -> Functi
     return op
 
 
-for _step, (_name, _plan, _idea) in enumerate(RUNGS, 1):
+for _step, (_name, (_plan, _idea)) in enumerate(RUNGS.items(), 1):
     for _op, _of in REDUCTIONS.items():
         rung(_op, "cuda", step=_step, wants="*s", idea=_idea, serves=_step == len(RUNGS))(reduction(_name, _plan, _of))
