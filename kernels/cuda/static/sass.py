@@ -1,8 +1,8 @@
 """Machine code as nvdisasm writes it, as data: instructions, their stalls, and the loops they stand in.
 
-An instruction has 128 bits. Bits 105 to 108 say for how many cycles its warp issues nothing afterwards: that layout, of all capabilities since
-7.0, is not NVIDIA's word but what Jia, Maggioni, Staiger & Scarpazza (2018), Dissecting the NVIDIA Volta GPU architecture via
-microbenchmarking, section 2.1, found.
+An instruction has 128 bits. Bits 105 to 108 say for how many cycles its warp issues nothing afterwards: that layout, of all
+capabilities since 7.0, is not NVIDIA's word but what Jia, Maggioni, Staiger & Scarpazza (2018), Dissecting the NVIDIA Volta GPU
+architecture via microbenchmarking, section 2.1, found.
 """
 
 from __future__ import annotations
