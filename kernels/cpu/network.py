@@ -51,8 +51,8 @@ from kernels.cpu.network_tile import (
 )
 from kernels.cpu.threads import share, threads
 from kernels.cpu.vector import address, hold
-from kernels.cpu.windows import count, pair, sides
 from kernels.registry import rung
+from kernels.windows import count, pair, sides
 
 EXACT = {"uint8": 0.0, "int8": 0.0, "float32": 0.0}
 FEW = 3  # windows up to which they go one by one

@@ -17,8 +17,8 @@ from kernels.cpu.features import caches
 from kernels.cpu.narrow import LANES
 from kernels.cpu.network_tile import PHASES, ROWS, SIZE
 from kernels.cpu.requantise import settled
-from kernels.cpu.windows import Pair, count, pair, sides
 from kernels.cpu.words import QUADS
+from kernels.windows import Pair, count, pair, sides
 
 GROUP = 4 if QUADS else 2  # codes a word
 VECTOR = 4 * LANES  # bytes
