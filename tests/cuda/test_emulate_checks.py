@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import tally
 from hand_written import kernel
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kernels.cuda.emulate import CHECKS, Fault, run
+from kernels.cuda.emulate import CHECKS, Fault, access, run
+from kernels.cuda.emulate.checks import COLUMNS, touch
 
 TILE = ".shared .align 16 .b8 tile[2048];"
 MINE = (
@@ -239,3 +242,43 @@ def test_sums_of_many_blocks_race_unless_they_are_atomic():
     with pytest.raises(Fault, match=r"block \(\d+, 0, 0\) thread \(0, 0, 0\) updated"):
         launched(one.format("red.global.add.u32 [%a0], 1;") + "ld.global.u32 %r3, [%a0];", **big, checks=GRID)
     launched(one.format("st.global.u32 [%q1], 1;") + "ld.global.u32 %r3, [%q1];", **big, checks=GRID)
+
+
+def races(one, two, epochs_passed, steps_passed, strict, grid):
+    """By definition: two accesses of different threads, one of them a plain write or the other one plain, that no barrier orders."""
+    (kind, t), (earlier, u) = one, two
+    if t == u or (kind == earlier == access.READ) or (kind == earlier == access.ATOMIC):
+        return False
+    if t // 64 != u // 64:
+        return grid
+    return not epochs_passed and (t // 32 != u // 32 or (strict and not steps_passed))
+
+
+ACTS = st.one_of(
+    st.tuples(st.sampled_from([access.READ, access.WRITE, access.ATOMIC]), st.sampled_from([0, 1, 2, 32, 33, 64, 65, 96])),
+    st.tuples(st.just("barrier"), st.sampled_from([0, 1])),
+    st.tuples(st.just("warp"), st.sampled_from([0, 1, 2, 3])),
+)
+
+
+@given(st.lists(ACTS, max_size=14), st.booleans(), st.booleans())
+def test_races_are_found_when_and_only_when_there_are_some(acts, strict, grid):
+    """Accesses of one byte by threads of two blocks of two warps, against the definition applied to all pairs."""
+    if not grid:  # shared memory is a block's own
+        acts = [(kind, who % 64 if isinstance(kind, int) else who % 2) for kind, who in acts]
+    last, epoch, step = np.zeros((1, COLUMNS), np.int32), np.zeros(2, np.int32), np.zeros(4, np.int32)
+    past = []
+    for kind, who in acts:
+        if kind == "barrier":
+            epoch[who] += 1
+        elif kind == "warp":
+            step[who] += 1
+        else:
+            wanted = any(races((kind, who), (k, u), epoch[u // 64] != e, step[u // 32] != s, strict, grid) for k, u, e, s in past)
+            other = np.zeros(2, np.int64)
+            got = touch(last, 0, np.zeros(1, np.int64), 1, kind, np.array([who]), 0, 64, epoch, step, strict, grid, other)
+            assert (got >= 0) == wanted
+            if wanted:
+                return
+            past.append((kind, who, epoch[who // 64], step[who // 32]))
+    tally.ran("cuda", "a random history of a byte")

@@ -159,7 +159,24 @@ def mark(written, positions, size):
 
 # What is known of a byte: threads are counted from 1 in the order of the grid, 0 is nobody; an epoch is the time between two barriers of a
 # block, a step that between two barriers of a warp.
-WRITER, WRITTEN, WRITTEN_STEP, BY, READER, READ_AT, READ_STEP, OTHER, OTHER_AT, OTHER_STEP, COPIER, COLUMNS = range(12)
+(
+    WRITER,
+    WRITTEN,
+    WRITTEN_STEP,
+    BY,
+    READER,
+    READ_AT,
+    READ_STEP,
+    OTHER,
+    OTHER_AT,
+    OTHER_STEP,
+    SETTLED,
+    COPIER,
+    UPDATER,
+    UPDATED,
+    UPDATED_STEP,
+    COLUMNS,
+) = range(16)
 
 
 class Races(Watcher):
@@ -186,7 +203,7 @@ class Races(Watcher):
         other = np.zeros(2, np.int64)
         bad = touch(
             self.last, self.start, positions, access.bytes, kind, R["thread"], self.first, self.machine.threads, self.epoch, self.step,
-            self.strict, other,
+            self.strict, self.grid, other,
         )  # fmt: skip
         if bad >= 0:
             self.fault(access, R, positions, kind, bad, int(other[0]), int(other[1]))
@@ -218,20 +235,25 @@ def warp_of(t, threads):
 
 
 @njit(nogil=True, cache=True)
-def apart(t, u, then, in_step, threads, epoch, step, strict):
-    """Whether nothing orders what thread u did in an epoch and a step of its own before what thread t does now."""
-    if t == u:
-        return False
-    if t // threads != u // threads:
-        return True
-    if then != epoch[t // threads]:
-        return False
-    w = warp_of(t, threads)
-    return w != warp_of(u, threads) or (strict and in_step == step[w])
+def other_block(t, u, threads, grid):
+    """Whether two threads are of different blocks: only if memory is the grid's."""
+    return grid and t // threads != u // threads
 
 
 @njit(nogil=True, cache=True)
-def touch(last, start, positions, size, kind, running, first, threads, epoch, step, strict, other):
+def apart(t, u, then, in_step, e, s, threads, strict, grid):
+    """Whether nothing orders what thread u did in an epoch and a step before what thread t does now, in e and s."""
+    if t == u:
+        return False
+    if other_block(t, u, threads, grid):
+        return True
+    if then != e:
+        return False
+    return warp_of(t, threads) != warp_of(u, threads) or (strict and in_step == s)
+
+
+@njit(nogil=True, cache=True)
+def touch(last, start, positions, size, kind, running, first, threads, epoch, step, strict, grid, other):
     """Record accesses, thread by thread. The first that nothing orders after an earlier one, or -1; `other`: who that was, what it did."""
     for i in range(positions.size):
         t = first + running[i]
@@ -244,42 +266,64 @@ def touch(last, start, positions, size, kind, running, first, threads, epoch, st
                 other[0], other[1] = b[COPIER] - 1, COPY
                 return i
             u, atomic = b[WRITER] - 1, kind == ATOMIC and b[BY] == ATOMIC
-            if u >= 0 and not atomic and apart(t, u, b[WRITTEN], b[WRITTEN_STEP], threads, epoch, step, strict):
+            if u >= 0 and not atomic and apart(t, u, b[WRITTEN], b[WRITTEN_STEP], e, s, threads, strict, grid):
                 other[0], other[1] = u, b[BY]
                 return i
+            u = b[UPDATER] - 1
+            if u >= 0 and kind != ATOMIC and apart(t, u, b[UPDATED], b[UPDATED_STEP], e, s, threads, strict, grid):
+                other[0], other[1] = u, ATOMIC
+                return i
             if kind == READ:
-                remember(b, t, e, s, threads)
+                if b[SETTLED] != e + 1 and b[SETTLED] != -1:
+                    remember(b, t, e, s, threads, grid)
                 continue
             for who in (READER, OTHER):
                 u = b[who] - 1
-                if u >= 0 and apart(t, u, b[who + 1], b[who + 2], threads, epoch, step, strict):
+                if u >= 0 and apart(t, u, b[who + 1], b[who + 2], e, s, threads, strict, grid):
                     other[0], other[1] = u, READ
                     return i
             if kind == COPY:
                 b[COPIER] = t + 1
+            elif kind == ATOMIC:
+                update(b, t, e, s, threads, grid)
             else:
                 b[WRITER], b[WRITTEN], b[WRITTEN_STEP], b[BY] = t + 1, e, s, kind
     return -1
 
 
 @njit(nogil=True, cache=True)
-def remember(b, t, e, s, threads):
-    """Keep two readers, of two blocks, or else two warps or lanes, if there are: any writer is then apart from one of them, if from any."""
-    u, v = b[READER] - 1, b[OTHER] - 1
-    if u < 0 or (t // threads == u // threads and (b[READ_AT] != e or (warp_of(t, threads) == warp_of(u, threads) and b[READ_STEP] != s))):
-        b[READER], b[READ_AT], b[READ_STEP] = t + 1, e, s
-        if v >= 0 and v // threads == t // threads and b[OTHER_AT] != e:
-            b[OTHER] = 0
-    elif t != u and (v < 0 or farther(t, v, u, threads) or (v // threads == t // threads and b[OTHER_AT] != e)):
-        b[OTHER], b[OTHER_AT], b[OTHER_STEP] = t + 1, e, s
+def update(b, t, e, s, threads, grid):
+    """Atomics do not race among themselves: keep two, best of two warps, and a plain write before them that still counts."""
+    if b[WRITER] and b[BY] == WRITE and (grid or b[WRITTEN] == e):
+        u, then, in_step = t, e, s
+    else:
+        u, then, in_step = b[WRITER] - 1 if b[BY] == ATOMIC else -1, b[WRITTEN], b[WRITTEN_STEP]
+        b[WRITER], b[WRITTEN], b[WRITTEN_STEP], b[BY] = t + 1, e, s, ATOMIC
+    v = b[UPDATER] - 1
+    kept = v >= 0 and (other_block(t, v, threads, grid) or (b[UPDATED] == e and warp_of(v, threads) != warp_of(t, threads)))
+    if u >= 0 and not kept:
+        b[UPDATER], b[UPDATED], b[UPDATED_STEP] = u + 1, then, in_step
 
 
 @njit(nogil=True, cache=True)
-def farther(t, v, u, threads):
-    """Whether thread t is farther from u than v is: in another block, or in another warp."""
-    if t // threads != u // threads:
-        return True
-    return v // threads == u // threads and warp_of(t, threads) != warp_of(u, threads)
+def remember(b, t, e, s, threads, grid):
+    """Keep two readers of a byte, the farther apart the better. Of two warps, in this epoch, or of two blocks any writer is apart from one:
+    then it is settled, and others need not be looked at."""
+    u, v = b[READER] - 1, b[OTHER] - 1
+    if v >= 0 and not other_block(t, v, threads, grid) and b[OTHER_AT] != e:
+        v, b[OTHER] = -1, 0
+    if u < 0 or (not other_block(t, u, threads, grid) and b[READ_AT] != e):
+        b[READER], b[READ_AT], b[READ_STEP] = t + 1, e, s
+        return
+    beyond, same_warp = other_block(t, u, threads, grid), warp_of(t, threads) == warp_of(u, threads)
+    if same_warp and (t == u or b[READ_STEP] != s):
+        b[READER], b[READ_STEP] = t + 1, s
+    elif v < 0 or not same_warp:
+        b[OTHER], b[OTHER_AT], b[OTHER_STEP] = t + 1, e, s
+    if beyond:
+        b[SETTLED] = -1
+    elif not same_warp and not grid:
+        b[SETTLED] = e + 1
 
 
 @njit(nogil=True, cache=True)
