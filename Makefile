@@ -20,14 +20,17 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-demo: .venv/demo ## train the four models on real data and write ./report  (ARGS="--quick --report DIR")
+demo: .venv/demo ## train the models on real data and write ./report  (ARGS="--quick --report DIR")
 	.venv/bin/python -m engine demo $(ARGS)
 
+# Files go to processes whole, so that what a file sets up or compiles is made once. Kernels use several cores themselves: four processes are enough.
+PYTEST := .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
 test: .venv/test ## the default test suite  (ARGS="tests/test_cli.py -k help")
-	.venv/bin/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-all: .venv/test ## the default suite and the long profiles
-	.venv/bin/python -m pytest -m "" $(ARGS)
+	$(PYTEST) -m "" $(ARGS)
 
 test-gpu: gpu .venv/test .venv/cuda-dev ## the tests of CUDA kernels on the GPU of this machine, if it has one
 	GNOMON_DEVICE=real .venv/bin/python -m pytest tests/cuda $(ARGS)

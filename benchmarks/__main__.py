@@ -10,8 +10,10 @@ APART = {  # these read the rest of the line themselves, and what they import is
     "compile-cost": "benchmarks.compile_cost",
     "compression": "benchmarks.compression",
     "emulator": "benchmarks.emulator",
+    "fewest-bytes": "benchmarks.fewest_bytes",
     "framework-ops": "benchmarks.framework_ops",
     "gradient-checkers": "benchmarks.gradient_checkers",
+    "quantization": "benchmarks.quantization",
     "sparse-break-even": "benchmarks.sparse_break_even",
 }
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 import engine  # noqa: F401  (registers the ops)
+from engine.ops.chain import Call, Chain, drawn_codes, drawn_conv, drawn_dense
 from engine.ops.requantisation import drawn
 from engine.traced import OPS
 
@@ -234,6 +235,31 @@ def quantised(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> t
     return [*narrow(case, rng, params)[0], *by], {**params, **{k: v for k, v in how.items() if pictures or k != "pool"}}
 
 
+CHAINS: dict[str, tuple[Any, ...]] = {  # filters, kernel and geometry of a convolution, or outputs of a product
+    "LeNet-5": ((6, (5, 5), {"padding": 2, "pool": 2}), (16, (5, 5), {"pool": 2}), 120, 84, 10),
+    "CNN 32-64-64": (*[(filters, (3, 3), {"padding": 1, "pool": pool}) for filters, pool in ((32, 2), (64, 2), (64, 1))], 10),
+    "a 3x3 layer": ((64, (3, 3), {"padding": 1}),),
+}
+
+
+def chained(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Codes, and the layers of a network."""
+    (shape,), calls = case.shapes, []
+    x = drawn_codes(rng, shape, "uint8")
+    for layer in CHAINS[dict(case.about)["layers"]]:
+        kind = calls[-1].params["dtype"] if calls and calls[-1].arrays else "uint8"
+        if isinstance(layer, tuple):
+            filters, kernel, geometry = layer
+            calls.append(drawn_conv(rng, shape, filters, kernel, kind, "fp32", **geometry))
+        else:
+            if len(shape) == 4:
+                calls.append(Call("flatten"))
+                shape = calls[-1].shape(shape)
+            calls.append(drawn_dense(rng, shape[1], layer, kind, "fp32"))
+        shape = calls[-1].shape(shape)
+    return [x], {**params, "chain": Chain(tuple(calls))}
+
+
 def sampled(case: Case, rng: np.random.Generator, params: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """The gradient of a sparse product, the dense factor, and where the sparse one has numbers."""
     (_, indices, indptr, b), _ = pruned(case, rng, params)
@@ -270,6 +296,7 @@ DRAWS: dict[str, Draw] = {  # ops whose arguments are not just normal numbers of
     "matmul_int8": narrow,
     "conv2d_int8": narrow,
     **dict.fromkeys(("requantise", "matmul_codes", "conv2d_codes"), quantised),
+    "network_codes": chained,
     **{f"{name}_step": step for name in ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")},
 }
 REFERENCES: dict[str, Callable[..., Any]] = {  # what stands for a definition in float64, where it takes no float64 or takes for ever

@@ -127,6 +127,10 @@ CODES = [
         dtype="int8",
         about=(("left", "uint8"),),
     ),
+    *[
+        Case("network_codes", (x,), f"{layers} in one call", dtype="int8", about=(("layers", layers),))
+        for layers, x in (("LeNet-5", (64, 1, 28, 28)), ("CNN 32-64-64", (64, 1, 28, 28)), ("a 3x3 layer", (1, 64, 56, 56)))
+    ],
 ]
 
 

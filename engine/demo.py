@@ -1,36 +1,42 @@
-"""The main job: four kinds of model on real data, one of them pruned too; each trained, measured and its gradient judged."""
+"""The main job: four kinds of model on real data, each trained, measured and its gradient judged; the last pruned and in integers too."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 
-from engine import nets, ops
+from engine import nets, ops, packed
 from engine.experiment import Experiment, Params
 from engine.masks import gone
 from engine.progress import Callback
 from engine.prune import Cubic, Gradual, by_weights, magnitude
+from engine.quantise.job import Quantising, arrays
 from engine.report import Answers, Curve, Result
 from engine.run import Run
-from engine.train import mean_loss
+from engine.train import mean_loss, predictions
 from kernels.registry import use
 
 
 @dataclass(frozen=True)
 class Show:
-    """A model on a data set, with its title and how little of it will do in a hurry; with `keep`, pruned to that share while it trains."""
+    """A model on a data set, with its title and how little of it will do in a hurry.
+
+    keep       prune to this share while it trains
+    integers   the title of the same model in integers, which follows it
+    """
 
     model: str
     data: str
     title: str
     hurried: dict[str, Any]
     keep: float | None = None
+    integers: str = ""
 
     @property
     def name(self) -> str:
@@ -51,8 +57,8 @@ SHOWS = (
     Show("logistic", "breast_cancer", "Logistic regression, cancer", {"epochs": 10}),
     Show("logistic", "digits", "Logistic regression, digits", {"epochs": 8}),
     Show("mlp", "mnist5k", "MLP 784-300-100-10", {"epochs": 3, "examples": 1000}),
-    Show("lenet5_classic", "mnist5k", "LeNet-5, 6-16-120-84", {"epochs": 2, "examples": 1000}),
-    Show("lenet5_classic", "mnist5k", "LeNet-5, a tenth of it", {"epochs": 2, "examples": 1000}, keep=0.1),
+    Show("lenet5_classic", "mnist5k", "LeNet-5, 6-16-120-84", {"epochs": 2, "examples": 1000}, integers="LeNet-5 in int8"),
+    Show("lenet5_classic", "mnist5k", "LeNet-5, a tenth of it", {"epochs": 2, "examples": 1000}, 0.1, "LeNet-5, a tenth, in int8"),
 )
 HURRIED: dict[str, Any] = {"rows": 8, "directions": 1, "coordinates": 2}
 LOSS = {"regression": "mean squared error", "classification": "cross entropy"}
@@ -66,8 +72,9 @@ def chosen(models: Sequence[str]) -> list[Show]:
     return [show for show in SHOWS if not models or show.model in models]
 
 
-def study(show: Show, *, seeds: Sequence[int], quick: bool, backend: str | None, watch: Watch, waiting: Waiting) -> Result:
-    """Train a model once for each seed, measure it, and judge its gradient. The pictures are of the first seed.
+def study(show: Show, *, seeds: Sequence[int], quick: bool, backend: str | None, watch: Watch, waiting: Waiting) -> list[Result]:
+    """Train a model once for each seed, measure it, and judge its gradient; then in integers, if they are to be shown. The pictures are
+    of the first seed.
 
     watch     gives the callbacks of a training run that has this name
     waiting   `with waiting("..."):` tells the user what is being done
@@ -80,8 +87,16 @@ def study(show: Show, *, seeds: Sequence[int], quick: bool, backend: str | None,
         verdict = experiment.judged(run.params, masks=run.masks, **(HURRIED if quick else {"backend": backend}))
         facts["seconds"]["verdict"] = time.perf_counter() - began
         facts["gradient"] = verdict.as_dict()
-        facts["seeds"] = spread(seeds, [f["metrics"] for _, _, f in trained])
-        return _result(show, experiment, run, facts)
+    facts["seeds"] = spread(seeds, [f["metrics"] for _, _, f in trained])
+    with use(backend):
+        results = [_result(show, experiment, run, facts)]
+        if show.integers:
+            with waiting(f"{show.title}: in integers"):
+                small = [_in_integers(show, e, r) for e, r, _ in trained]
+            answers, about = small[0]
+            about["seeds"] = spread(seeds, [f["metrics"] for _, f in small])
+            results.append(Result(f"{show.name}-int8", show.integers, show.data, about, None, replace(answers, pictures=None)))
+    return results
 
 
 def _trained(
@@ -109,6 +124,30 @@ def _trained(
     return e, run, facts
 
 
+def _in_integers(show: Show, e: Experiment, run: Run) -> tuple[Answers, dict[str, Any]]:
+    """What a trained model answers in integers of 8 bits, calibrated on examples that it was trained on."""
+    began = time.perf_counter()
+    job = Quantising(e)
+    network = job.result(run.params).network
+    made = time.perf_counter() - began
+    x, seconds = job.inputs(e.test[0]), []
+    for _ in range(2):
+        began = time.perf_counter()
+        scores = predictions(network, x)
+        seconds.append(time.perf_counter() - began)
+    facts = {
+        **e.as_dict(),
+        "title": show.integers,
+        "parameters": nets.count(run.params) - gone(run.masks or {}),
+        "examples": {"train": len(e.train[0]), "test": len(e.test[0])},
+        "seconds": {"train": made, "compile": max(0.0, seconds[0] - seconds[1])},
+        "metrics": e.measured(scores, e.test[1]),
+        "gradient": None,
+        "bytes": {"float32": int(packed.sizes(run.params)["dense"]), "file": int(packed.sizes(arrays(network))["file"])},
+    }
+    return _answers(e, scores), facts
+
+
 def spread(seeds: Sequence[int], measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """For each metric that is a number its mean over the seeds, the sample standard deviation and the values."""
     numbers = [name for name, value in measured[0].items() if isinstance(value, float)]
@@ -126,17 +165,20 @@ def _result(show: Show, e: Experiment, run: Run, facts: dict[str, Any]) -> Resul
         [(0, start["train"]), *((h["epoch"] - 0.5, h["loss"]) for h in epochs)],
         [(0, start["test"]), *((h["epoch"], h["val_loss"]) for h in epochs)],
     )
-    regression = e.what.task == "regression"
-    answers = Answers(
+    seen = first_convolution(run.params, e.test[0][:1]) if "conv1/w" in run.params else ()
+    extra = {"loss": LOSS[e.what.task], "target": "progression of the disease" if show.data == "diabetes" else "value"}
+    return Result(show.name, show.title, show.data, facts, curve, _answers(e, scores), extra, *seen)
+
+
+def _answers(e: Experiment, scores: np.ndarray) -> Answers:
+    """What scores on the test set say."""
+    return Answers(
         truth=e.test[1],
         said=e.what.decide(scores),
         names=e.dataset.classes,
-        sureness=None if regression else np.max(e.what.probabilities(scores), axis=1),
+        sureness=None if e.what.task == "regression" else np.max(e.what.probabilities(scores), axis=1),
         pictures=e.dataset.x_test[:, 0] if e.dataset.x_test.ndim == 4 else None,
     )
-    seen = first_convolution(run.params, e.test[0][:1]) if "conv1/w" in run.params else ()
-    extra = {"loss": LOSS[e.what.task], "target": "progression of the disease" if show.data == "diabetes" else "value"}
-    return Result(show.name, show.title, show.data, facts, curve, answers, extra, *seen)
 
 
 def first_convolution(params: Params, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -161,6 +161,11 @@ class Op:
 
     # Running.
 
+    @property
+    def served(self) -> bool:
+        """Whether a kernel is in force."""
+        return self.name in running_kernels()
+
     def run(self, args: Sequence[Any], params: dict[str, Any]) -> Any:
         """Check the contract and compute, by the kernel in force or by the definition."""
         kernel = running_kernels().get(self.name)

@@ -72,7 +72,7 @@ class Result:
     title: str
     data: str
     facts: dict[str, Any]  # for report.json: parameters, seconds, metrics, verdict
-    curve: Curve
+    curve: Curve | None  # None if it was not trained, but made from another
     answers: Answers
     extra: dict[str, Any] = field(default_factory=dict)  # words for the axes
     filters: np.ndarray | None = None  # o h w, of the first convolution
@@ -116,10 +116,15 @@ def table(results: Sequence[Result]) -> str:
                 f"{f['parameters']:,}",
                 f"{f['seconds']['train']:.1f} s",
                 f"{name.replace('r2', 'R2')} {metric['mean']:.3f}{spread}",
-                f"{f['gradient']['verdict']}, {f['gradient']['worst']:.0e}",
+                f"{f['gradient']['verdict']}, {f['gradient']['worst']:.0e}" if f["gradient"] else f"none: {smaller(f)}",
             ]
         )
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def smaller(facts: dict[str, Any]) -> str:
+    """How much a model in integers takes, as a file, of what it took in float32."""
+    return f"{facts['bytes']['float32'] / facts['bytes']['file']:.2g}x smaller"
 
 
 def finite(tree: Any) -> Any:
@@ -189,15 +194,16 @@ def grid(count: int, most: int) -> tuple[int, int]:
 
 
 def loss_curves(results: Sequence[Result]) -> Figure:
-    """A panel a model: the loss on the training data and on the test data after each epoch."""
-    made, panels = plots(*grid(len(results), 3), 3.6, 2.9)
-    for panel, r in zip(panels, results, strict=False):
-        panel.plot(*np.transpose(r.curve.train), color=TRAIN, label="train")
-        panel.plot(*np.transpose(r.curve.test), color=TEST, label="test")
+    """A panel a trained model: the loss on the training data and on the test data after each epoch."""
+    trained = [(r, r.curve) for r in results if r.curve]
+    made, panels = plots(*grid(len(trained), 3), 3.6, 2.9)
+    for panel, (r, curve) in zip(panels, trained, strict=False):
+        panel.plot(*np.transpose(curve.train), color=TRAIN, label="train")
+        panel.plot(*np.transpose(curve.test), color=TEST, label="test")
         panel.set(title=r.title, xlabel="epoch", ylabel=f"loss, {r.extra.get('loss', 'mean')}", yscale="log")
         plain_log_ticks(panel.yaxis, panel.get_ylim())
         panel.legend(loc="upper right")
-    empty(panels[len(results) :])
+    empty(panels[len(trained) :])
     return made
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from engine import packed
 from engine.metrics import mcnemar, wilson_interval
 
+BESIDE = 1.03  # files of the same size are drawn so much apart
 ROUNDS, SECONDS = 15, 0.02  # of timing: turns that each model takes, and how long one lasts at least
 
 
@@ -141,19 +142,30 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *body))
 
 
-def plot(rows: Sequence[Row], path: Any, *, title: str) -> None:
-    """Accuracy against the size of the file, with intervals; the dense model, which is the first, as a line."""
+def plot(rows: Sequence[Row], path: Any, *, title: str, joined: bool = True) -> None:
+    """Accuracy against the size of the file, with intervals; the dense model, which is the first, as a line.
+
+    joined   the rows are stages of one thing, with a line through them; else each is a model of its own, with a colour of its own
+    """
     from engine.report import GREY, TRAIN, plain_log_ticks, plots, styled
 
-    sizes = [row.bytes["file"] / 1024 for row in rows]
+    sizes = np.array([row.bytes["file"] / 1024 for row in rows])
     accuracy = np.array([row.accuracy for row in rows]) * 100
     low, high = (np.array([row.interval[i] for row in rows]) * 100 for i in (0, 1))
+    bars: Any = {"marker": "o", "markersize": 4, "capsize": 2, "lw": 1.4}
     with styled():
         made, (panel,) = plots(1, 1, 6.6, 4.2)
-        panel.errorbar(sizes, accuracy, yerr=[accuracy - low, high - accuracy], color=TRAIN, marker="o", markersize=4, capsize=2, lw=1.4)
         panel.axhline(accuracy[0], color=GREY, lw=1, ls="--")
-        for i, (size, y, row) in enumerate(zip(sizes, accuracy, rows, strict=True)):
-            panel.annotate(row.name, (size, y), textcoords="offset points", xytext=(5, 6 if i % 2 else -12), fontsize=8)
         panel.set(xscale="log", title=title, xlabel="packed file, KiB", ylabel="accuracy on the test set, %")
+        if joined:
+            panel.errorbar(sizes, accuracy, yerr=[accuracy - low, high - accuracy], color=TRAIN, **bars)
+            for i, (size, y, row) in enumerate(zip(sizes, accuracy, rows, strict=True)):
+                panel.annotate(row.name, (size, y), textcoords="offset points", xytext=(5, 6 if i % 2 else -12), fontsize=8)
+        else:
+            for i, (size, row) in enumerate(zip(sizes * BESIDE ** np.arange(len(rows)), rows, strict=True)):
+                label = f"{row.name}: {row.accuracy:.2%}, {sizes[i]:,.1f} KiB"
+                panel.errorbar(size, accuracy[i], yerr=[[accuracy[i] - low[i]], [high[i] - accuracy[i]]], ls="", label=label, **bars)
+            made.legend(loc="outside lower center", fontsize=8)
+        panel.set_xlim(sizes.min() / 1.6, sizes.max() * 1.6)
         plain_log_ticks(panel.xaxis, panel.get_xlim())
         made.savefig(path)

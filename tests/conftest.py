@@ -26,6 +26,18 @@ def scratch_ops():
         registry.update(before)
 
 
+def pytest_sessionfinish(session):
+    """A worker of pytest-xdist hands over what it counted."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["tally"] = tally.handed_over()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """The counts of a worker join the others."""
+    tally.taken(getattr(node, "workeroutput", {}).get("tally", ([], [])))
+
+
 def pytest_terminal_summary(terminalreporter):
     if tally.COUNTS:
         terminalreporter.section("cases by backend")

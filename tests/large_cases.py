@@ -3,6 +3,7 @@
 import numpy as np
 from laws_of_rungs import tupled
 
+from engine.ops.chain import Call, Chain, drawn_codes, drawn_conv, drawn_dense
 from engine.ops.requantisation import RESCALE, drawn
 from engine.traced import OPS
 from kernels.scalars import BINARY, UNARY
@@ -48,6 +49,29 @@ def with_codes(draw, rule, **to):
         return [*args, *by], {**params, **codes, **to}
 
     return drawn_with
+
+
+def network(x, *layers, dtype="uint8", rule=None):
+    """A chain of (filters, kernel, geometry), of the parameters of a pool, and of the numbers of outputs of products."""
+
+    def draw(rng):
+        codes, calls, shape, kind = drawn_codes(rng, x, dtype), [], x, dtype
+        for layer in layers:
+            by = rule or str(rng.choice(list(RESCALE)))
+            if isinstance(layer, dict):
+                calls.append(Call("max_pool2d", (), layer))
+            elif isinstance(layer, tuple):
+                filters, kernel, geometry = layer
+                calls.append(drawn_conv(rng, shape, filters, kernel, kind, by, **geometry))
+            else:
+                if len(shape) == 4:
+                    calls.append(Call("flatten"))
+                    shape = calls[-1].shape(shape)
+                calls.append(drawn_dense(rng, shape[1], layer, kind, by))
+            shape, kind = calls[-1].shape(shape), calls[-1].params.get("dtype", kind)
+        return [codes], {"chain": Chain(tuple(calls))}
+
+    return draw
 
 
 def all_alike(m, k, n, a, b):
@@ -233,6 +257,28 @@ LARGE = {
             ((9, 3, 58, 60), (33, 3, 3, 3), np.uint8, {"padding": 1, "zero_point": 127}, 2),  # a few pictures at a time
             ((3, 6, 40, 37), (10, 3, 5, 3), np.int8, {"stride": (2, 1), "groups": 2, "zero_point": 5}, 1),
         ]
+    ],
+    "network_codes": [
+        *[
+            network((29, 1, 28, 28), (6, (5, 5), {"padding": 2, "pool": 2}), (16, (5, 5), {"pool": 2}), 120, 84, 10, rule=rule)
+            for rule in RESCALE
+        ],
+        network(
+            (5, 3, 29, 27),
+            (33, (3, 3), {"padding": 1, "pool": 2}),
+            (47, (3, 3), {"padding": ((0, 2), (1, 0)), "stride": 2}),
+            37,
+            dtype="int8",
+        ),
+        network(
+            (3, 5, 17, 19), (20, (3, 2), {"dilation": 2, "padding": 2}), {"kernel_size": 3, "stride": 2, "padding": 1}, (9, (1, 1), {})
+        ),
+        network((2, 6, 20, 23), (9, (2, 3), {"groups": 3, "pool": 3}), (18, (3, 3), {"groups": 9, "padding": 1}), dtype="int8"),
+        network((4, 1, 24, 30), (3, (3, 3), {"stride": (1, 2)}), (8, (1, 3), {"padding": (0, 1), "pool": 2}), 5),  # windows share vectors
+        network((7, 64, 30, 30), (64, (3, 3), {"padding": 1, "pool": 2}), (40, (3, 3), {"stride": 3}), dtype="int8"),  # few at a time
+        network((1, 2100), 300, 17),
+        network((67, 263), 141, 10, dtype="int8"),
+        network((130, 1, 9, 9), (32, (3, 3), {"padding": 1}), (64, (3, 3), {}), 10),  # cut for threads
     ],
     "requantise": [
         sums(shape, rule, dtype, pool)

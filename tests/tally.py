@@ -12,3 +12,16 @@ def ran(backend, law, cases=1):
 
 def not_run(reason, cases=1):
     NOT_RUN[reason] += cases
+
+
+def handed_over():
+    """All counts, as plain lists: they travel from one process to another."""
+    return [[*key, n] for key, n in COUNTS.items()], [[reason, n] for reason, n in NOT_RUN.items()]
+
+
+def taken(counts):
+    """Add what another process handed over."""
+    for backend, law, n in counts[0]:
+        ran(backend, law, n)
+    for reason, n in counts[1]:
+        not_run(reason, n)

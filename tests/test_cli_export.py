@@ -88,3 +88,66 @@ def test_without_onnx_the_message_names_the_extra(run, tmp_path):
     command = [sys.executable, "-c", program, "export", str(run), "--onnx", str(tmp_path / "m.onnx")]
     done = subprocess.run(command, cwd=Path(__file__).resolve().parent.parent, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and "pip install 'gnomon[export]'" in done.stderr and not list(tmp_path.iterdir())
+
+
+# Integers.
+
+
+@pytest.fixture(scope="module")
+def small(run):
+    """The folder of the same model in integers."""
+    assert main(["quantize", str(run), "--kernels", "none"]) == 0
+    return run / "int8"
+
+
+@pytest.mark.parametrize("options", [[], ["--raw"], ["--codes"], ["--qdq"], ["--raw", "--qdq"]])
+def test_the_file_is_right_as_often_as_the_integers(gnomon, run, small, tmp_path, options):
+    from engine.experiment import Experiment
+    from engine.quantise.integer import Network
+
+    network, path = Network.load(small / "network.safetensors"), tmp_path / "m.onnx"
+    code, out, _ = gnomon("export", small, "--onnx", path, *options)
+    lines = out.splitlines()
+    assert code == 0 and lines[0] == "mlp, trained on digits"
+    assert lines[1].startswith(f"{path}: {path.stat().st_size:,} bytes, opset 21, ")
+    assert lines[1].endswith("QDQ" if "--qdq" in options else "QOperator")
+    assert f"on 320 examples by ONNX Runtime {onnxruntime.__version__}" in lines[4] and lines[5] == "  0 of 3,210 outputs differ"
+    assert lines[-1].startswith("x is as in the data set" if "--raw" in options else "x is scaled as in training")
+    experiment = Experiment.from_dict(json.loads((run / "experiment.json").read_text()))
+    x = np.asarray(experiment.test[0], np.float32).reshape(len(experiment.test[0]), -1)
+    wanted, session = network(x), onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    if "--raw" in options:
+        x = experiment.dataset.x_test.reshape(x.shape).astype(np.float32)
+    if "--codes" in options:
+        x, wanted = network.input.quantise(x), network.run(network.input.quantise(x))
+    assert np.array_equal(session.run(None, {"x": x})[0], wanted)
+
+
+def test_integers_of_a_file_alone_as_json(gnomon, small, tmp_path):
+    alone, path = tmp_path / "alone.safetensors", tmp_path / "m.onnx"
+    alone.write_bytes((small / "network.safetensors").read_bytes())
+    code, out, _ = gnomon("export", alone, "--onnx", path, "--shape", "64", "--opset", 13, "--json")
+    told = json.loads(out)
+    assert code == 0 and (told["opset"], told["form"], told["scaled"]) == (13, "QOperator", None)
+    assert told["answers"] == {"differing": 0, "compared": 650} and told["layers"]["differing"] == 0
+    assert told["bytes"] == path.stat().st_size
+
+
+def test_mistakes_with_integers(gnomon, run, small, tmp_path):
+    path, alone = tmp_path / "m.onnx", tmp_path / "alone.safetensors"
+    alone.write_bytes((small / "network.safetensors").read_bytes())
+    assert gnomon("quantize", run, "--rule", "rndnu", "--report", tmp_path / "rndnu", "--kernels", "none")[0] == 0
+    for arguments, code, says in [
+        ((small, "--opset", 12), 1, "pass opset=13"),
+        ((tmp_path / "rndnu",), 1, "requantises by the rule rndnu, for which ONNX has no operator"),
+        ((alone,), 2, "--shape 1x28x28"),
+        ((alone, "--shape", "1x64x"), 2, "sizes with x between them"),
+        ((alone, "--shape", 64, "--raw"), 2, "leave out --codes, or --shape"),
+        ((small, "--codes", "--raw"), 2, "leave out --codes, or --shape"),
+        ((run, "--codes"), 2, "--codes is for a network of integers"),
+        ((run, "--qdq"), 2, "--qdq is for a network of integers"),
+        ((alone, "--shape", "7"), 2, "the network takes no inputs of the shape 7"),
+    ]:
+        got, out, err = gnomon("export", *arguments, "--onnx", path)
+        assert (got, out) == (code, "") and says in err
+    assert not path.exists()

@@ -52,11 +52,14 @@ class Printed:
         return False
 
 
+ROWS = [(title, bool(made)) for s in SHOWS for title, made in ((s.title, False), (s.integers, True)) if title]
+
+
 def test_the_table_has_a_row_for_each_model(quick):
     code, out, folder = quick
     assert code == 0
-    for show in SHOWS:
-        assert show.title in out
+    for title, _ in ROWS:
+        assert title in out
     assert out.count("PASS") == len(SHOWS) and "FAIL" not in out
     assert str(folder) in out.replace("\n", "") and "266,610" in out and "61,706" in out
     assert f"{61_706 - 61_470 + 6_147:,}" in out  # the biases, and a tenth of the weights
@@ -76,8 +79,10 @@ def test_the_pictures_are_pictures(quick):
 def test_the_report_holds_what_the_table_says(quick):
     told = json.loads((quick[2] / "report.json").read_text(), parse_constant=pytest.fail)
     assert set(told["pictures"]) == PICTURES and told["quick"] is True and told["seed"] == 0
-    assert [(m["model"], m["data"]) for m in told["models"]] == [(s.model, s.data) for s in SHOWS]
+    assert [(m["title"], m["gradient"] is None) for m in told["models"]] == ROWS
     for m in told["models"]:
+        if m["gradient"] is None:
+            continue
         assert m["gradient"]["verdict"] == "PASS" and m["gradient"]["worst"] < 1e-9
         assert {a["name"] for a in m["gradient"]["arrays"]} == set(Experiment.from_dict(m).start())
         assert all(a["probes"] for a in m["gradient"]["arrays"])
@@ -85,6 +90,17 @@ def test_the_report_holds_what_the_table_says(quick):
         assert m["history"][-1]["val_loss"] < m["loss_at_start"]["test"]
     matched = [m["metrics"] for m in told["models"] if "right" in m["metrics"]]
     assert all(m["accuracy"] == m["right"] / m["of"] and m["interval"][0] < m["accuracy"] < m["interval"][1] for m in matched)
+
+
+def test_models_in_integers_answer_as_the_floats_do(quick):
+    told = {m["title"]: m for m in json.loads((quick[2] / "report.json").read_text())["models"]}
+    for show in SHOWS:
+        if show.integers:
+            whole, small = told[show.title], told[show.integers]
+            assert abs(whole["metrics"]["right"] - small["metrics"]["right"]) <= 0.01 * whole["metrics"]["of"]
+            assert small["parameters"] == whole["parameters"] and "history" not in small
+            assert small["bytes"]["float32"] > (3.9 if show.keep is None else 20) * small["bytes"]["file"]
+            assert small["metrics"]["log_loss"] != whole["metrics"]["log_loss"]  # it is another model
 
 
 def test_seeds_give_mean_and_spread(tmp_path, capsys):
@@ -173,9 +189,9 @@ def test_parts():
 
 def test_the_table_in_markdown_has_a_row_for_each_model(quick):
     rows = (quick[2] / "table.md").read_text().splitlines()
-    assert len(rows) == 2 + len(SHOWS)
+    assert len(rows) == 2 + len(ROWS)
     assert all(row.count("|") == 7 for row in rows)
     told = json.loads((quick[2] / "report.json").read_text())["models"]
     for row, m in zip(rows[2:], told, strict=True):
-        assert f"{m['parameters']:,}" in row and m["gradient"]["verdict"] in row
+        assert f"{m['parameters']:,}" in row and (m["gradient"]["verdict"] if m["gradient"] else "x smaller") in row
         assert f"{next(iter(m['metrics'].values())):.3f}" in row

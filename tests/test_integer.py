@@ -10,6 +10,7 @@ import pytest
 
 import kernels
 from engine import checkpoints, ops
+from engine.export import onnx_integer
 from engine.interpret import Interpreter, interpreting, running
 from engine.ops.requantisation import RESCALE
 from engine.ops.windows import sides
@@ -168,13 +169,8 @@ def test_arrays_that_do_not_fit_a_layer_are_named():
 
 def session(nodes, x, y_shape, y_dtype, arrays):
     """A function of codes that ONNX Runtime computes, or skip."""
-    try:
-        import onnx
-        import onnxruntime
-    except ImportError as e:
-        tally.not_run(f"integer layers against ONNX Runtime: {e.name} is not installed")
-        pytest.skip(f"{e.name} is not installed")
-    kinds = {"uint8": onnx.TensorProto.UINT8, "int8": onnx.TensorProto.INT8}
+    onnx = pytest.importorskip("onnx")
+    kinds = {"uint8": onnx.TensorProto.UINT8, "int8": onnx.TensorProto.INT8, "float32": onnx.TensorProto.FLOAT}
     graph = onnx.helper.make_graph(
         nodes(onnx.helper.make_node), "integers",
         [onnx.helper.make_tensor_value_info("x", kinds[str(x.dtype)], x.shape)],
@@ -182,17 +178,38 @@ def session(nodes, x, y_shape, y_dtype, arrays):
         [onnx.numpy_helper.from_array(np.asarray(a), name) for name, a in arrays.items()],
     )  # fmt: skip
     opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("com.microsoft", 1)]
+    return run_of(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString(), x.dtype)
+
+
+def run_of(data, dtype):
+    """A file as a function of codes of that dtype, in ONNX Runtime, or skip."""
+    try:
+        import onnxruntime
+    except ImportError:
+        tally.not_run("integer layers against ONNX Runtime: onnxruntime is not installed")
+        pytest.skip("onnxruntime is not installed")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    if x.dtype == np.uint8:
+    if dtype != np.int8:
         options.add_session_config_entry("session.x64quantprecision", "1")  # else its sums saturate on a processor without VNNI
     elif saturating():
         tally.not_run("int8 against ONNX Runtime: its sums saturate at 16 bits on a processor without VNNI")
         pytest.skip("a processor without VNNI")
-    made = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9)
-    run = onnxruntime.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    run = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     return lambda codes: run.run(["y"], {"x": codes})[0]
+
+
+def exported(network, codes):
+    """What ONNX Runtime makes of codes by the file that is written of a network, or skip."""
+    pytest.importorskip("onnx")
+    data, *_ = onnx_integer.written(network, codes.shape[1:], codes=True)
+    return run_of(data, codes.dtype)(codes)
+
+
+def alone(layer, x, y, w_scale):
+    """A network of one layer."""
+    return Network(x, y, (layer,), {layer.name: np.float32(y.scale), f"{layer.name}/w": w_scale})
 
 
 def saturating():
@@ -216,29 +233,13 @@ def described(name, codes):
     return {f"{name}_s": np.float32(codes.scale), f"{name}_z": np.array(codes.zero_point, codes.dtype)}
 
 
-def onnx_conv(node, layer, x, y):
-    """A QLinearConv from the codes called x to those called y."""
-    n = layer.name
-    return node(
-        "QLinearConv", [x, f"{x}_s", f"{x}_z", f"{n}_w", f"{n}_w_s", f"{n}_w_z", f"{y}_s", f"{y}_z", f"{n}_b"], [y],
-        strides=pairs(layer.stride), pads=pads(layer.padding), dilations=pairs(layer.dilation), group=layer.groups,
-        kernel_shape=list(layer.w.shape[2:]),
-    )  # fmt: skip
-
-
-def onnx_weights(layer, w_scale, v=None):
-    v = np.zeros(np.shape(w_scale), np.int8) if v is None else v
-    return {f"{layer.name}_w": layer.w, f"{layer.name}_w_s": w_scale, f"{layer.name}_w_z": v, f"{layer.name}_b": layer.bias}
-
-
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_conv_has_the_codes_of_onnx_runtime(dtype, per_channel):
     for seed, geometry in enumerate(GEOMETRIES):
         layer, x, w_scale, y, codes = drawn_conv(seed, geometry, dtype, per_channel=per_channel)
         ours = layer(codes)
-        arrays = {**described("x", x), **described("y", y), **onnx_weights(layer, w_scale)}
-        theirs = session(lambda node, layer=layer: [onnx_conv(node, layer, "x", "y")], codes, ours.shape, dtype, arrays)(codes)
+        theirs = exported(alone(layer, x, y, w_scale), codes)
         assert np.array_equal(ours, theirs)
         assert len(np.unique(ours)) > 20  # not all at the ends
         for backend in BACKENDS[1:]:
@@ -258,8 +259,8 @@ def test_dense_has_the_codes_of_onnx_runtime(dtype, asymmetric):
         v = np.random.default_rng(seed).integers(-9, 9, np.shape(w_scale)).astype(np.int8) if asymmetric else None
         if asymmetric:
             layer = replace(layer, w_zero_point=np.broadcast_to(v, layer.bias.shape).astype(np.int32))
-        arrays = {**described("x", x), **described("y", y), **onnx_weights(layer, w_scale, v)}
-        del arrays["fc_b"]
+        weights = {"fc_w": layer.w, "fc_w_s": w_scale, "fc_w_z": np.zeros(np.shape(w_scale), np.int8) if v is None else v}
+        arrays = {**described("x", x), **described("y", y), **weights}
         names = ["x", "x_s", "x_z", "fc_w", "fc_w_s", "fc_w_z", "y_s", "y_z"]
         theirs = session(lambda node, names=names: [node("QLinearMatMul", names, ["y"])], codes, layer(codes).shape, dtype, arrays)(codes)
         assert np.array_equal(layer(codes), theirs)
@@ -281,21 +282,11 @@ def test_another_rule_is_caught_against_onnx_runtime_or_differs_by_one(rule):
     assert {"pow2": differ > 1000, "q31-double": 0 < differ < 100}.get(rule, differ < 5)
 
 
-def onnx_dense(node, layer, x, y):
-    """A QGemm, which has a bias."""
-    n = layer.name
-    return node(
-        "QGemm", [x, f"{x}_s", f"{x}_z", f"{n}_w", f"{n}_w_s", f"{n}_w_z", f"{n}_b", f"{y}_s", f"{y}_z"], [y], domain="com.microsoft"
-    )
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dense_with_a_bias_has_the_codes_of_onnx_runtime(dtype):
     for seed in range(8):
         layer, x, w_scale, y, codes = drawn_dense(seed, dtype, per_channel=seed % 2 == 1)
-        arrays = {**described("x", x), **described("y", y), **onnx_weights(layer, w_scale)}
-        theirs = session(lambda node, layer=layer: [onnx_dense(node, layer, "x", "y")], codes, layer(codes).shape, dtype, arrays)(codes)
-        assert np.array_equal(layer(codes), theirs)
+        assert np.array_equal(layer(codes), exported(alone(layer, x, y, w_scale), codes))
     tally.ran("onnxruntime", "QGemm, bit for bit", 8)
 
 
@@ -328,6 +319,7 @@ def residual(dtype="uint8", rule="q31-single"):
     x, h, r, y = Codes(0.02, 100, dtype), Codes(0.05, 0, dtype), Codes(0.03, 90, dtype), Codes(0.11, 120, dtype)
     w1, w2, w3 = (rng.integers(-127, 128, shape).astype(np.int8) for shape in [(4, 3, 3, 3), (4, 4, 3, 3), (4, 5)])
     bias = rng.integers(-500, 500, 5).astype(np.int32)
+    scales = {"conv1": h.scale, "conv1/w": 0.01, "conv2": r.scale, "conv2/w": 0.005, "sum": h.scale, "fc": y.scale, "fc/w": 0.002}
     return Network(x, y, (
         Conv("conv1", w1, bias[:4], Requantise.between(x, 0.01, h, rule=rule, relu=True), x.zero_point, padding=1, stride=2),
         Conv("conv2", w2, bias[1:], Requantise.between(h, 0.005, r, rule=rule), h.zero_point, padding=1),
@@ -335,35 +327,17 @@ def residual(dtype="uint8", rule="q31-single"):
         AvgPool("mean", 4, zero_point=h.zero_point),
         Flatten("flat"),
         Dense("fc", w3, bias, Requantise.between(h, 0.002, y, rule=rule), h.zero_point),
-    ))  # fmt: skip
+    ), {name: np.float32(s) for name, s in scales.items()})  # fmt: skip
 
 
 def pictures(dtype, n=4, shape=(1, 28, 28)):
     return np.random.default_rng(n).integers(0, 128, (n, *shape)).astype(dtype)
 
 
-def onnx_network(node, network, arrays):
-    """The nodes of a network; what the codes stand for is added to `arrays`."""
-    nodes, x = [], "x"
-    for layer in network.layers:
-        y = "y" if layer is network.layers[-1] else layer.name
-        if isinstance(layer, (Conv, Dense)):
-            codes = Codes(float(network.scales[layer.name]), layer.to.zero_point, layer.to.dtype)
-            arrays.update({**described(y, codes), **onnx_weights(layer, network.scales[layer.name + "/w"])})
-            nodes.append((onnx_conv if isinstance(layer, Conv) else onnx_dense)(node, layer, x, y))
-        else:
-            arrays.update({f"{y}_{part}": arrays[f"{x}_{part}"] for part in "sz"})
-            pool = {"kernel_shape": [2, 2], "strides": [2, 2]} if isinstance(layer, MaxPool) else {}
-            nodes.append(node(type(layer).__name__, [x], [y], **pool))
-        x = y
-    return nodes
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_network_has_the_codes_of_onnx_runtime(dtype):
     network, x = lenet(dtype), pictures(dtype, 64)
-    arrays = described("x", network.input)
-    theirs = session(lambda node: onnx_network(node, network, arrays), x, (64, 10), dtype, arrays)(x)
+    theirs = exported(network, x)
     assert np.array_equal(network.run(x), theirs)
     assert len(np.unique(theirs)) > 50
     for backend in BACKENDS[1:]:
@@ -639,6 +613,19 @@ def test_what_is_saved_runs_to_the_same_bits(make, rule, tmp_path):
         for part in fields(one):
             a, b = getattr(one, part.name), getattr(other, part.name)
             assert isinstance(a, Requantise) or (np.array_equal(a, b) and type(a) is type(b))
+
+
+@pytest.mark.parametrize("low, high, each", [(-8, 7, 2), (-7, 7, 2), (-2, 1, 4), (-1, 1, 4), (-9, 7, 1), (-8, 8, 1), (0, 0, 4)])
+def test_weights_of_few_bits_are_saved_several_a_byte(low, high, each, tmp_path):
+    pytest.importorskip("safetensors")
+    layer, x, _, y, codes = drawn_conv(5, {}, "uint8", per_channel=True)
+    few = replace(layer, w=np.clip(layer.w, low, high))
+    few.w[0, 0, 0, 0], few.w[0, 0, 0, 1] = low, high
+    Network(x, y, (few,)).save(tmp_path / "net")
+    (again,) = Network.load(tmp_path / "net").layers
+    assert again.w.dtype == np.int8 and np.array_equal(again.w, few.w) and np.array_equal(again(codes), few(codes))
+    stored = checkpoints.load(tmp_path / "net")[0]["layers"][f"{few.name}/w"]
+    assert stored.size == -(-few.w.size // each)
 
 
 def test_a_geometry_of_pairs_is_saved(tmp_path):

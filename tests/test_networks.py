@@ -12,6 +12,7 @@ from benchmarks.networks import gnomon
 from benchmarks.networks.case import APART, BATCH, EVERY, PICTURES, STEPS, Accuracy, Run, Step
 from benchmarks.networks.jax import turned
 from benchmarks.networks.layers import LAYERS, Layer, init, products, spread
+from benchmarks.networks.quantised import Quantised
 from engine import ops
 
 NETS = list(LAYERS)
@@ -43,6 +44,26 @@ def test_ours_is_its_definition_in_float64(case):
         with kernels.use("cpu"):
             assert error(case, gnomon.Net) <= 1e-9
         tally.ran("cpu", "a network is its definition")
+
+
+@pytest.mark.parametrize("case", [Quantised(net, PICTURES) for net in ("lenet", "cnn")], ids=str)
+@pytest.mark.parametrize("name", ["gnomon", "onnxruntime", "f32", "jax"])
+def test_networks_in_int8_have_the_bits_of_the_definition(name, case):
+    module = importlib.import_module(f"benchmarks.networks.{name}")
+    if why := module.available():
+        tally.not_run(f"networks of the benchmark in {name}: {why}")
+        pytest.skip(why)
+    args, params = case.call()
+    if name == "jax":
+        with pytest.raises(peers.Missing, match="no network in int8"):
+            module.prepare(case, args, params)
+        return
+    with gnomon.IN_FORCE:  # what is in force ends with the test
+        y = module.as_numpy(module.prepare(case, args, params)())
+    wanted = case.reference(args, params)
+    assert case.error(args, params, y, wanted) <= (module.allowed(case) if name == "f32" else 0.0)
+    assert case.error(args, params, {"logits": y["logits"][::-1]}, wanted) > 0.1
+    tally.ran(name, "a network in int8")
 
 
 @pytest.mark.parametrize("case", TRAINED + ASKED, ids=str)

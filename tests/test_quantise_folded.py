@@ -9,12 +9,18 @@ from engine import nets, ops
 from engine.masks import masked
 from engine.models import cnn, mlp
 from engine.prune import magnitude, select
-from engine.quantise import choose, convert, correct, rounding
+from engine.quantise import choose, convert, correct, qat, rounding
 from engine.quantise.folded import Folded, Layer, NoIntegerForm, fold
 from engine.quantise.integer import Codes
 from engine.quantise.numbers import Scheme, dequantise, grid_of, quantise
 
 RNG = np.random.default_rng(4)
+START = RNG.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def the_same_numbers_whatever_ran_before():
+    RNG.bit_generator.state = START
 
 
 def residual_net():
@@ -68,11 +74,13 @@ def test_pruned_weights_stay_0_through_folding_and_rounding():
 @pytest.mark.parametrize(
     "predict, said",
     [
-        (lambda p, x: ops.tanh(x @ p["w"]) @ p["v"], "tanh has no form in integers"),
-        (lambda p, x: ops.dense(x, p["w"], p["b"], activation="sigmoid") @ p["v"], "sigmoid has no form in integers, relu has"),
+        (lambda p, x: ops.tanh(x @ p["w"]) @ p["v"], None),
+        (lambda p, x: ops.dense(x, p["w"], p["b"], activation="sigmoid") @ p["v"], None),
         (lambda p, x: (x @ p["w"]) * (x @ p["w"]) @ p["v"], "multiply of two results"),
-        (lambda p, x: (1 / (x @ p["w"])) @ p["v"], "a number divided by a result"),
-        (lambda p, x: ops.abs(x @ p["w"]) @ p["v"], "abs has no form"),
+        (lambda p, x: (lambda y: np.where(y > 0, y, y / 2) @ p["v"])(x @ p["w"]), "greater has no form"),
+        (lambda p, x: (1 / (x @ p["w"])) @ p["v"], None),
+        (lambda p, x: (p["b"] / (x @ p["w"])) @ p["v"], "a number divided by a result"),
+        (lambda p, x: ops.maximum(x @ p["w"], p["b"]) @ p["v"], "maximum has no form"),
         (lambda p, x: (x * p["s"]) @ p["w"], "nothing comes before it but the input"),
         (lambda p, x: (ops.relu(x @ p["w"]) * p["b"]) @ p["v"], "after relu"),
         (lambda p, x: ((x @ p["w"]) * p["b"] + (x @ p["w"]) * 0 + x @ p["w"]) @ p["v"], None),
@@ -147,6 +155,49 @@ def test_a_constant_layer_has_codes():
     dead = net.put(replace(net["w2"], w=np.zeros_like(net["w2"].w), b=np.zeros_like(net["w2"].b)))
     small = convert.integers(dead, convert.calibrated(dead, [x]))
     np.testing.assert_allclose(small(x), dead(x), atol=small.output.scale)
+
+
+@pytest.mark.parametrize("rule", ["fp32", "q31-single", "pow2"])
+@pytest.mark.parametrize("size", [0.0, 1e-6, 1e-12, 1e-30])
+def test_channels_that_are_dead_or_nearly_keep_their_biases(size, rule):
+    """Of pixels from 0 to 255: where weights are 0 a unit would be a whole pixel, and where they nearly are the bias no int32."""
+    net, _ = trained_like()
+    x = np.random.default_rng(5).integers(0, 256, (300, 12)).astype(np.float32)
+    w, b = net["w1"].w / 255, net["w1"].b.copy()
+    w[:, :8] *= size
+    b[:8] = 0.4
+    net = net.put(replace(net["w1"], w=w.astype(np.float32), b=b))
+    ranges = convert.calibrated(net, [x])
+    small = convert.integers(net, ranges, rule=rule)
+    assert min(choose.noise(net, small, x).values()) > 30
+    trained = qat.prepared(net, ranges)
+    whole = trained.integers(trained.params)
+    np.testing.assert_array_equal(trained.evaluate(trained.params, x), whole(x))
+
+
+def test_an_empty_batch_changes_nothing():
+    net, x = trained_like()
+    ranges = convert.calibrated(net, [x, x[:0]])
+    assert ranges == convert.calibrated(net, [x])
+    rough = convert.rounded(net, convert.weight_grids(net, Scheme(bits=3)))
+    one, two = (correct.bias_corrected(net, rough, batches) for batches in ([x], [x, x[:0]]))
+    np.testing.assert_array_equal(one["w1"].b, two["w1"].b)
+    with pytest.raises(ValueError, match="no inputs of w1"):
+        rounding.gram(net["w1"], [x[:0]])
+    with pytest.raises(ValueError, match="there is no example to calibrate on"):
+        convert.calibrated(net, [x[:0]])
+
+
+def test_grids_that_integers_cannot_have_are_told():
+    net, x = trained_like()
+    ranges, grids = convert.calibrated(net, [x]), convert.weight_grids(net)
+    for scheme, group in [(Scheme(symmetric=False), None), (Scheme(signed=False), None), (Scheme(), 4)]:
+        with pytest.raises(ValueError, match="the weights of w1 have a grid that is without a sign, or affine, or in groups"):
+            convert.integers(net, ranges, grids=convert.weight_grids(net, scheme, group=group))
+    with pytest.raises(ValueError, match="there is no grid of w3"):
+        convert.integers(net, ranges, grids={name: grid for name, grid in grids.items() if name != "w3"})
+    with pytest.raises(TypeError, match="what input gives cannot be calibrated: floats are wanted"):
+        convert.calibrated(net, [x.astype(np.uint8)])
 
 
 # Corrections.

@@ -1,13 +1,21 @@
 """Powers of two: near in ratio, and products by shifts that are exact."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import kernels
-from engine.quantise.numbers import Scheme, dequantise, grid_of, quantise
-from engine.quantise.powers import Powers, logarithmic, shift_product
+from engine import ops
+from engine.interpret import Interpreter, interpreting, running
+from engine.quantise import choose, convert, powers
+from engine.quantise.folded import fold
+from engine.quantise.integer import Network
+from engine.quantise.numbers import Scheme, choose_grid, dequantise, grid_of, quantise
+from engine.quantise.powers import Powers, logarithmic, of_powers, run_by_shifts, shift_product
+from tests.test_quantise_folded import MODELS
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -142,3 +150,103 @@ def test_shifts_by_kernels_and_of_stacked_rows():
 def test_what_is_refused(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
+
+
+# Networks.
+
+
+def network(name, bits=4, rule="pow2"):
+    predict, params, x = MODELS[name]()
+    params, x = {key: p.astype(np.float32) for key, p in params.items()}, x.astype(np.float32)
+    net, grids = of_powers(fold(predict, params, x[:2]), bits)
+    return net, convert.integers(net, convert.calibrated(net, [x]), grids=grids, rule=rule), x
+
+
+class SignsOnly(Interpreter):
+    """No product of codes but with 0, 1 and -1, and no sum but with the multiplier 1."""
+
+    def __init__(self, below):
+        self.below, self.seen = below, 0
+
+    def apply(self, op, args, params):
+        assert op in (ops.matmul_int8, ops.conv2d_int8, ops.requantise)
+        assert np.abs(args[1].astype(int)).max() <= 1 if op is not ops.requantise else np.all(args[2] == 1)
+        self.seen += 1
+        return self.below.apply(op, args, params)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_network_of_powers_runs_by_shifts_and_sums_to_the_same_bits(name, bits):
+    net, small, x = network(name, bits)
+    for layer in net.weighted:
+        nonzero = np.abs(layer.w[layer.w != 0])
+        assert nonzero.size and np.all(np.frexp(nonzero)[0] == 0.5)
+    assert {int(v) for layer in small.layers if hasattr(layer, "w") for v in np.unique(np.abs(layer.w))} <= {0, *(1 << np.arange(7))}
+    codes = small.input.quantise(x)
+    with interpreting(SignsOnly(running())) as spy:
+        shifted = run_by_shifts(small, codes)
+    assert spy.seen >= 2 * len(net.weighted)
+    np.testing.assert_array_equal(shifted, small.run(codes))
+    assert len(np.unique(shifted)) > 4
+    assert np.abs(small(x) - net(x)).max() <= 16 * small.output.scale
+
+
+def test_a_shift_forgotten_is_caught(monkeypatch):
+    _, small, x = network("mlp")
+    codes = small.input.quantise(x)
+    places = powers._places
+    monkeypatch.setattr(powers, "_places", lambda w: (np.sign(places(w)[0]).astype(np.int8), 1))
+    assert not np.array_equal(run_by_shifts(small, codes), small.run(codes))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_under_pow2_all_scales_are_powers_and_the_noise_is_that_of_8_bits(name):
+    predict, params, x = MODELS[name]()
+    params, x = {key: p.astype(np.float32) for key, p in params.items()}, x.astype(np.float32)
+    net = fold(predict, params, x[:2])
+    ranges = convert.calibrated(net, [x])
+    small, other = (convert.integers(net, ranges, rule=rule) for rule in ("pow2", "fp32"))
+    assert all(np.all(np.frexp(scale)[0] == 0.5) for scale in [small.input.scale, *small.scales.values()])
+    loud, quiet = choose.noise(net, small, x), choose.noise(net, other, x)
+    assert all(loud[layer] > quiet[layer] - 9 for layer in loud)  # a bit for the weights, and half of one for what flows
+    with pytest.raises(ValueError, match=r"of the weights of .* are not: `weight_grids\(net, power=True\)`"):
+        convert.integers(net, ranges, grids=convert.weight_grids(net), rule="pow2")
+
+
+@given(seeds)
+def test_a_power_holds_the_range_and_no_smaller_one_does(seed):
+    rng = np.random.default_rng(seed)
+    low, high = np.sort(rng.normal(size=(2, 5)) * 10.0 ** rng.integers(-3, 4), axis=0)
+    for scheme in (Scheme(axis=0), Scheme(signed=False, symmetric=False, axis=0)):
+        plain, power = (choose_grid(low, high, scheme, power=p) for p in (False, True))
+        assert np.all(np.frexp(power.scale)[0] == 0.5)
+        assert np.all(power.scale >= plain.scale) and np.all(power.scale < 2 * plain.scale)
+    assert choose_grid(-127.0, 1.0, Scheme(), power=True).scale == 1.0
+
+
+def test_what_shifts_cannot_run_is_told():
+    _, small, x = network("mlp", rule="fp32")
+    with pytest.raises(ValueError, match="rule fp32 multiplies sums"):
+        run_by_shifts(small, small.input.quantise(x))
+    predict, params, x = MODELS["mlp"]()
+    net = fold(predict, params, x[:2])
+    small = convert.integers(net, convert.calibrated(net, [x]), rule="pow2")
+    with pytest.raises(ValueError, match="the weights are no powers of two: take `of_powers`"):
+        run_by_shifts(small, small.input.quantise(x))
+    for bits in (0, 5):
+        with pytest.raises(ValueError, match=f"bits={bits}: powers of two that are int8 have 2 to 4 bits"):
+            of_powers(net, bits)
+    with pytest.raises(ValueError, match=r"the weights of w1: .* not finite"):
+        of_powers(net.put(*[replace(net["w1"], w=net["w1"].w * np.nan)]))
+
+
+def test_dead_channels_and_saved_networks(tmp_path):
+    predict, params, x = MODELS["mlp"]()
+    params["w1"][:, 2] = 0
+    net, grids = of_powers(fold(predict, params, x[:2]))
+    small = convert.integers(net, convert.calibrated(net, [x]), grids=grids, rule="pow2")
+    small.save(tmp_path / "small.safetensors")
+    codes = small.input.quantise(x)
+    np.testing.assert_array_equal(run_by_shifts(Network.load(tmp_path / "small.safetensors"), codes), small.run(codes))
+    assert not np.any(net["w1"].w[:, 2])

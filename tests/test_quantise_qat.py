@@ -107,6 +107,20 @@ def law_of_slopes(relu):
     assert 0 < clipped.sum() < w.size and np.all(found["fc/w"][clipped] == 0) and np.all(found["fc/w"][~clipped] != 0)
 
 
+def test_slopes_of_signs_are_those_of_the_identity_and_of_a_product():
+    """Zhou et al. (2016), eq. 7: whatever the weight; and of the step exactly, times the share."""
+    net, x = dense_net()
+    qat = prepared(net, {INPUT: (-1e6, 1e6), "fc": (-1e7, 1e7)}, bits=1)
+    params = {**qat.params, "fc/w": np.where(np.arange(35).reshape(7, 5) % 4, qat.params["fc/w"], 0.0)}
+    g = np.random.default_rng(2).normal(size=(40, 5))
+    found = grad(lambda p: ops.sum(g * qat(p, x)))(params)
+    codes = qat.codes(params)[INPUT]
+    of_w = codes.dequantise(codes.quantise(x)).astype(np.float64).T @ g
+    np.testing.assert_allclose(found["fc/w"], of_w, rtol=1e-6)
+    wanted = np.sum(of_w * np.sign(params["fc/w"]), axis=0) * np.exp(params["fc/w/step"]) / np.sqrt(7)
+    np.testing.assert_allclose(found["fc/w/step"], wanted, rtol=1e-6)
+
+
 @pytest.mark.parametrize("relu", [False, True])
 def test_slopes_are_those_of_lsq_and_lsq_plus(relu):
     law_of_slopes(relu)
@@ -139,8 +153,10 @@ def test_a_step_begins_as_lsq_says_or_where_the_largest_weight_is_a_code(bits):
     w[2] = 0
     w[3, 1:] = 0  # pruned: what is 0 needs no step
     s, top = first_step(w, Scheme(bits, axis=0)), 2 ** (bits - 1) - 1
-    for channel, step in zip(w, s, strict=True):
+    signs = first_step(w, Scheme(bits, axis=0), signs=True)
+    for channel, step, of_signs in zip(w, s, signs, strict=True):
         some = np.abs(channel[channel != 0])
+        assert of_signs == pytest.approx(some.mean() if some.size else 1.0)
         assert step == pytest.approx(min(2 * some.mean() / np.sqrt(top), some.max() / top) if some.size else 1.0)
 
 
@@ -180,7 +196,7 @@ def law_of_evaluation(qat, params, x, state=None):
     return wanted
 
 
-@pytest.mark.parametrize("bits", [8, {"conv1": 4, "conv2": 2}])
+@pytest.mark.parametrize("bits", [8, {"conv1": 4, "conv2": 2}, 1])
 @pytest.mark.parametrize("name", NETS)
 def test_evaluation_is_inference_in_integers_to_the_bit(name, bits):
     net, x, t = NETS[name]()
@@ -325,12 +341,13 @@ def test_a_network_with_norms_trains_and_its_evaluation_is_the_integers():
 # Training by `fit`.
 
 
+@pytest.mark.parametrize("bits", [4, 1])
 @pytest.mark.parametrize("optimizer", [Adam(1e-2, weight_decay=1e-3), Momentum(1e-4)])
-def test_pruned_weights_stay_0(optimizer):
+def test_pruned_weights_stay_0(optimizer, bits):
     qat, net, x, t = normed(4)
     masks = select(magnitude(qat.params, names=[f"{layer.name}/w" for layer in net.weighted]), 0.6)
     net = net.put(*(replace(layer, w=masked({"w": layer.w}, {"w": masks[f"{layer.name}/w"]})["w"]) for layer in net.weighted))
-    qat = prepared(net, calibrated(net, [x[:100]]), bits=4, norms=statistics(net, [x[:100]]), freeze_after=2)
+    qat = prepared(net, calibrated(net, [x[:100]]), bits=bits, norms=statistics(net, [x[:100]]), freeze_after=2)
     run = fit(qat.loss(ops.cross_entropy), qat.params, (x[:100], t[:100]), optimizer=optimizer, epochs=1, batch_size=20, masks=masks,
               state=qat.state, progress=False)  # fmt: skip
     small = {layer.name: layer for layer in qat.integers(run.params, run.state).layers}
@@ -376,12 +393,13 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path):
         assert one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def test_ternary_weights_learn_digits_that_rounding_loses():
+@pytest.mark.parametrize("bits, codes", [(2, {-1, 0, 1}), (1, {-1, 1})])
+def test_weights_of_two_bits_and_of_one_learn_digits_that_rounding_loses(bits, codes):
     x, t = read_digits()
     x = x.reshape(len(x), -1)
     run = fit(mlp.loss, mlp.init(0, (64, 48, 10)), (x[:1300], t[:1300]), optimizer=Adam(5e-3), epochs=6, progress=False)
     net = fold(mlp.predict, run.params, x[:1])
-    qat = prepared(net, calibrated(net, [x[:300]]), bits=2)
+    qat = prepared(net, calibrated(net, [x[:300]]), bits=bits)
     more = fit(qat.loss(ops.cross_entropy), qat.params, (x[:1300], t[:1300]), optimizer=Adam(2e-3), epochs=6, progress=False)
 
     def right(y):
@@ -389,13 +407,13 @@ def test_ternary_weights_learn_digits_that_rounding_loses():
 
     rounded, learned = qat.integers(qat.params)(x[1300:]), qat.integers(more.params)(x[1300:])
     assert right(learned) > right(mlp.predict(run.params, x[1300:])) - 0.03 > right(rounded)
-    assert set(np.unique(qat.integers(more.params).layers[0].w)) == {-1, 0, 1}
+    assert set(np.unique(qat.integers(more.params).layers[0].w)) == codes
 
 
 # Errors.
 
 
-@pytest.mark.parametrize("bits", [0, 1, 9])
+@pytest.mark.parametrize("bits", [0, 9])
 def test_bits_that_are_no_scheme_are_told_with_the_layer(bits):
     net, x = dense_net()
     with pytest.raises(ValueError, match=f"the weights of fc: a scheme has 2 to 8 bits, not {bits}"):

@@ -56,4 +56,6 @@ def test_the_table_lines_up_and_is_markdown_too(tmp_path):
     assert lines[1][:at].endswith("95.00%") and lines[2][:at].endswith("87.50%")
     assert {line.count("|") for line in tradeoff.markdown(found).splitlines()} == {len(tradeoff.cells(found)[0]) + 1}
     tradeoff.plot(found, tmp_path / "a.png", title="two models")
+    tradeoff.plot(found, tmp_path / "apart.png", title="two models", joined=False)
+    assert (tmp_path / "apart.png").read_bytes() != (tmp_path / "a.png").read_bytes()
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"

@@ -1,4 +1,5 @@
-"""Whole networks in every framework: the home of `Step` and `Accuracy` cases, and their implementations, a module each.
+"""Whole networks in every framework: the home of `Step`, `Accuracy` and `Quantised` cases, and their implementations,
+a module each.
 
 A module has `available()` and `prepare(case, args, params)` as `benchmarks/peers/__init__.py` says, and a class
 

@@ -247,6 +247,8 @@ def prepare(make: Any, case: Any, args: list[Any]) -> peers.Call:
     """What is timed in `case`, for the networks that `make(name, params)` makes."""
     if isinstance(case, Accuracy):
         return case.prepared(make, args)
+    if case.dtype != "float32":
+        raise peers.Missing(f"no network in {case.dtype}")
     weights, x, t = args
     return case.prepared(make(case.net, weights), x, t)  # type: ignore[no-any-return]
 

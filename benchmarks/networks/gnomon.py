@@ -42,15 +42,27 @@ def available() -> str | None:
 
 
 def prepare(case: Any, args: list[Any], params: dict[str, Any]) -> peers.Call:
+    if case.dtype == "int8":
+        from benchmarks.networks.quantised import Net as Integers
+
+        in_force()
+        weights, x, t = args
+        return case.prepared(Integers(case.net, weights, x), x, t)  # type: ignore[no-any-return]
     return prepare_with(Net, case, args)
+
+
+def in_force() -> None:
+    """Our kernels, from here on."""
+    if not of_ours.running_kernels():
+        IN_FORCE.enter_context(of_ours.use("cpu"))
 
 
 class Net:
     """See `benchmarks/networks/__init__.py`."""
 
     def __init__(self, name: str, params: Params, kernels: bool = True):
-        if kernels and not of_ours.running_kernels():
-            IN_FORCE.enter_context(of_ours.use("cpu"))
+        if kernels:
+            in_force()
         self.kernels = kernels
         self.predict = (PREDICT if kernels else DEFINED)[name]
         self.adam = Adam(lr=1e-3)

@@ -34,7 +34,8 @@ COLOURS = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow"}
 )
 @click.option("--quick", is_flag=True, help="The same path with little data and few epochs, in under 20 seconds.")
 def command(models: str, folder: str, seed: int, count: int, kernels: str | None, quick: bool) -> int:
-    """Train linear regression, logistic regression, an MLP and LeNet-5 on data that ship inside packages.
+    """Train linear regression, logistic regression, an MLP and LeNet-5 on data that ship inside packages; LeNet-5 also pruned, and both
+    in integers of 8 bits.
 
     For each: parameters, seconds of training and of compiling, metrics on held-out data, and the verdict on its gradient. Every
     parameter array's gradient at a real batch is compared, in float64, with a complex step or an extrapolated difference.
@@ -65,7 +66,7 @@ def command(models: str, folder: str, seed: int, count: int, kernels: str | None
         console.print(f"gnomon demo   {drawn}   kernels {backend or 'none'}   {cores()} cores{'   quick' if quick else ''}\n")
         results = shown(console, chosen(names), range(seed, seed + count), quick, backend)
         report(console, results, folder, {"seed": seed, "seeds": count, "quick": quick, "kernels": backend or "none"}, began)
-    return int(any(r.facts["gradient"]["verdict"] == "FAIL" for r in results))
+    return int(any(r.facts["gradient"]["verdict"] == "FAIL" for r in results if r.facts["gradient"]))
 
 
 def has_numba() -> bool:
@@ -89,8 +90,9 @@ def shown(console: Console, shows: Sequence[Any], seeds: Sequence[int], quick: b
     console.print(row([f"[bold]{name}" for name in COLUMNS]))
     results = []
     for show in shows:
-        results.append(study(show, seeds=seeds, quick=quick, backend=backend, watch=bars, waiting=spinner))
-        console.print(row(cells(results[-1])))
+        for result in study(show, seeds=seeds, quick=quick, backend=backend, watch=bars, waiting=spinner):
+            console.print(row(cells(result)))
+            results.append(result)
     return results
 
 
@@ -107,16 +109,25 @@ def row(texts: Sequence[str]) -> Any:
 
 def cells(result: Result) -> list[str]:
     """What the row says of a result."""
-    facts, gradient = result.facts, result.facts["gradient"]
-    verdict = gradient["verdict"]
+    facts = result.facts
     return [
         f"{result.title}\n[dim]{result.data}, {facts['examples']['train']:,} + {facts['examples']['test']:,}",
         f"{facts['parameters']:,}",
         f"{facts['seconds']['train']:.1f} s",
         f"{facts['seconds']['compile']:.1f} s",
         "\n".join(measured(facts["seeds"])),
-        f"[{COLOURS[verdict]}]{verdict}[/]\n[dim]{gradient['worst']:.0e} worst",
+        judged(facts),
     ]
+
+
+def judged(facts: dict[str, Any]) -> str:
+    """The verdict on the gradient; integers have none, but are small."""
+    from engine.report import smaller
+
+    gradient = facts["gradient"]
+    if gradient is None:
+        return f"none\n[dim]{smaller(facts)}"
+    return f"[{COLOURS[gradient['verdict']]}]{gradient['verdict']}[/]\n[dim]{gradient['worst']:.0e} worst"
 
 
 NAMES = {"r2": "R2", "mae": "MAE", "accuracy": "accuracy", "f1": "F1", "macro_f1": "macro F1"}
@@ -146,7 +157,7 @@ def report(console: Console, results: Sequence[Result], folder: str, facts: dict
     for file in files:
         console.print(f"  {file.name}", style="dim")
     for result in results:
-        if result.facts["gradient"]["verdict"] != "PASS":
+        if result.facts["gradient"] and result.facts["gradient"]["verdict"] != "PASS":
             console.print(f"\nThe gradient of {result.title}:\n{result.facts['gradient']['text']}", markup=False)
     console.print(f"{time.perf_counter() - began:.0f} s in all")
 

@@ -65,6 +65,8 @@ def in_words(e: Exception) -> click.ClickException | None:
     from engine.export.onnx_writer import ExportError
     from engine.graph import GraphError
     from engine.prune import ScoreError
+    from engine.quantise.folded import NoIntegerForm
+    from engine.quantise.numbers import NotFinite
     from engine.train import Diverged, OtherRun
 
     if isinstance(e, ModuleNotFoundError):
@@ -74,4 +76,5 @@ def in_words(e: Exception) -> click.ClickException | None:
         return Failure(f"{e.filename}: {e.strerror}" if e.filename and e.strerror else str(e))
     if isinstance(e, Mismatch):
         return click.UsageError(str(e))
-    return Failure(str(e)) if isinstance(e, (CheckpointError, Diverged, ExportError, GraphError, OtherRun, ScoreError)) else None
+    known = (CheckpointError, Diverged, ExportError, GraphError, NoIntegerForm, NotFinite, OtherRun, ScoreError)
+    return Failure(str(e)) if isinstance(e, known) else None

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from engine.cli.problems import Failure, needs, told, unknown
+from engine.cli.problems import needs, told, unknown
 
 if TYPE_CHECKING:
     from engine.prune.job import Pruning
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
     from engine.tradeoff import Row
 
 JOB = "pruning.json"
+MADE = ("dense.safetensors", "stage-*.safetensors", "shared.safetensors")
 REPORT = ("table.md", "report.json", "accuracy.png", "pruned.packed")
 
 
@@ -85,13 +84,14 @@ def command(
     """
     with told():
         from engine.cli.demo import has_numba
+        from engine.cli.folder import enter, to_go_on
         from kernels.registry import use
 
         needs("safetensors", "matplotlib", "rich")
         folder = report or Path("runs") / f"{model}-{data}-pruned"
         changes = {"epochs": dense_epochs, "examples": examples, "seed": seed}
         job = described(model, data, changes, how)
-        begun(job, folder, resume, overwrite)
+        enter(folder / JOB, job.as_dict(), "pruning", resume=resume, overwrite=overwrite, made=[*MADE, *REPORT], check=job.check)
         backend = "cpu" if kernels is None and has_numba() else None if kernels == "none" else kernels
         try:
             with use(backend):
@@ -99,8 +99,7 @@ def command(
                 rows = measured(job, found)
             write(job, found, rows, folder)
         except KeyboardInterrupt as e:  # in a training, where its message says how far that is, or between two
-            again = shlex.join(["gnomon", "prune", *[a for a in sys.argv[2:] if a not in ("--resume", "--overwrite")], "--resume"])
-            click.echo(f"{e or 'interrupted'}\n  everything is in {folder}; to go on:\n  {again}", err=True)
+            click.echo(f"{e or 'interrupted'}\n  everything is in {folder}; to go on:\n  {to_go_on('prune')}", err=True)
             return 130
     click.echo(json.dumps([row.as_dict() for row in rows]) if as_json else told_rows(job, rows, folder))
     return 0
@@ -123,45 +122,6 @@ def described(model: str, data: str, changes: dict[str, Any], how: dict[str, Any
         return Pruning(experiment, **{**how, "stages": stages})
     except ValueError as e:
         raise click.UsageError(str(e)) from e
-
-
-def begun(job: Pruning, folder: Path, resume: bool, overwrite: bool) -> None:
-    """Write the job to the folder, or find that the one there is the same. Raises Failure or UsageError if it is not, or may not go on."""
-    if resume and overwrite:
-        raise click.UsageError("--resume goes on with what is there, --overwrite begins anew: which of the two?")
-    said = json.loads(json.dumps(job.as_dict()))
-    file = folder / JOB
-    if file.exists() and not (resume or overwrite):
-        cure = "--resume goes on with it, --overwrite begins anew, --report DIR takes another folder"
-        raise Failure(f"there is a pruning in {folder} already\n  {cure}")
-    if resume and not file.is_file():
-        raise Failure(f"there is no pruning in {folder} to go on with: {JOB} is not there\n  leave out --resume")
-    if resume:
-        try:
-            clashes = differences(dict(json.loads(file.read_text())), said)
-        except (ValueError, TypeError) as e:
-            raise Failure(f"{file} is damaged: {e}\n  --overwrite begins anew") from e
-        if clashes:
-            raise click.UsageError(f"the pruning in {folder} was begun otherwise:\n  " + "\n  ".join(clashes))
-        return
-    job.check()  # before anything is written
-    folder.mkdir(parents=True, exist_ok=True)
-    stages = folder.glob("stage-*.safetensors")
-    for old in [*stages, *(folder / name for name in ("dense.safetensors", "shared.safetensors", *REPORT))]:
-        old.unlink(missing_ok=True)
-    file.write_text(json.dumps(said, indent=2) + "\n")
-
-
-def differences(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
-    """Where two nested records differ, in words."""
-    found = []
-    for name in {**before, **now}:
-        then, here = before.get(name), now.get(name)
-        if isinstance(then, dict) and isinstance(here, dict):
-            found += differences(then, here, f"{path}{name}.")
-        elif then != here:
-            found.append(f"{path}{name}: then {then}, now {here}")
-    return found
 
 
 def followed(job: Pruning, folder: Path, *, quiet: bool) -> list[Stage]:

@@ -30,7 +30,7 @@ from engine.checkpoints import write_whole
 from engine.export import c99_parts as parts
 from engine.ops.pool import windows
 from engine.ops.windows import pair, sides, window_grid
-from engine.quantise.integer import Add, AvgPool, Conv, Dense, Flatten, Layer, MaxPool, Network, Requantise
+from engine.quantise.integer import Add, AvgPool, Conv, Dense, Flatten, Layer, Lookup, MaxPool, Network, Requantise
 
 Shape = tuple[int, ...]
 Record = dict[str, Any]  # the members of a struct: numbers, tuples of them, arrays, and records
@@ -178,12 +178,18 @@ def _add(layer: Add, a: _Value, b: _Value) -> _Form:
     return _Form("add", "add", a.shape, layer.dtype, record)
 
 
+def _lookup(layer: Lookup, x: _Value) -> _Form:
+    table = (layer.table.astype(np.int16) - np.iinfo(layer.dtype).min).astype(np.uint8)  # from the least code of y, whatever its dtype
+    return _Form("lookup", "lookup", x.shape, layer.dtype, {"size": x.size, "table": table})
+
+
 FORMS: dict[type[Layer], Callable[..., _Form]] = {
     Conv: _conv,
     Dense: _dense,
     MaxPool: _max_pool,
     AvgPool: _average_pool,
     Add: _add,
+    Lookup: _lookup,
 }
 
 

@@ -225,6 +225,15 @@ static void $name(const $x *a, const $x2 *b, $y *y, const struct add *layer)
 }
 """
 
+LOOKUP = """\
+/* $name: the code that a table has for each */
+static void $name(const $x *x, $y *y, const struct lookup *layer)
+{
+    for (int32_t i = 0; i < layer->size; i++)
+        y[i] = ($y)(layer->table[(uint8_t)x[i]] + $least);
+}
+"""
+
 STRUCTS = {
     "conv": """\
 struct conv {
@@ -257,9 +266,15 @@ struct add {
     int32_t size, mantissa[2], shift, zeros[2], zero, low, high;
 };
 """,
+    "lookup": """\
+struct lookup {
+    int32_t size;
+    const uint8_t *table; /* [256], by the byte of x: how far the code of y is above the least one */
+};
+""",
 }
 
-FUNCTIONS = {"conv": CONV, "dense": DENSE, "max_pool": MAX_POOL, "average_pool": AVERAGE_POOL, "add": ADD}
+FUNCTIONS = {"conv": CONV, "dense": DENSE, "max_pool": MAX_POOL, "average_pool": AVERAGE_POOL, "add": ADD, "lookup": LOOKUP}
 
 MAIN = """\
 #ifdef ${upper}_MAIN

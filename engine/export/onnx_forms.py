@@ -111,25 +111,17 @@ FORMS: dict[str, Form] = {
     "rint": node("Round"),
     # layers
     "avg_pool2d": lambda to, x, *, kernel_size, stride, padding, count_include_pad: to(
-        "AveragePool", x, **_window(kernel_size, stride, padding), count_include_pad=int(count_include_pad)
+        "AveragePool", x, **window(kernel_size, stride, padding), count_include_pad=int(count_include_pad)
     ),
     "bias_activation": lambda to, x, b, *, axis, activation: _bias_activation(to, to.cast(x), to.cast(b), axis, activation),
-    "conv2d": lambda to, x, w, *, stride, padding, dilation, groups: to(
-        "Conv",
-        to.cast(x),
-        to.cast(w),
-        strides=pair(stride, "stride", 1),
-        pads=_pads(padding),
-        dilations=pair(dilation, "dilation", 1),
-        group=groups,
-    ),
+    "conv2d": lambda to, x, w, **params: to("Conv", to.cast(x), to.cast(w), **geometry(**params)),
     "dense": lambda to, x, w, b, *, activation: _activated(to, _dense(to, to.cast(x), to.cast(w), to.cast(b)), activation),
     "det": node("Det"),
     "einsum": lambda to, *xs, subscripts: to("Einsum", *to.alike(*xs), equation=subscripts),
     "log_softmax": lambda to, x, *, axis: _softmax(to, "LogSoftmax", to.cast(x), axis),
     "matmul": node("MatMul"),
     "matvec": lambda to, x, w: _matvec(to, to.cast(x), to.cast(w)),
-    "max_pool2d_with_indices": lambda to, x, *, kernel_size, stride, padding: _max_pool(to, x, _window(kernel_size, stride, padding)),
+    "max_pool2d_with_indices": lambda to, x, *, kernel_size, stride, padding: _max_pool(to, x, window(kernel_size, stride, padding)),
     "normalise": lambda to, x, w, b, *, axis, eps: _normalise(to, to.cast(x), to.cast(w), to.cast(b), axes_of(axis, x.ndim), eps),
     "softmax": lambda to, x, *, axis: _softmax(to, "Softmax", to.cast(x), axis),
     "vecdot": lambda to, x, w: _reduce(to, "ReduceSum", to("Mul", to.cast(x), to.cast(w)), -1, False),
@@ -343,7 +335,15 @@ def _variance(to: Writer, x: Tensor, axis: Any, keepdims: bool, correction: floa
     return to("Mul", var, to.number(n / (n - correction) if n > correction else math.nan))
 
 
-def _window(kernel_size: Any, stride: Any, padding: Any) -> dict[str, Any]:
+def geometry(*, stride: Any, padding: Any, dilation: Any, groups: int) -> dict[str, Any]:
+    """The attributes of a convolution."""
+    return {
+        "strides": pair(stride, "stride", 1), "pads": _pads(padding), "dilations": pair(dilation, "dilation", 1), "group": groups,
+    }  # fmt: skip
+
+
+def window(kernel_size: Any, stride: Any, padding: Any) -> dict[str, Any]:
+    """The attributes of a pool."""
     kernel = pair(kernel_size, "kernel_size", 1)
     return {"kernel_shape": kernel, "strides": kernel if stride is None else pair(stride, "stride", 1), "pads": _pads(padding)}
 

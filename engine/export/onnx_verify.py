@@ -13,6 +13,7 @@ from engine.graph import Graph, Value
 from engine.tree import flatten
 
 BATCHES = (1, 3)
+NARROW = "it has few operators for float64: export parameters and example in float32; or another opset"
 Write = Callable[[Graph], tuple[bytes, list[str]]]
 """Makes a model of a graph, and tells the names of its inputs."""
 
@@ -50,11 +51,11 @@ def verified(
         import onnxruntime
     except ModuleNotFoundError:
         return None, []
-    session, depth = _session(data), _depth(graph)
+    session, depth = loaded(data), _depth(graph)
     ins, outs = [[v.name for v in of] for of in (session.get_inputs(), session.get_outputs())]
     found = []
     for given in batches:
-        theirs = _ran(session, dict(zip(ins, given, strict=True)))
+        theirs = ran(session, dict(zip(ins, given, strict=True)))
         with np.errstate(all="ignore"):
             ours = [np.asarray(y) for y in flatten(predict(params, *given))[0]]
             exact = flatten(graph(_wide(params), *_wide(dict(enumerate(given))).values()))[0]
@@ -70,25 +71,28 @@ def verified(
     return onnxruntime.__version__, found
 
 
-def _session(data: bytes) -> Any:
+def loaded(data: bytes, cure: str = NARROW, *, entries: Mapping[str, str] | None = None, as_written: bool = False) -> Any:
+    """A session of ONNX Runtime, with these entries in its configuration; `as_written`: without joining nodes. Raises ExportError."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what is wrong comes as an exception
+    if as_written:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    for entry in (entries or {}).items():
+        options.add_session_config_entry(*entry)
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as e:  # of classes that its C++ part makes
-        raise ExportError(f"ONNX Runtime {onnxruntime.__version__} cannot load the model: {e}\n  {NARROW}") from e
+        raise ExportError(f"ONNX Runtime {onnxruntime.__version__} cannot load the model: {e}\n  {cure}") from e
 
 
-def _ran(session: Any, given: Mapping[str, Any]) -> list[Any]:
+def ran(session: Any, given: Mapping[str, Any], cure: str = NARROW) -> list[Any]:
+    """What it gives. Raises ExportError."""
     try:
         return session.run(None, given)  # type: ignore[no-any-return]
     except Exception as e:  # as above
-        raise ExportError(f"ONNX Runtime cannot run the model: {e}\n  {NARROW}") from e
-
-
-NARROW = "it has few operators for float64: export parameters and example in float32; or another opset"
+        raise ExportError(f"ONNX Runtime cannot run the model: {e}\n  {cure}") from e
 
 
 def drawn(rng: np.random.Generator, like: np.ndarray, shape: Sequence[int]) -> np.ndarray:
@@ -134,7 +138,7 @@ def _culprit(graph: Graph, params: Mapping[str, Any], given: Sequence[Any], writ
         return ""
     whole = Graph(graph.inputs, graph.parameters, graph.calls, tuple(floats), tuple)
     data, ins = write(whole)
-    theirs = dict(zip(floats, _ran(_session(data), dict(zip(ins, given, strict=True))), strict=True))
+    theirs = dict(zip(floats, ran(loaded(data), dict(zip(ins, given, strict=True))), strict=True))
     with np.errstate(all="ignore"):
         ours, exact, depth = whole.run(params, *given), whole.run(_wide(params), *_wide(dict(enumerate(given))).values()), _depth(whole)
     for number, call in enumerate(graph.calls, 1):

@@ -8,7 +8,8 @@ run = fit(loss, flat(formed), (x, t), optimizer=Adam(), epochs=3)
 running(mlp.predict)(folded(formed, run.params), x)
 """
 
+from engine.forms.coded import Coded, Dynamic, in_codes
 from engine.forms.form import Form, flat, folded, running
 from engine.forms.pruned import CSR, Blocks, TwoToFour, race, sparse
 
-__all__ = ["CSR", "Blocks", "Form", "TwoToFour", "flat", "folded", "race", "running", "sparse"]
+__all__ = ["CSR", "Blocks", "Coded", "Dynamic", "Form", "TwoToFour", "flat", "folded", "in_codes", "race", "running", "sparse"]

@@ -4,6 +4,7 @@ from engine.ops.activations import *  # noqa: F403
 from engine.ops.bfloat16 import *  # noqa: F403
 from engine.ops.bias import *  # noqa: F403
 from engine.ops.bits import *  # noqa: F403
+from engine.ops.chain import *  # noqa: F403
 from engine.ops.codes import *  # noqa: F403
 from engine.ops.conv import *  # noqa: F403
 from engine.ops.cumulative import *  # noqa: F403

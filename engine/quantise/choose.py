@@ -12,30 +12,28 @@ from typing import Any
 
 import numpy as np
 
-from engine.quantise import rounding
+from engine.quantise import convert, rounding
 from engine.quantise.calibrate import sqnr
-from engine.quantise.convert import Grids, InFloats, Ranges, integers, makes_codes, weight_grids
+from engine.quantise.convert import Grids, Ranges, integers, makes_codes, weight_grids
 from engine.quantise.correct import values_of
 from engine.quantise.folded import Folded
-from engine.quantise.integer import Add, Codes, Network
+from engine.quantise.integer import Network
+from engine.quantise.narrow import Narrow
 
 
-def noise(net: Folded, small: Network, x: Any) -> dict[str, float]:
+def noise(net: Folded, small: Network | Narrow, x: Any) -> dict[str, float]:
     r"""$10 \log_{10} \left( \sum y^2 / \sum (\hat y - y)^2 \right)$ for what each layer gives: decibels, 6 for each bit that is right
 
-    Of the whole network up to that layer, so what is lost stays lost. Layers that only hand codes on are left out.
+    Of the whole network up to that layer, so what is lost stays lost. Layers that only hand codes on are left out, and so are those that a
+    function alone reads: their numbers are clipped where it no longer changes.
     """
-    whole, codes = values_of(net, x), small.values(small.input.quantise(x))
-    own = [layer for layer in small.layers if layer.name in small.scales]
-    return {layer.name: sqnr(whole[layer.name], codes_of(layer, small).dequantise(codes[layer.name])) for layer in own}
-
-
-def codes_of(layer: Any, small: Network) -> Codes:
-    """What the codes of a layer stand for that has a grid of its own."""
-    if isinstance(layer, InFloats):
-        return layer.after
-    to = layer if isinstance(layer, Add) else layer.to
-    return Codes(float(small.scales[layer.name]), to.zero_point, to.dtype)
+    whole = values_of(net, x)
+    if isinstance(small, Narrow):
+        values = small.values(x)
+        return {layer.name: sqnr(whole[layer.name], values[layer.name]) for layer in net.weighted}
+    given, codes = small.values(small.input.quantise(x)), small.codes()
+    own = [layer.name for layer in small.layers if layer.name in small.scales and not convert.read_by_a_function(net, layer.name)]
+    return {name: sqnr(whole[name], codes[name].dequantise(given[name])) for name in own}
 
 
 def table(decibels: Mapping[str, float]) -> str:

@@ -57,6 +57,8 @@ def bias_corrected(net: Folded, rough: Folded, batches: Iterable[Any]) -> Folded
     total = {layer.name: np.zeros(len(layer.b)) for layer in net.weighted if layer.b is not None}
     count = 0
     for x in batches:
+        if not len(x):
+            continue
         seen = values_of(net, x)
         for layer in net.weighted:
             total[layer.name] += len(x) * _shift(layer, rough[layer.name], seen[layer.reads[0]])

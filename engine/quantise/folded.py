@@ -12,6 +12,9 @@ model does to the numbers of a channel is made part of the layer before: a batch
 and so does any multiplication, division, addition or subtraction with one number a channel. Where a maximum stands between a layer and
 its bias or relu, they change places, which changes nothing: neither falls. Weights that are 0 stay 0.
 
+What else is done to each number alone, whatever the channel, is a layer of the kind "function": tanh, gelu, x clip(x + 3, 0, 6) / 6. All
+calls between two other layers are one of them.
+
 Source: Jacob et al. (2018), Quantization and training of neural networks for efficient integer-arithmetic-only inference, sec. 3.2, eq. 14.
 """
 
@@ -26,9 +29,12 @@ from typing import Any, Literal
 import numpy as np
 
 from engine import ops
+from engine.forms.form import Form
 from engine.graph import Call, Value, at, trace
+from engine.quantise.functions import Function, X
+from engine.traced import OPS
 
-Kind = Literal["conv", "dense", "max_pool", "avg_pool", "add", "flatten"]
+Kind = Literal["conv", "dense", "max_pool", "avg_pool", "add", "flatten", "function"]
 
 INPUT = "input"
 
@@ -42,9 +48,10 @@ class Layer:
     """One layer.
 
     reads     the names of the layers whose numbers it takes, "input" for the network's
-    w, b      of a convolution (o, c / groups, i, j) and (o); of a product (k, m) and (m)
+    w, b      of a convolution (o, c / groups, i, j) and (o); of a product (k, m) and (m). w may be a form, see `quantise.narrow`
     relu      what is below 0 becomes 0, at last
     options   of the op: stride, padding, dilation, groups; kernel_size, stride, padding
+    function  of each number, if that is what it does
     """
 
     name: str
@@ -54,14 +61,17 @@ class Layer:
     b: np.ndarray | None = None
     relu: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    function: Function | None = None
 
     def __call__(self, *x: Any) -> Any:
         """What it gives, in floats."""
+        if self.function is not None:
+            return self.function(x[0])
         act = "relu" if self.relu else "identity"
         if self.kind == "conv":
-            return ops.bias_activation(ops.conv2d(x[0], self.w, **self.options), self.b, activation=act)
+            return ops.bias_activation(_product(ops.conv2d, x[0], self.w, **self.options), self.b, activation=act)
         if self.kind == "dense":
-            return ops.dense(x[0], self.w, self.b, activation=act)
+            return _product(ops.dense, x[0], self.w, self.b, activation=act)
         if self.kind == "max_pool":
             return ops.max_pool2d(x[0], **self.options)
         if self.kind == "avg_pool":
@@ -78,8 +88,12 @@ class Layer:
     def __str__(self) -> str:
         shape = "" if self.w is None else " x ".join(map(str, self.w.shape))
         options = ", ".join(f"{name} {value}" for name, value in self.options.items() if value not in (None, 0, 1))
-        words = [self.kind, shape, "relu" if self.relu else "", options, f"of {', '.join(self.reads)}"]
+        words = [self.kind, shape, str(self.function or ""), "relu" if self.relu else "", options, f"of {', '.join(self.reads)}"]
         return f"{self.name:<16} {'  '.join(word for word in words if word)}"
+
+
+def _product(op: Callable[..., Any], x: Any, w: Any, *b: Any, **options: Any) -> Any:
+    return getattr(w, op.name)(x, *b, **options) if isinstance(w, Form) else op(x, w, *b, **options)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,11 +141,15 @@ class Folded:
 def fold(predict: Callable[..., Any], params: Mapping[str, Any], x: Any) -> Folded:
     """`predict(params, x)` as layers. x is a batch of the right shape, whose numbers do not matter.
 
-    Raises NoIntegerForm, naming the call and what to do, for what is neither a layer nor a number for each channel.
+    Raises NoIntegerForm, naming the call and what to do, for what is neither a layer, nor a number for each channel, nor a function of
+    each number.
     """
     graph = trace(predict, params, x)
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise NoIntegerForm(f"a network has one input and one output, this one {len(graph.inputs)} and {len(graph.outputs)}")
+        raise NoIntegerForm(
+            f"a network has one input and one output, this one {len(graph.inputs)} and {len(graph.outputs)}"
+            "\n  give a function that takes one array and returns the logits alone"
+        )
     folding = _Folding(graph.inputs[0], Counter(v for call in graph.calls for v in call.args))
     folding.known.update((v, np.asarray(params[v.name])) for v in graph.parameters)
     for call in graph.calls:
@@ -140,7 +158,16 @@ def fold(predict: Callable[..., Any], params: Mapping[str, Any], x: Any) -> Fold
     if last is None or last == INPUT:
         raise NoIntegerForm("what the model returns is not the result of a layer")
     order = [folding.layers[name] for name in folding.order]
-    return Folded(tuple(order[: folding.order.index(last) + 1]))
+    return Folded(_wanted(order[: folding.order.index(last) + 1]))
+
+
+def _wanted(layers: list[Layer]) -> tuple[Layer, ...]:
+    """Without the functions that became parts of others."""
+    read = {layers[-1].name}
+    for layer in reversed(layers):
+        if layer.kind != "function" or layer.name in read:
+            read.update(layer.reads)
+    return tuple(layer for layer in layers if layer.kind != "function" or layer.name in read)
 
 
 class _Folding:
@@ -164,28 +191,65 @@ class _Folding:
         name = call.op.name
         if name in MADE:
             MADE[name](self, call, args)
-        elif name == "relu":
-            self._rectify(call, call.args[0])
         elif name == "bias_activation":
             self._biased(call, args[1])
-        elif name in ("add", "subtract", "multiply", "divide"):
-            self._arithmetic(call, args)
-        else:
+        elif name in ("relu", "add", "subtract", "multiply", "divide"):
+            self._part_or_function(call, args)
+        elif not self._function(call, args):
             raise _none(call, f"{name} has no form in integers")
+
+    def _part_or_function(self, call: Call, args: list[Any]) -> None:
+        """A part of the layer before, if it can be one."""
+        try:
+            self._rectify(call, call.args[0]) if call.op.name == "relu" else self._arithmetic(call, args)
+        except NoIntegerForm:
+            if not self._function(call, args):
+                raise
 
     def new(self, call: Call, kind: Kind, name: str | None, *values: Value, **of: Any) -> None:
         """A layer that reads what makes `values`."""
-        called = name or f"{kind}{sum(layer.kind == kind for layer in self.layers.values()) + 1}"
-        while called in self.layers:  # a weight that serves twice
-            called += "'"
         reads = []
         for v in values:
             if v not in self.made:
                 raise _none(call, f"{v.name} is not the result of a layer")
             reads.append(self.made[v])
-        self.layers[called] = Layer(called, kind, tuple(reads), **of)
+        self._add(call, kind, name, kind, tuple(reads), **of)
+
+    def _add(self, call: Call, kind: Kind, name: str | None, stem: str, reads: tuple[str, ...], **of: Any) -> None:
+        called = name or f"{stem}{sum(n.rstrip('0123456789') == stem for n in self.order) + 1}"
+        while called in self.layers or called == INPUT:  # a weight that serves twice
+            called += "'"
+        self.layers[called] = Layer(called, kind, reads, **of)
         self.order.append(called)
         self.made[call.outputs[0]] = called
+
+    def _function(self, call: Call, args: list[Any]) -> bool:
+        """A function of each number that one layer gives, through functions of them too; False if it is none."""
+        of, sources = [], set()
+        for v, known in zip(call.args, args, strict=True):
+            if known is not None and np.size(known) == 1:
+                of.append(np.asarray(known).item())
+            elif known is None and v in self.made and v.shape == call.outputs[0].shape:
+                source, term = self._term(self.made[v])
+                sources.add(source)
+                of.append(term)
+            else:
+                return False
+        plain = all(isinstance(value, int | float | str | None) for value in call.params.values())
+        if not (OPS.get(call.op.name) is call.op and call.op.elementwise and plain and len(sources) == 1):
+            return False
+        self._apply(call, Function(call.op.name, tuple(of), dict(call.params)), sources.pop())
+        return True
+
+    def _term(self, name: str) -> tuple[str, Any]:
+        """A layer's numbers as a function of another's, or as themselves."""
+        layer = self.layers.get(name)
+        return (name, X) if layer is None or layer.function is None else (layer.reads[0], layer.function)
+
+    def _apply(self, call: Call, function: Function, source: str) -> None:
+        """The call gives f of what a layer gives."""
+        single = all(part == X or not isinstance(part, Function) for part in function.of)
+        self._add(call, "function", None, function.op if single else "function", (source,), function=function)
 
     def weight(self, call: Call, place: int, w: Any) -> str:
         """The name of the weight's layer. Raises NoIntegerForm if it is computed."""
@@ -197,6 +261,8 @@ class _Folding:
         """Two results are added up; a number for each channel becomes a part of the layer before."""
         name = call.op.name
         if args[0] is None and args[1] is None:
+            if self._function(call, args):
+                return
             if name != "add":
                 raise _none(call, f"{name} of two results has no form in integers, only their sum has")
             self.new(call, "add", None, *call.args)
@@ -219,10 +285,15 @@ class _Folding:
             raise _none(call, "its bias is no parameter, or not one number for each channel")
         along = (-1, *[1] * (len(call.args[0].shape) - 2))
         self._affine(call, call.args[0], 1.0, np.asarray(b, np.float64).reshape(along))
-        if call.params["activation"] == "relu":
+        self.activated(call)
+
+    def activated(self, call: Call) -> None:
+        """What follows in the same call."""
+        activation = call.params["activation"]
+        if activation == "relu":
             self._rectify(call, call.outputs[0])
-        elif call.params["activation"] != "identity":
-            raise _none(call, f"{call.params['activation']} has no form in integers, relu has")
+        elif activation != "identity":
+            self._apply(call, Function(activation, (X,)), self.made[call.outputs[0]])
 
     def _affine(self, call: Call, value: Value, scale: Any, shift: Any) -> None:
         """The layer that makes `value` makes scale * value + shift instead."""
@@ -279,10 +350,9 @@ def _dense(folding: _Folding, call: Call, args: list[Any]) -> None:
     if call.op.name == "dense":
         if args[2] is None:
             raise _none(call, "its bias is no parameter")
-        layer, activation = folding.layers[folding.order[-1]], call.params["activation"]
-        if activation not in ("relu", "identity"):
-            raise _none(call, f"{activation} has no form in integers, relu has")
-        folding.layers[layer.name] = replace(layer, b=np.asarray(args[2]), relu=activation == "relu")
+        layer = folding.layers[folding.order[-1]]
+        folding.layers[layer.name] = replace(layer, b=np.asarray(args[2]))
+        folding.activated(call)
 
 
 def _pool(folding: _Folding, call: Call, args: list[Any]) -> None:
@@ -320,4 +390,5 @@ MADE: dict[str, Callable[[_Folding, Call, list[Any]], None]] = {
 
 
 def _none(call: Call, why: str) -> NoIntegerForm:
-    return NoIntegerForm(f"{call}\n  {why}\n  keep this part in floats, or write it by convolutions, products, relu, pools and sums")
+    cure = "keep this part in floats, or write it by convolutions, products, pools, sums and functions of each number"
+    return NoIntegerForm(f"{call}\n  {why}\n  {cure}")

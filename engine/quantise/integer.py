@@ -11,8 +11,8 @@ r"""Networks of integers: codes in, codes out, and no float between.
     logits = net(images)                                                              # the same, from floats to floats
 
 A layer multiplies codes into int32 sums, adds a bias in the same unit, scale $s_x s_w$, and brings them back to codes by a rule of
-`engine.quantise.rules`. relu is no layer: it is the least code of the layer before, its zero point. Each is an op, so that
-`kernels.use("cpu")` serves it; all of it is exact, so the bits are the same everywhere.
+`engine.quantise.rules`. relu is no layer: it is the least code of the layer before, its zero point. Other functions are tables. Products
+and requantisation are ops, so that `kernels.use("cpu")` serves them; all of it is exact, so the bits are the same everywhere.
 
 Letters: n examples; c, o channels in and out; h by w pixels; k, m numbers in and out.
 Source: Jacob et al. (2018), Quantization and training of neural networks for efficient integer-arithmetic-only inference, sec. 2.
@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -31,10 +31,12 @@ from typing import Any
 import numpy as np
 
 from engine import checkpoints, ops
+from engine.ops.chain import Call, Chain, network_codes
 from engine.ops.pool import windows
 from engine.ops.requantisation import INT32, half_even, largest
 from engine.ops.windows import Pair, padded, pair, positions, sides
-from engine.quantise.numbers import Grid, Scheme, dequantise, quantise
+from engine.quantise import folded, functions
+from engine.quantise.numbers import Grid, Scheme, dequantise, pack, quantise, unpack
 from engine.quantise.rules import named
 
 WIDEST = 255 * 127  # the largest product of a code less its zero point, int8 or uint8, and a symmetric weight
@@ -82,6 +84,12 @@ class Codes:
     def dequantise(self, q: np.ndarray) -> np.ndarray:
         """x in float32."""
         return np.asarray(dequantise(q, self.grid))
+
+    @property
+    def ends(self) -> tuple[Call, Call]:
+        """`quantise` and `dequantise` as calls of a chain."""
+        by = np.asarray(self.grid.scale), np.asarray(self.grid.zero_point)
+        return Call("quantise", by, {"low": self.low, "high": self.high}), Call("dequantise", by)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +160,10 @@ class Layer(ABC):
     def __call__(self, *codes: np.ndarray) -> np.ndarray:
         """The codes of the next layers."""
 
+    def call(self, pool: int = 1) -> Call | None:
+        """The same in a chain, pooled if it is a convolution; None for a layer that is no single call."""
+        return None
+
 
 @dataclass(frozen=True, eq=False)
 class Conv(Layer):
@@ -192,6 +204,9 @@ class Conv(Layer):
             return self.to(self._products(x), self.bias, pool)
         y: np.ndarray = ops.conv2d_codes(x, self.w, *self._by, **(self._params if pool == 1 else {**self._params, "pool": pool}))
         return y
+
+    def call(self, pool: int = 1) -> Call | None:
+        return None if self.w_zero_point is not None else Call("conv2d_codes", (self.w, *self._by), {**self._params, "pool": pool})
 
     def sums(self, x: np.ndarray) -> np.ndarray:
         """What is brought to codes, int32."""
@@ -252,6 +267,9 @@ class Dense(Layer):
         y: np.ndarray = ops.matmul_codes(x, self.w, *self._by, **self.to.codes)
         return y
 
+    def call(self, pool: int = 1) -> Call | None:
+        return None if self.w_zero_point is not None else Call("matmul_codes", (self.w, *self._by), self.to.codes)
+
     def sums(self, x: np.ndarray) -> np.ndarray:
         """What is brought to codes, int32."""
         return np.asarray(self._products(x) + self._start)
@@ -288,6 +306,9 @@ class MaxPool(Layer):
     def __call__(self, *codes: np.ndarray) -> np.ndarray:
         (x,) = codes
         return largest(x, self.kernel_size) if self.in_squares else _over_windows(np.maximum, x, self, np.iinfo(x.dtype).min)
+
+    def call(self, pool: int = 1) -> Call:
+        return Call("max_pool2d", (), {name: getattr(self, name) for name in ("kernel_size", "stride", "padding")})
 
     @property
     def in_squares(self) -> bool:
@@ -377,6 +398,55 @@ class Add(Layer):
 
 
 @dataclass(frozen=True, eq=False)
+class Lookup(Layer):
+    r"""$y = t_x$: whatever becomes of each number alone, tanh or gelu, as a table of all codes
+
+    table           t (256), int8 or uint8: first what the codes 0 to 127 become, then 128 to 255 of uint8, or -128 to -1 of int8
+    x_zero_point    of x
+    zero_point      of y
+    Raises, with the name, TypeError for a table of another dtype, ValueError for one that has not 256 codes.
+    """
+
+    name: str
+    table: np.ndarray
+    x_zero_point: int
+    zero_point: int
+    reads: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.table.dtype not in (np.uint8, np.int8):
+            raise TypeError(f"{self.name}: a table has codes of int8 or uint8, not {self.table.dtype}")
+        if self.table.shape != (256,):
+            raise ValueError(f"{self.name}: a table has a code for each of 256, its shape is not {self.table.shape}")
+
+    @property
+    def zeros(self) -> tuple[tuple[int | None, ...], int | None]:
+        return (self.x_zero_point,), self.zero_point
+
+    @property
+    def dtype(self) -> str:
+        """That of y."""
+        return str(self.table.dtype)
+
+    @classmethod
+    def of(cls, name: str, f: Callable[[np.ndarray], Any], x: Codes, y: Codes, *, reads: tuple[str, ...] = ()) -> Lookup:
+        r"""$t_q = \mathrm{quantise}(f(s_x (q - z_x)))$ in float32. Raises ValueError, with the name, where f is nan."""
+        numbers = x.dequantise(np.arange(256, dtype=np.uint8).view(x.dtype))
+        with np.errstate(all="ignore"):
+            values = np.asarray(f(numbers))
+        if np.isnan(values).any():
+            raise ValueError(
+                f"{name}: the function of {numbers[np.isnan(values)][0]:g} is nan, and that number has a code\n"
+                "  keep what it reads in its domain, as by a maximum before it"
+            )
+        return cls(name, y.quantise(values), x.zero_point, y.zero_point, reads)
+
+    def __call__(self, *codes: np.ndarray) -> np.ndarray:
+        (x,) = codes
+        return np.take(self.table, x.view(np.uint8))
+
+
+@dataclass(frozen=True, eq=False)
 class Flatten(Layer):
     """(n, c, h, w) to (n, c h w)."""
 
@@ -386,6 +456,28 @@ class Flatten(Layer):
     def __call__(self, *codes: np.ndarray) -> np.ndarray:
         (x,) = codes
         return x.reshape(len(x), math.prod(x.shape[1:]))
+
+    def call(self, pool: int = 1) -> Call:
+        return Call("flatten")
+
+
+@dataclass(frozen=True, eq=False)
+class InFloats(Layer):
+    """A layer that stays in floats among layers of integers: its codes are what its floats round to."""
+
+    name: str
+    layer: folded.Layer
+    before: tuple[Codes, ...]
+    after: Codes
+    reads: tuple[str, ...]
+
+    @property
+    def zeros(self) -> tuple[tuple[int | None, ...], int | None]:
+        return tuple(codes.zero_point for codes in self.before), self.after.zero_point
+
+    def __call__(self, *codes: np.ndarray) -> np.ndarray:
+        x = [like.dequantise(q) for like, q in zip(self.before, codes, strict=True)]
+        return self.after.quantise(self.layer(*x))
 
 
 @dataclass(frozen=True, eq=False)
@@ -427,13 +519,21 @@ class Network:
             )
 
     def __call__(self, x: Any) -> np.ndarray:
-        """From floats to floats: float32 logits."""
+        """From floats to floats: float32 logits. Where a kernel for it is in force, as one op, if no layer reads another by name."""
+        if network_codes.served and self._chains:
+            x = np.asarray(x, np.float32)
+            if x.size and not math.isnan(x.min()):
+                y: np.ndarray = network_codes(x, chain=self._chains[1])
+                return y
         return self.output.dequantise(self.run(self.input.quantise(x)))
 
     def run(self, codes: np.ndarray) -> np.ndarray:
         """From codes to codes, without a float. Raises TypeError for codes of another dtype than the input's."""
         if codes.dtype != self.input.dtype:
             raise TypeError(f"the network reads codes of {self.input.dtype}, these are {codes.dtype}: Network.input.quantise makes them")
+        if network_codes.served and self._chains:
+            y: np.ndarray = network_codes(codes, chain=self._chains[0])
+            return y
         kept = {"input": codes}
         for layer, pool in self._steps:
             read = [kept[name] for name in layer.reads] or [codes]
@@ -442,6 +542,15 @@ class Network:
             if name in self._named:
                 kept[name] = codes
         return codes
+
+    @cached_property
+    def _chains(self) -> tuple[Chain, Chain] | None:
+        """All of it as one op, from codes to codes and from floats to floats; None if a layer reads others by name or is no call."""
+        calls = [layer.call() if pool is None else layer.call(pool.kernel_size) for layer, pool in self._steps]
+        known = tuple(call for call in calls if call is not None)
+        if self._named or len(known) < len(calls):
+            return None
+        return Chain(known), Chain((self.input.ends[0], *known, self.output.ends[1]))
 
     @cached_property
     def _named(self) -> set[str]:
@@ -474,52 +583,96 @@ class Network:
         names = ["input", *(layer.name for layer in self.layers)]
         return [(layer, layer.reads or (before,)) for layer, before in zip(self.layers, names, strict=False)]
 
+    def codes(self) -> dict[str, Codes]:
+        """What the codes of "input" and of each layer stand for. Raises KeyError for a layer whose scale is not among `scales`."""
+        known = {"input": self.input}
+        for layer, reads in self.reading():
+            if isinstance(layer, InFloats):
+                known[layer.name] = layer.after
+            elif isinstance(layer, (Conv, Dense, Add, Lookup)):
+                to = layer if isinstance(layer, (Add, Lookup)) else layer.to
+                known[layer.name] = Codes(float(self.scales[layer.name]), to.zero_point, to.dtype)
+            else:
+                known[layer.name] = known[reads[0]]
+        return known
+
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to `path` as safetensors: arrays as they are, all else in the notes. See `engine.checkpoints.save`."""
+        """Write it to `path` as safetensors: arrays as they are, all else in the notes. See `engine.checkpoints.save`.
+
+        Weights of 3 and 4 bits are packed, two a byte, those of 1 and 2 bits four: `engine.quantise.numbers.pack`.
+        """
         arrays: dict[str, np.ndarray] = {}
         layers = [_notes(layer, layer.name, arrays) for layer in self.layers]
-        about = {"integer network": 1, "input": _notes(self.input, "", {}), "output": _notes(self.output, "", {}), "layers": layers}
-        checkpoints.save(path, {"layers": arrays, "scales": self.scales}, about)
+        about = {"integer network": FORMAT, "input": _notes(self.input, "", {}), "output": _notes(self.output, "", {}), "layers": layers}
+        few = {name: (bits, x.shape) for name, x in arrays.items() if (bits := _few(x))}
+        arrays.update((name, pack(arrays[name], bits)) for name, (bits, _) in few.items())
+        checkpoints.save(path, {"layers": arrays, "scales": self.scales}, {**about, "packed": few})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Network:
         """What `save` wrote: it runs to the same bits. Raises as `engine.checkpoints.load`, and CheckpointError for something else."""
         groups, notes = checkpoints.load(path)
-        if not isinstance(notes, dict) or notes.get("integer network") != 1:
+        if not isinstance(notes, dict) or notes.get("integer network") != FORMAT:
             raise checkpoints.CheckpointError(f"{os.fspath(path)} holds no integer network, but {', '.join(groups) or 'nothing'}")
-        layers = tuple(_record(layer, layer["name"], groups["layers"]) for layer in notes["layers"])
+        arrays = groups["layers"]
+        arrays.update((name, unpack(arrays[name], tuple(shape), bits)) for name, (bits, shape) in notes["packed"].items())
+        layers = tuple(_record(layer, layer["name"], arrays) for layer in notes["layers"])
         return cls(_record(notes["input"], "", {}), _record(notes["output"], "", {}), layers, groups["scales"])
 
 
-RECORDS = {kind.__name__: kind for kind in (Codes, Requantise, Conv, Dense, MaxPool, AvgPool, Add, Flatten)}
+def _few(x: np.ndarray) -> int | None:
+    """The bits of codes of which a byte holds several."""
+    if x.dtype != np.int8 or x.ndim < 2:
+        return None
+    widest = max(-int(x.min(initial=0)) - 1, int(x.max(initial=0)))
+    return 2 if widest <= 1 else 4 if widest <= 7 else None
+
+
+FORMAT = 2  # of the notes in a file
+RECORDS = {
+    kind.__name__: kind
+    for kind in (Codes, Requantise, Conv, Dense, MaxPool, AvgPool, Add, Lookup, Flatten, InFloats, folded.Layer, functions.Function)
+}
 
 
 def _notes(record: Any, path: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """The fields of a record as JSON holds them; its arrays go to `arrays`."""
-    notes: dict[str, Any] = {"kind": type(record).__name__}
+    notes: dict[str, Any] = {"record": type(record).__name__}
     for part in fields(record):
         value, key = getattr(record, part.name), f"{path}/{part.name}"
         if isinstance(value, np.ndarray):
             arrays[key] = value
         else:
-            notes[part.name] = _notes(value, key, arrays) if is_dataclass(value) else value
+            notes[part.name] = _noted(value, key, arrays)
     return notes
+
+
+def _noted(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+    if isinstance(value, tuple):
+        return [_noted(part, f"{path}/{i}", arrays) for i, part in enumerate(value)]
+    return _notes(value, path, arrays) if is_dataclass(value) else value
 
 
 def _record(notes: Mapping[str, Any], path: str, arrays: Mapping[str, np.ndarray]) -> Any:
     """What `_notes` took apart."""
-    kind = RECORDS[notes["kind"]]
+    kind = RECORDS[notes["record"]]
     values = {}
     for part in fields(kind):
         key = f"{path}/{part.name}"
         value = arrays[key] if key in arrays else notes[part.name]
-        values[part.name] = _record(value, key, arrays) if isinstance(value, dict) else _tuples(value)
+        values[part.name] = _value(value, key, arrays)
     return kind(**values)
 
 
-def _tuples(value: Any) -> Any:
-    """JSON has lists only."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def _value(noted: Any, path: str, arrays: Mapping[str, np.ndarray]) -> Any:
+    """What `_noted` made of it; a tuple, for JSON has lists only."""
+    if isinstance(noted, list):
+        return tuple(_value(part, f"{path}/{i}", arrays) for i, part in enumerate(noted))
+    if isinstance(noted, dict):
+        if "record" in noted:
+            return _record(noted, path, arrays)
+        return {name: _value(part, f"{path}/{name}", arrays) for name, part in noted.items()}
+    return noted
 
 
 def _over_windows(combine: np.ufunc, x: np.ndarray, pool: MaxPool | AvgPool, around: int) -> np.ndarray:

@@ -16,7 +16,7 @@ ONNX, QuantizeLinear and DequantizeLinear (opset 21), whose shapes of scales and
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -94,6 +94,14 @@ class Scheme:
         return tuple(-(-n // self.group) if a == self.axis % len(shape) else m for a, m in enumerate(shape))
 
 
+def by_output(scheme: Scheme, axes: int, group: int | None = None) -> Scheme:
+    """The scheme with a scale for each output of a matrix (k, m), 2 axes, or of a kernel (o, c, i, j), 4; or, of a matrix, for each `group`
+    neighbours among the inputs of an output. Raises ValueError for a group below 1."""
+    if axes == 2 and group is not None:
+        return replace(scheme, axis=0, group=group)
+    return replace(scheme, axis=1 if axes == 2 else 0, group=None)
+
+
 @dataclass(frozen=True, eq=False)
 class Grid:
     """The numbers s (q - z) for the codes q of a scheme.
@@ -126,7 +134,7 @@ class Grid:
         return np.reshape(of_each, along)
 
 
-def choose_grid(low: Any, high: Any, scheme: Scheme = Scheme(), *, dtype: Any = np.float32) -> Grid:
+def choose_grid(low: Any, high: Any, scheme: Scheme = Scheme(), *, dtype: Any = np.float32, power: bool = False) -> Grid:
     r"""$s = (b - a) / (q_{max} - q_{min}), \; z = \mathrm{clip}(\mathrm{round}(q_{min} - a / s), q_{min}, q_{max}), \; a \leq 0 \leq b$
 
     and symmetric $s = \max(-a, b) / (q_{max} - z)$ with the middle code z. The range is first made to hold 0: a = min(low, 0) and
@@ -134,6 +142,7 @@ def choose_grid(low: Any, high: Any, scheme: Scheme = Scheme(), *, dtype: Any = 
 
     low, high   numbers, or arrays in the shape of the scheme's scales
     dtype       of the scale. All is computed in float64, and z from the s that was rounded to this dtype
+    power       s is the next power of two from there up, as rule pow2 of `engine.quantise.rules` wants all scales
 
     A range of nothing but 0, or so narrow that s would be no normal number, has s = 1. No number of a range is farther than s / 2 from
     the grid.
@@ -151,8 +160,16 @@ def choose_grid(low: Any, high: Any, scheme: Scheme = Scheme(), *, dtype: Any = 
     if not np.isfinite(s).all():
         raise ValueError(f"a range from {a.min()} to {b.max()} is too wide for a scale of {s.dtype}")
     s = np.where(s < np.finfo(s.dtype).tiny, np.ones_like(s), s)
+    if power:
+        s = next_power(s)
     z = np.full(s.shape, scheme.middle) if scheme.symmetric else np.clip(np.rint(scheme.lowest - a / s), scheme.lowest, scheme.highest)
     return Grid(scheme, s, np.asarray(z, scheme.dtype))
+
+
+def next_power(x: np.ndarray) -> np.ndarray:
+    """The smallest power of two from x up, for positive x."""
+    part, exponent = np.frexp(x)
+    return np.asarray(np.ldexp(np.ones_like(x), exponent - (part == 0.5)))
 
 
 def quantise(x: Any, grid: Grid) -> Any:
@@ -199,9 +216,9 @@ def extent(x: Any, scheme: Scheme = Scheme()) -> tuple[Any, Any]:
     return np.minimum.reduceat(x, starts, axis=scheme.axis), np.maximum.reduceat(x, starts, axis=scheme.axis)
 
 
-def grid_of(x: Any, scheme: Scheme = Scheme()) -> Grid:
-    """The grid that holds all numbers of x, its scale in their dtype. Raises as `extent`."""
-    return choose_grid(*extent(x, scheme), scheme, dtype=np.asarray(x).dtype)
+def grid_of(x: Any, scheme: Scheme = Scheme(), *, power: bool = False) -> Grid:
+    """The grid that holds all numbers of x, its scale in their dtype; `power` as in `choose_grid`. Raises as `extent`."""
+    return choose_grid(*extent(x, scheme), scheme, dtype=np.asarray(x).dtype, power=power)
 
 
 def check_numbers(x: np.ndarray) -> None:
@@ -285,11 +302,11 @@ def unpack(packed: Any, shape: Shape, bits: int, *, signed: bool = True) -> np.n
     count = int(np.prod(shape))
     if packed.shape != (-(-count // each),):
         raise ValueError(f"{count} codes of {bits} bits are {-(-count // each)} bytes, given are {packed.shape}")
-    every = (packed[:, None] >> (bits * np.arange(each, dtype=np.uint8))) & (2**bits - 1)
-    codes: np.ndarray = every.reshape(-1)[:count].reshape(shape).astype(np.uint8)
-    if signed:
-        codes = (codes << (8 - bits)).view(np.int8) >> (8 - bits)  # the sign is brought to the front, and back with its copies
-    return codes
+    every = np.empty((len(packed), each), np.uint8)
+    for i in range(each):  # a loop over 2 to 8 columns, for NumPy is slow on rows as short
+        np.left_shift(packed, 8 - bits * (i + 1), out=every[:, i])
+    codes = every.view(np.int8) if signed else every  # each in the highest bits, so that it comes back with copies of its sign
+    return np.asarray(codes >> (8 - bits)).reshape(-1)[:count].reshape(shape)
 
 
 def _each(bits: int) -> int:

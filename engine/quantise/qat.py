@@ -36,7 +36,7 @@ import numpy as np
 from engine import ops
 from engine.ops.normalise import batch_norm_update
 from engine.ops.requantisation import INT32
-from engine.quantise.convert import FLOWING, Grids, Ranges, check_ranges, flowing, integers, makes_codes
+from engine.quantise.convert import FLOWING, Grids, Ranges, check_ranges, fitting, flowing, integers, makes_codes
 from engine.quantise.folded import INPUT, Folded, Layer
 from engine.quantise.integer import Add, Codes, Network, whole_bias
 from engine.quantise.numbers import Grid, Scheme, fake_quant, quantise
@@ -47,7 +47,6 @@ Arrays = dict[str, Any]
 Statistics = dict[str, tuple[np.ndarray, np.ndarray]]
 Watch = Callable[[str, Any], None]
 
-FARTHEST = 30.0  # of the logarithm of a step from 0: products of two steps, and sums in them, are float32 numbers
 EPS = 1e-5  # of a batch norm
 MOMENTUM = 0.1  # of its running statistics
 COUNT = "steps"  # in the state: the training steps so far
@@ -62,6 +61,7 @@ class Prepared:
     params         to start with
     state          running statistics to start with, for `fit(state=)`; None without norms
     freeze_after   so many training steps statistics are those of the batch, then the running ones, which stay
+    signs          the layers whose weights are steps with a sign: those of one bit
     """
 
     net: Folded
@@ -69,6 +69,7 @@ class Prepared:
     params: Arrays
     state: Arrays | None
     freeze_after: int
+    signs: frozenset[str] = frozenset()
 
     def loss(self, criterion: Callable[..., Any]) -> Callable[..., Any]:
         """criterion(logits, *targets), as `fit` wants it; with `state=qat.state` if there are norms."""
@@ -92,7 +93,7 @@ class Prepared:
         grids, layers = self.grids(params), []
         for layer in self.net.weighted:
             w, b = self._folded(layer, params, state)
-            layers.append(replace(layer, w=np.asarray(fake_quant(w, grids[layer.name])), b=np.asarray(b)))
+            layers.append(replace(layer, w=np.asarray(self._on_grid(layer.name, w, grids[layer.name])), b=np.asarray(b)))
         return self.net.put(*layers)
 
     def grids(self, params: Arrays) -> Grids:
@@ -128,9 +129,11 @@ class Prepared:
             read = [known[name] - codes[name].zero_point for name in layer.reads]
             before, after = [codes[name] for name in layer.reads], codes[layer.name]
             if layer.w is not None:
-                new = _rescaled(layer, read[0], before[0], after, grids[layer.name])
+                new = _rescaled(layer, read[0], before[0], after, fitting(layer, grids[layer.name], before[0], after))
             elif layer.kind == "add":
                 new = _added(layer, read, before, after)
+            elif layer.function is not None:
+                new = after.quantise(layer.function(np.float32(read[0]) * np.float32(before[0].scale), defined=True)).astype(np.float64)
             else:  # of 6 numbers a mean of 1/2 may come as 0.4999...: what is next to a tie is one
                 new = np.rint(np.round(layer(*read), 6) + after.zero_point)
             known[layer.name] = np.clip(new, after.zero_point if layer.relu else after.low, after.high)
@@ -162,9 +165,12 @@ class Prepared:
         w, b = self._folded(layer, params, statistics)
         per_channel = math.prod(w.shape) // max(w.shape[layer.channels], 1)
         step = _step(params, f"{layer.name}/w", _share(per_channel, self.schemes[layer.name].highest))
-        unit = ops.stop_gradient(x_step * step)
+        unit = primal(x_step) * primal(step)  # biases are no reason for a step to be another
         b = ops.fake_quant(b, unit, np.zeros((), w.dtype), low=-INT32.max, high=INT32.max)
-        return replace(layer, w=fake_quant(w, self._grid(layer.name, step)), b=b)(x)
+        return replace(layer, w=self._on_grid(layer.name, w, self._grid(layer.name, step)), b=b)(x)
+
+    def _on_grid(self, name: str, w: Any, grid: Grid) -> Any:
+        return ops.fake_sign(w, grid.over(w.shape)[0]) if name in self.signs else fake_quant(w, grid)
 
     def _folded(self, layer: Layer, params: Arrays, statistics: Any) -> tuple[Any, Any]:
         r"""Without a norm w and b, else $W \gamma / \sigma$ and $\beta - \mu \gamma / \sigma$ with $\sigma = \sqrt{v + \varepsilon}$."""
@@ -210,7 +216,8 @@ def prepared(
     r"""What starts training as the network with the grids of these ranges, and with the weights' steps of `first_step`.
 
     ranges         of the input and of each layer that gives new codes: `convert.calibrated`
-    bits           of the weights, 2 to 8; or by layer, 8 where none are given. 2 narrow ones are ternary weights: -1, 0, 1 steps
+    bits           of the weights, 1 to 8; or by layer, 8 where none are given. 2 narrow ones are ternary weights: -1, 0, 1 steps. One is
+                   binary weights, -1 and 1; those that are 0 to begin with, because they were pruned, stay 0 if a mask keeps them there
     narrow         without the lowest code
     norms          mean and variance of the sums of those layers that are to be normalised in training: `statistics`. They go on as a batch
                    norm that changes nothing at first; its scale, by the statistics of the batch, is in the weights before they are rounded
@@ -224,7 +231,9 @@ def prepared(
     _check_names(net, "norms are given for", norms or ())
     params: Arrays = {}
     state: Arrays = {}
-    schemes = {name: _scheme(layer, bits.get(name, 8) if isinstance(bits, Mapping) else bits, narrow) for name, layer in weighted.items()}
+    wide = {name: bits.get(name, 8) if isinstance(bits, Mapping) else bits for name in weighted}
+    signs = frozenset(name for name in weighted if wide[name] == 1)
+    schemes = {name: _scheme(layer, 2 if name in signs else wide[name], narrow or name in signs) for name, layer in weighted.items()}
     for name, layer in weighted.items():
         assert layer.w is not None and layer.b is not None
         params[f"{name}/w"] = layer.w
@@ -234,14 +243,14 @@ def prepared(
             params.update({f"{name}/norm/w": np.sqrt(var + np.asarray(EPS, var.dtype)), f"{name}/norm/b": layer.b + mean})
         else:
             params[f"{name}/b"] = layer.b
-        params[f"{name}/w/step"] = np.log(first_step(layer.w, schemes[name]))
+        params[f"{name}/w/step"] = np.log(first_step(layer.w, schemes[name], signs=name in signs))
     dtype = np.result_type(*(layer.w for layer in weighted.values())) if weighted else np.float32
     for name, relu in [(INPUT, False), *((layer.name, layer.relu) for layer in net.layers if makes_codes(layer))]:
         codes = flowing(ranges[name], relu=relu)
         params[f"{name}/step"] = np.asarray(np.log(codes.scale), dtype)
         if not relu:
             params[f"{name}/offset"] = np.asarray(-codes.scale * codes.zero_point, dtype)
-    return Prepared(net, schemes, params, {**state, COUNT: np.zeros((), np.int64)} if state else None, freeze_after)
+    return Prepared(net, schemes, params, {**state, COUNT: np.zeros((), np.int64)} if state else None, freeze_after, signs)
 
 
 def statistics(net: Folded, batches: Iterable[Any], names: Iterable[str] | None = None) -> Statistics:
@@ -269,15 +278,16 @@ def statistics(net: Folded, batches: Iterable[Any], names: Iterable[str] | None 
     return {name: (mean, np.maximum(square - mean * mean, 0.0)) for name, (mean, square) in means.items()}
 
 
-def first_step(w: np.ndarray, scheme: Scheme) -> np.ndarray:
+def first_step(w: np.ndarray, scheme: Scheme, *, signs: bool = False) -> np.ndarray:
     r"""$\min(2\, \overline{|w|} / \sqrt{q_{max}}, \max |w| / q_{max})$ of each channel, over weights that are not 0; 1 if all are
 
     The first is LSQ's (Esser et al. 2020, sec. 2.1). The second is smaller with 8 bits, where the first would leave three codes of four
-    unused.
+    unused. With `signs`, of which there is a step only, it is the mean of |w|, as in `numbers.binary`.
     """
     size, others = np.abs(w, dtype=np.float64), tuple(a for a in range(w.ndim) if a != scheme.axis)
     mean = size.sum(axis=others) / np.maximum(np.count_nonzero(size, axis=others), 1)
-    step = np.minimum(2 * mean / np.sqrt(scheme.highest), size.max(axis=others, initial=0.0) / scheme.highest)
+    widest = size.max(axis=others, initial=0.0) / scheme.highest
+    step = mean if signs else np.minimum(2 * mean / np.sqrt(scheme.highest), widest)
     return np.asarray(np.where(step > 0, step, 1.0), w.dtype)
 
 
@@ -322,7 +332,7 @@ def _slowed(x: Any, share: float) -> Any:
 
 def _step(params: Arrays, name: str, share: float) -> Any:
     """A step, or those of all channels."""
-    return _slowed(ops.exp(ops.clip(params[f"{name}/step"], min=-FARTHEST, max=FARTHEST)), share)
+    return ops.learned_step(params[f"{name}/step"], share=share)
 
 
 def _zero(params: Arrays, name: str, step: Any, share: float) -> Any:

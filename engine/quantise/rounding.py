@@ -37,7 +37,7 @@ def gram(layer: Layer, inputs: Iterable[Any]) -> np.ndarray:
         rows = patches(layer, np.asarray(x, np.float64))
         total = np.matmul(rows.swapaxes(1, 2), rows) + (0 if total is None else total)
         count += rows.shape[1]
-    if total is None:
+    if total is None or not count:
         raise ValueError(f"there are no inputs of {layer.name}: give at least one batch")
     return np.asarray(total / count)
 

@@ -6,7 +6,8 @@ r"""Requantisation: a sum of products of codes, int32, becomes a code again, by 
 $y = \mathrm{clip}(\mathrm{round}(M a) + z, l, h)$ for a sum a. M is kept as integers, $M \approx m \, 2^{-s}$, and all that is done with
 it is done on integers: any language that has 64-bit ones gets the same bits. The rules differ in how M is stored, in how often they round,
 and in what becomes of a tie. The first four differ by 1 at most, in few places (one code in 700 between the two of q31, hardly any
-between the others), so the choice is one of reproducibility, not of accuracy. For pow2 the scales have to be chosen with it in mind.
+between the others), so the choice is one of reproducibility, not of accuracy. For pow2 all scales have to be powers of two, as they are
+in `convert.integers`.
 
     fp32         M in float32. The product is rounded as a float32 is, then to a whole number, both to nearest, ties to even
     q31-double   M in 31 bits. The upper half of twice the product, ties up; then a shift to the right, ties away from zero
