@@ -232,10 +232,10 @@ def test_the_command_prints_and_judges(assembler, tmp_path):
     assert first["label"] == "static" and first["kernel"].startswith("in_background") and set(first["roofline"]) > {"RTX 4090"}
 
 
-def test_the_command_without_an_assembler_says_what_to_install(monkeypatch):
+@pytest.mark.numba_cuda
+def test_the_command_without_an_assembler_says_what_to_install(monkeypatch, capsys):
     from engine.cli.group import run
 
-    if find_spec("numba_cuda") is None:
-        pytest.skip("numba-cuda is missing before the assembler is")
     monkeypatch.setattr(assemble, "tool", lambda name: None)
     assert run(["bench", "--cuda-static", "matmul"]) == 1
+    assert "pip install 'gnomon[cuda-dev]'" in capsys.readouterr().err
