@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -21,15 +21,19 @@ import numpy as np
 import kernels
 from benchmarks.cases import Case, parts
 from benchmarks.suites import cases_of
+from engine.traced import OPS
 from kernels.cuda.launch import CC, Launch
-from kernels.cuda.static import Evidence, evidence, name_of, recorded
+from kernels.cuda.static import Evidence, evidence, recorded
 from kernels.cuda.static.golden import versions
 from kernels.cuda.targets import DEVICES, Device
 from kernels.registry import Rung
 
 TARGETS: dict[str, CC] = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0), "sm_120": (12, 0)}
 KINDS = {"HMMA.TF32": "tf32", "HMMA": "float16", "HMMA.BF16": "bfloat16", "IMMA": "int8", "DFMA": "float64"}  # peaks by product
-LARGEST = 1 << 22  # numbers in the arguments of a case
+LARGEST = 1 << 21  # numbers in the arguments of a case
+EXAMPLE = (1024, 1024)  # of an op without cases: a map or a reduction
+LESSONS = ("multiply", "tanh", "sum")  # of those ops: others are the same kernel with another function
+SINGLE = {"float64": "float32"}  # the dtype is told by the rung
 SOURCES = ("*.py", "cuda/*.py", "cuda/static/*.py")
 FOLDER = Path(kernels.__file__).parent / "cuda" / "static" / "__pycache__"
 
@@ -59,6 +63,11 @@ class Subject:
         return device.bound(self.flops, self.bytes, kind), by
 
 
+def ops() -> list[str]:
+    """Those whose kernels are all different: the ops with cases, and LESSONS."""
+    return [op for op in kernels.ops("cuda") if op in LESSONS or cases_of(op)]
+
+
 def subjects(op: str, rungs: str = "all") -> Iterator[Subject]:
     """The kernels of an op's rungs, "serving" or "all"."""
     for rung in kernels.ladder(op, "cuda"):
@@ -80,16 +89,17 @@ def of_rung(rung: Rung, dtype: str) -> Iterator[Subject]:
         for key, launch in launches.items():
             if key not in known:
                 known.add(key)
-                name = name_of(launch.function)
+                name = key[0]
                 names[name] += 1
                 number = f" #{names[name]}" if names[name] > 1 else ""
-                yield Subject(rung, dtype, name + number, launch, str(case), flops, moved)
+                yield Subject(rung, dtype, name + number, launch, case.shape, flops, moved)
 
 
 @cache
 def arguments(op: str) -> list[tuple[Case, list[Any], dict[str, Any]]]:
     """The cases of an op that are not too large, the largest first: how a kernel is chosen does not depend on more."""
-    cases = sorted([case for case in cases_of(op) if not case.turned], key=size)
+    alike = dict.fromkeys(replace(case, turned=(), dtype=SINGLE.get(case.dtype, case.dtype)) for case in cases_of(op))
+    cases = sorted(alike, key=size) or [Case(op, (EXAMPLE,) * len(OPS[op].args), "an example")]
     fitting = [case for case in cases if size(case) <= LARGEST] or cases[:1]
     return [(case, *case.call()) for case in reversed(fitting)]
 

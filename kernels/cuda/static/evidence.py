@@ -117,24 +117,33 @@ def has_doubles(launch: Launch) -> bool:
 
 
 def recorded(run: Callable[..., Any], args: Sequence[Any], params: dict[str, Any]) -> tuple[Any, dict[Any, Launch]]:
-    """What a rung would return for these arguments (its shapes; nothing is computed), and what it would launch, each kernel once."""
+    """What a rung would return for these arguments (its shapes; nothing is computed), and what it would launch: by name, kinds of
+    arguments, bounds and bytes of dynamic shared memory, each once."""
     with on("recorded") as device:
         y = run(*args, **params)
     found: dict[Any, Launch] = {}
     for launch in device.launches:
-        found.setdefault((launch.function, *(str(type_of(a)) for a in launch.args), launch.bounds, launch.shared), launch)
+        found.setdefault((name_of(launch.function), *[str(type_of(a)) for a in launch.args], launch.bounds, launch.shared), launch)
     return y, found
 
 
 def name_of(function: Any) -> str:
-    """`warp_tiles`, or of a kernel that a function made: `in_background(lanes=8, words=True)`."""
-    maker = function.__qualname__.split(".")[0]
+    """`flat_thread`, or of a kernel that a function made, with what it was made: `in_background(lanes=8, words=True)`."""
+    maker = made_by(function)
     if maker == function.__name__:
         return maker
-    numbers = {name: value for name, value in inspect.getclosurevars(function).nonlocals.items() if spelt(value)}
-    return f"{maker}({', '.join(f'{name}={spelt(value)}' for name, value in sorted(numbers.items()))})"
+    told = {name: spelt(value) for name, value in sorted(inspect.getclosurevars(function).nonlocals.items())}
+    return f"{maker}({', '.join(f'{name}={word}' for name, word in told.items() if word not in ('', name, maker))})"
+
+
+def made_by(function: Any) -> str:
+    """A function, or the one in which it was defined."""
+    return str(function.__qualname__).partition(".")[0]
 
 
 def spelt(value: Any) -> str:
-    """A constant of a kernel: a number, or the name of a function."""
-    return str(value) if isinstance(value, (bool, int, str, np.generic)) else getattr(value, "__name__", "")
+    """A constant of a kernel: a number, or a function by its name."""
+    if isinstance(value, (bool, int, str, np.generic)):
+        return str(value)
+    value = getattr(value, "py_func", value)
+    return made_by(value) if hasattr(value, "__qualname__") else ""
