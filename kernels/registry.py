@@ -147,7 +147,7 @@ def rung(
 
 
 _LIBRARY = {"cpu": "numba", "cuda": "numba_cuda"}
-_INSTALL = {"cpu": "pip install numba", "cuda": "pip install 'gnomon[cuda]'"}
+INSTALL = {"cpu": "pip install numba", "cuda": "pip install 'gnomon[cuda]'"}
 
 
 def backends() -> list[str]:
@@ -178,7 +178,7 @@ def _load(backend: str) -> None:
     if backend in _loaded:  # to look for a library takes longer than a small op
         return
     if backend not in _installed():
-        missing = f", whose library is missing: {_INSTALL[backend]}" if backend in _LIBRARY and _has_folder(backend) else ""
+        missing = f", whose library is missing: {INSTALL[backend]}" if backend in _LIBRARY and _has_folder(backend) else ""
         here = ", ".join(_installed()) or "none"
         raise MissingKernel(f"no backend {backend!r} here{missing}; there is {here}, and the definitions (None)")
     importlib.import_module(f"kernels.{backend}")

@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
@@ -28,12 +28,11 @@ from typing import Any
 import numpy as np
 
 from kernels.cuda.places import Places
-from kernels.registry import MissingKernel, has_gpu
+from kernels.registry import INSTALL, MissingKernel, has_gpu
 
 Kernel = Callable[..., None]
 CC = tuple[int, ...]  # compute capability: (8, 0); (9, 0, "a") for what only this one has
 
-INSTALL = "pip install 'gnomon[cuda]', or 'numba-cuda==0.30.*' 'nvidia-nvvm==13.0.*' 'nvidia-cuda-nvrtc==13.0.*'"
 LARGEST_GRID = (2**31 - 1, 65535, 65535)
 
 
@@ -97,7 +96,7 @@ def flattened(args: Sequence[Any]) -> list[Any]:
 def numba_cuda() -> Any:
     """The module `cuda` that compiles. Raises MissingKernel where it is not installed."""
     if find_spec("numba_cuda") is None:
-        raise MissingKernel(f"CUDA kernels are compiled by numba-cuda, which is not installed: {INSTALL}")
+        raise MissingKernel(f"CUDA kernels are compiled by numba-cuda, which is not installed: {INSTALL['cuda']}")
     from numba import cuda
 
     return cuda
@@ -131,7 +130,7 @@ class Emulated(Host):
             shared=launch.shared, checks=self.checks, counters=self.counters, target="sm_" + "".join(map(str, self.cc)),
         )  # fmt: skip
         if self.counters:
-            self.launches.append(Launch(**{**vars(launch), "report": report}))
+            self.launches.append(replace(launch, report=report))
 
 
 @dataclass

@@ -51,6 +51,60 @@ def test_a_grid_that_no_device_takes_is_refused():
         launch(None, (1, 65536), (32,), writes=[])
 
 
+@pytest.mark.numba_cuda
+def test_what_the_kernels_give_back_is_copied_from_a_gpu_and_nothing_else_is(monkeypatch):
+    """With a stand-in for Numba: it copies arrays in, runs, and is asked for what was written."""
+    from types import SimpleNamespace
+
+    from kernels.cuda import launch
+
+    class There(np.ndarray):
+        def copy_to_host(self, a):
+            a[...] = self
+
+    class Dispatcher:
+        def __init__(self, function, launch_bounds):
+            self.function, self.bounds = function, launch_bounds
+
+        def __getitem__(self, configuration):
+            assert configuration == ((1,), (32,), 0, 64)
+            return self.function
+
+    def double(x, y, n):
+        y[...], x[...] = x * n, 0
+
+    cuda = SimpleNamespace(to_device=lambda a: a.copy().view(There), jit=Dispatcher)
+    monkeypatch.setattr(launch, "numba_cuda", lambda: cuda)
+    monkeypatch.setattr(launch, "has_gpu", lambda: True)
+    x, y = np.arange(4.0), np.zeros(4)
+    with launch.on():
+        launch.launch(double, (1,), (32,), x, y, np.uint32(2), writes=[y], shared=64)
+    np.testing.assert_array_equal(y, [0, 2, 4, 6])
+    np.testing.assert_array_equal(x, [0, 1, 2, 3])
+
+
+def test_a_backend_is_there_if_its_library_and_its_hardware_are(monkeypatch):
+    from kernels import registry
+
+    monkeypatch.setattr(registry, "_installed", lambda: ["cpu", "cuda"])
+    monkeypatch.setattr(registry, "has_gpu", lambda: False)
+    assert registry.backends() == ["cpu"]
+    monkeypatch.setattr(registry, "has_gpu", lambda: True)
+    assert registry.backends() == ["cpu", "cuda"]
+
+
+def test_without_numba_cuda_it_is_said_how_to_install_it(monkeypatch):
+    from kernels import registry
+
+    monkeypatch.setattr(registry, "_installed", lambda: ["cpu"])
+    monkeypatch.setattr(registry, "_loaded", set())
+    with (
+        pytest.raises(registry.MissingKernel, match=r"pip install 'gnomon\[cuda\]'; there is cpu"),
+        registry.use("cuda", device="emulated"),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(
     ("threads", "registers", "shared", "share", "limiter"),
     [
