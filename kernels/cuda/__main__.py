@@ -10,7 +10,8 @@ from kernels import registry
 from kernels.cuda.lesson import table
 
 README = Path(__file__).resolve().parent / "README.md"
-PARTS = {"rungs": lambda: registry.table("cuda"), **{op: lambda op=op: table(op) for op in ("matmul", "matmul_bf16")}}
+COUNTED = ("matmul", "matmul_bf16", "conv2d", "conv2d_input_grad", "conv2d_weight_grad", "conv2d_int8")
+PARTS = {"rungs": lambda: registry.table("cuda"), **{op: lambda op=op: table(op) for op in COUNTED}}
 
 
 def main() -> None:

@@ -69,7 +69,9 @@ def loaded(n: int) -> Any:
     @intrinsic
     def load(typing, array, index):
         def code(context, builder, signature, args):
-            return context.make_tuple(builder, signature.return_type, vector_from(context, builder, place(context, builder, array, *args), n))
+            return context.make_tuple(
+                builder, signature.return_type, vector_from(context, builder, place(context, builder, array, *args), n)
+            )
 
         return types.UniTuple(array.dtype, n)(array, types.uint32), code
 

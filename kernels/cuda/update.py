@@ -23,7 +23,20 @@ from kernels import scalars
 from kernels.cuda import elementwise
 from kernels.cuda.arrays import dense
 from kernels.cuda.intrinsics import (
-    WORD, applied, arrays_at, at_words, bfloat16, each, each_word, from_bfloat16, from_half, half, load4, put_each, put_each_word, several,
+    WORD,
+    applied,
+    arrays_at,
+    at_words,
+    bfloat16,
+    each,
+    each_word,
+    from_bfloat16,
+    from_half,
+    half,
+    load4,
+    put_each,
+    put_each_word,
+    several,
     store4,
 )  # fmt: skip
 from kernels.cuda.launch import Kernel, launch
@@ -343,7 +356,9 @@ def chunk_a_block(formula: Any, arrays: int, count: int, wide: int) -> Kernel:
 
 def chunks_of(sizes: Sequence[int], groups: Sequence[int]) -> np.ndarray:
     """For each block: its line in the table of arrays, its group of numbers, the first number that it takes and one past the last."""
-    table = [(line, group, i, min(i + CHUNK, n)) for line, (n, group) in enumerate(zip(sizes, groups, strict=True)) for i in range(0, n, CHUNK)]
+    table = [
+        (line, group, i, min(i + CHUNK, n)) for line, (n, group) in enumerate(zip(sizes, groups, strict=True)) for i in range(0, n, CHUNK)
+    ]
     return np.array(table, u).reshape(-1)
 
 
@@ -410,7 +425,9 @@ def mixed_chunk(formula: Any, arrays: int, count: int, format: str) -> Kernel:
             if whole and u(i + u(3)) < end:
                 a, b, c, d = load4(g, i)
                 e, f, h, k = each_word(state, i)
-                found = formula((with_gradient(e, wide(a)), with_gradient(f, wide(b)), with_gradient(h, wide(c)), with_gradient(k, wide(d))), mine)
+                found = formula(
+                    (with_gradient(e, wide(a)), with_gradient(f, wide(b)), with_gradient(h, wide(c)), with_gradient(k, wide(d))), mine
+                )
                 put_each_word(new, i, found)
                 store4(p, i, (narrow(found[0][0]), narrow(found[1][0]), narrow(found[2][0]), narrow(found[3][0])))
             else:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tally
 from convolutions import calls, mutate
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws_of_rungs import agrees, has_the_signature_of_its_op, leaves_alone, one_serves, same_bits
 from products import checked, numbers
@@ -20,6 +20,7 @@ from kernels.registry import ladder
 
 pytestmark = pytest.mark.numba_cuda
 NAMES = ("conv2d", "conv2d_input_grad", "conv2d_weight_grad", "conv2d_int8")
+FEWER = settings(max_examples=max(5, settings().max_examples * 2 // 5))  # to compile and to check takes seconds
 RUNGS = [rung for op in NAMES for rung in ladder(op, "cuda")] if find_spec("numba_cuda") else []
 
 
@@ -40,6 +41,7 @@ def call(op, x, w, dtype="float32", **params):
 
 
 @pytest.mark.parametrize("rung", RUNGS, ids=named)
+@FEWER
 @given(data=st.data())
 def test_a_rung_agrees_with_the_definition(rung, data):
     args, params, dtype = data.draw(calls(rung.op, rung.rtol))
@@ -170,4 +172,73 @@ def test_a_mutant_of_whole_numbers_is_caught(monkeypatch, names, old, new):
     args = numbers(rng, (1, 5, 6, 7), "int8"), numbers(rng, (9, 5, 3, 2), "int8")
     mutate(monkeypatch, conv_int8, names, old, new)
     with checked(), pytest.raises(AssertionError, match="off by"):
-        agrees(ladder("conv2d_int8", "cuda")[2], "int8 int8", args, {"zero_point": 3, "padding": 1, "stride": 1, "dilation": 1, "groups": 1})
+        agrees(
+            ladder("conv2d_int8", "cuda")[2], "int8 int8", args, {"zero_point": 3, "padding": 1, "stride": 1, "dilation": 1, "groups": 1}
+        )
+
+
+# What the counters say: of 8 channels of 8 by 32 pixels, with a pixel of padding, 128 filters of 3 by 3. That is two tiles of 128 windows.
+
+PRODUCTS = 128 * 256 * 72
+ON_THE_PICTURE = 128 * 8 * (3 * 8 - 2) * (3 * 32 - 2)  # a row of windows and a column each miss two rows of weights at the border
+
+
+def counted(op, step):
+    from kernels.cuda.lesson import counts
+
+    return counts(ladder(op, "cuda")[step - 1])
+
+
+@pytest.mark.parametrize("op", ["conv2d", "conv2d_input_grad"])
+def test_as_many_fused_products_as_the_formula_has(op):
+    """One sum a thread leaves out what lies beside the picture; tiles multiply it by zeros."""
+    first, second, third, fourth = (counted(op, step) for step in (1, 2, 3, 4))
+    assert first.instructions["fma"] == second.instructions["fma"] == ON_THE_PICTURE
+    assert third.instructions["fma"] == fourth.instructions["fma"] == PRODUCTS
+    assert second.total < first.total / 2, "no test at each product"
+
+
+def test_a_halo_is_loaded_once_a_tile_and_a_channel():
+    counts = counted("conv2d", 3)
+    weights, rows, stores = (
+        PRODUCTS // 32,
+        128 * 8 * 8 * 2,
+        128 * 256 // 32,
+    )  # two requests for the 34 pixels of a row, none above and below
+    assert counts.global_loads.requests + counts.global_stores.requests == weights + rows + stores
+    assert counts.wavefronts_per_request() == 1.0
+    assert counts.barriers == 2 * 128 * 8, "two a channel"
+
+
+@pytest.mark.parametrize("op", ["conv2d", "conv2d_input_grad", "conv2d_int8"])
+def test_the_implicit_product_asks_no_bank_twice_and_waits_once_a_tile(op):
+    counts = counted(op, 3 if op == "conv2d_int8" else 4)
+    depth = 72 // 4 if op == "conv2d_int8" else 72
+    assert counts.barriers == 2 * -(-depth // 8), "one a tile, of two blocks"
+    assert counts.wavefronts_per_request() == 1.0
+    assert counts.divergent_branches == 0 and counts.instructions["local"] == 0
+    assert counts.total / PRODUCTS < (0.65 if op == "conv2d_int8" else 1.65)
+    assert counts.useful_share() >= (0.95 if op == "conv2d" else 0.75)
+
+
+@pytest.mark.parametrize("op", ["conv2d", "conv2d_input_grad", "conv2d_weight_grad", "conv2d_int8"])
+def test_the_machine_code_of_the_implicit_product_is_products_for_the_most_part(op):
+    from kernels.cuda.launch import on
+    from kernels.cuda.lesson import CASES
+    from kernels.cuda.static.assemble import MissingAssembler
+    from kernels.cuda.static.evidence import evidence
+
+    shapes, params, _ = CASES[op]
+    kinds = ("uint8", "int8") if op == "conv2d_int8" else ("float32", "float32")
+    with on("recorded") as device:
+        kernels.serving(op, "cuda").run(*(np.ones(shape, kind) for shape, kind in zip(shapes, kinds, strict=True)), **params)
+    (launch,) = (launch for launch in device.launches if launch.function.__qualname__.startswith("implicit_by"))
+    for cc in ((8, 0), (9, 0), (10, 0), (12, 0)):
+        try:
+            found = evidence(launch, cc)
+        except MissingAssembler as why:
+            tally.not_run(f"cuda: {why}")
+            pytest.skip(str(why))
+        assert found.share >= 0.6 and found.product == ("IDP" if op == "conv2d_int8" else "FFMA")
+        assert found.spills == found.stack == 0 and found.registers <= 128, "two blocks an SM"
+        assert not found.forbidden
