@@ -2,9 +2,9 @@
 
     python -m benchmarks emulator
 
-A kernel is compiled and its text read before; what a run does itself, from arrays to arrays, is measured, the best of some. "64 tiled" is the
-product of 64 by 64 by 64 by tiles of 32 in shared memory, "256 in registers" that of 256 by 256 by 256 with 8 by 8 sums a thread and loads
-of 128 bits: the last rung but one of those without tensor cores.
+A kernel is compiled and its text read before; what a run does itself, from arrays to arrays, is measured, the best of some. "64 tiled" is
+the product of 64 by 64 by 64 by tiles of 32 in shared memory, "256 in registers" that of 256 by 256 by 256 with 8 by 8 sums a thread and
+loads of 128 bits: the eighth rung of the ladder.
 """
 
 from __future__ import annotations

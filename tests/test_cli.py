@@ -39,7 +39,7 @@ def in_a_process(*arguments, prelude="", **options):
 def test_help_names_every_command_and_shows_examples(gnomon):
     code, out, _ = gnomon("--help")
     assert code == 0
-    for command in ("demo", "train", "evaluate", "prune", "export", "explain", "info"):
+    for command in ("demo", "train", "evaluate", "prune", "export", "explain", "emulate", "info"):
         assert f"\n  {command} " in out
         code, text, _ = gnomon(command, "--help")
         assert code == 0 and "Examples" in text and "gnomon " + command in text

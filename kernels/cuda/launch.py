@@ -17,6 +17,7 @@ and no driver. `launch` runs it on the device in force:
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -64,10 +65,12 @@ def _compiled(function: Kernel, types: tuple[Any, ...], cc: CC, launch_bounds: t
     from cuda.bindings.nvvm import nvvmError
 
     compiled = partial(cuda.compile, function, types, device=False, abi="numba", cc=cc, launch_bounds=launch_bounds)
-    try:
-        text, _ = compiled(lineinfo=True)
-    except nvvmError:  # NVVM 7 cannot name some symbols once lines are asked for: then faults do not tell theirs
-        text, _ = compiled()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Could not find source for function")  # made by `exec`: then its lines are not told
+        try:
+            text, _ = compiled(lineinfo=True)
+        except nvvmError:  # NVVM 7 cannot name some symbols once lines are asked for: then faults do not tell theirs
+            text, _ = compiled()
     entry = re.search(r"\.visible\s+\.entry\s+(\w+)", text)
     assert entry is not None, "a kernel compiles to an entry"
     return text, entry[1]

@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 import tally
 from hand_written import FORMATS, elementwise, exact, floats, half_bits, rounded, same
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernels.cuda.emulate.arithmetic import APPROXIMATE
 
 MODES = ("rn", "rz", "rm", "rp")
 N = 400
@@ -109,6 +113,40 @@ def test_a_fused_product_is_not_rounded_by_way_of_double():
     same(elementwise("fma.rn.f32 %d, %x0, %x1, %x2;", a, b, c, result="f4"), c)
 
 
+def fused_numbers(a, b, c):
+    values = [fused(float(p), float(q), float(r), "rn") for p, q, r in zip(a, b, c, strict=True)]
+    return underflown(values, nearest(values, "f4"))
+
+
+NUMBERS = {
+    "add.f32": lambda a, b, c: a + b,
+    "sub.f32": lambda a, b, c: a - b,
+    "mul.f32": lambda a, b, c: a * b,
+    "div.rn.f32": lambda a, b, c: a / b,
+    "fma.rn.f32": fused_numbers,
+    "abs.f32": lambda a, b, c: np.abs(a),
+    "neg.f32": lambda a, b, c: -a,
+    "sqrt.rn.f32": lambda a, b, c: np.sqrt(a),
+}
+OPERANDS = {"abs": 1, "neg": 1, "sqrt": 1, "fma": 3}
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(NUMBERS)), *[st.integers(0, 5)] * 4), max_size=15), st.integers(0, 2**31))
+def test_programs_of_numbers(steps, seed):
+    rng = np.random.default_rng(seed)
+    a, b = floats(rng, 40), floats(rng, 40)
+    lines = [f"mov.f32 %f{i}, {'%x0' if i % 2 else '%x1'};" for i in range(6)]
+    values = [a if i % 2 else b for i in range(6)]
+    for name, d, *sources in steps:
+        used = sources[: OPERANDS.get(name.split(".")[0], 2)]
+        lines.append(f"{name} %f{d}, {', '.join(f'%f{s}' for s in used)};")
+        with np.errstate(all="ignore"):
+            values[d] = NUMBERS[name](*(values[s] for s in sources))
+    for i in range(6):
+        same(elementwise("\n".join([*lines, f"mov.f32 %d, %f{i};"]), a, b, result="f4"), values[i])
+    tally.ran("cuda", "a random program of numbers")
+
+
 def test_a_result_that_is_no_number_has_the_bits_of_the_device():
     x = np.array([math.nan, -math.nan, math.inf, 0, 1], "f4")
     y = np.array([1, 1, -math.inf, 0, 1], "f4")
@@ -199,6 +237,7 @@ BOUNDS = {  # name: (f, domain, bound relative or absolute in units of the resul
 
 @pytest.mark.parametrize("name", BOUNDS)
 def test_approximate_functions_are_within_the_bounds_of_the_device(name):
+    assert name in APPROXIMATE or name.replace(".ftz", "") in APPROXIMATE, "its bound on a device is stated"
     f, (low, high), ulps = BOUNDS[name]
     x = np.random.default_rng(7).uniform(low, high, N).astype("f4")
     wanted = f(x.astype("f8"))

@@ -75,7 +75,7 @@ def test_instructions_by_class_and_divergence():
     more = {k: counts.instructions[k] - base.instructions[k] for k in counts.instructions}
     assert {k: v for k, v in more.items() if v} == {"fma": n, "float": n, "integer": n, "sync": n, "warp": n}
     assert counts.flops == 3 * n and counts.barriers == 2 and counts.active_share == 1 and counts.divergent_branches == 0
-    assert counts.per_fma() == counts.total / n
+    assert counts.per_fma() == counts.total / n and counts.per_fma("fma", "sync") == 2
     parted = counted("setp.lt.u32 %p1, %tid, 40; @%p1 bra some; " + "mov.u32 %r1, 1; " * 100 + "some: mov.u32 %r2, 1;")
     assert parted.divergent_branches == 2  # the second warp of each block
     whole, half = 2 * 2 * 32, 2 * 24

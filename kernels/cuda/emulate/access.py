@@ -54,23 +54,20 @@ class Access:
         """Who is out of bounds, or else misaligned, and by how much."""
         m = R.machine.memory
         a = np.broadcast_to(address.astype(np.int64), (R.size,)) + self.offset
-        window = (
-            np.full(R.size, {"shared": SHARED, "local": LOCAL}.get(self.space, 0)) if self.space in ("shared", "local") else a >> WINDOW
-        )
-        within = a if self.space in ("shared", "local") else a & MASK
+        own = {"shared": SHARED, "local": LOCAL}.get(self.space)
+        window, within = (np.full(R.size, own), a) if own else (a >> WINDOW, a & MASK)
         table = sizes.copy()
-        if self.space in ("shared", "local", "generic"):
+        if own or self.space == "generic":
             table[[SHARED, LOCAL]] = m.shared_used, m.local_used
         known = (window >= 0) & (window < table.size)
         limit = np.where(known, table[np.where(known, window, 0)], -1)
-        out = (within < 0) | (within + self.bytes > limit)
-        bad = np.flatnonzero(out) if out.any() else np.flatnonzero(a & (self.align - 1))
-        first = int(bad[0])
-        where = self.place(m, int(a[first]), kind)
-        rule = "" if out.any() else f"; it must be at a multiple of {self.align}"
-        return R.machine.fault(
-            "bounds" if out.any() else "alignment", f"{DOES[kind]} {self.bytes} bytes at {where}{rule}", R, bad, self.x, int(a[first])
-        )
+        outside = (within < 0) | (within + self.bytes > limit)
+        bad = np.flatnonzero(outside if outside.any() else a & (self.align - 1))
+        first = int(a[bad[0]])
+        what = f"{DOES[kind]} {self.bytes} bytes at {self.place(m, first, kind)}"
+        if outside.any():
+            return R.machine.fault("bounds", what, R, bad, self.x, first)
+        return R.machine.fault("alignment", f"{what}; it must be at a multiple of {self.align}", R, bad, self.x, first)
 
     def place(self, m: Memory, address: int, kind: int) -> str:
         """An address in words: an offset in the window that it is nearest to."""

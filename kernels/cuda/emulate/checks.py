@@ -74,9 +74,6 @@ class Watcher:
     def begin(self, machine: Machine, root: Lanes) -> None:
         """A wave begins."""
 
-    def end(self, machine: Machine, root: Lanes) -> None:
-        """It has ended."""
-
     def segment(self, R: Lanes, start: int, end: int) -> None:
         """A group runs instructions start to end."""
 

@@ -93,9 +93,9 @@ class Counts:
     def total(self) -> int:
         return sum(self.instructions.values())
 
-    def per_fma(self) -> float | None:
-        """Instructions of threads for each fused product and sum, tensor cores aside."""
-        return ratio(self.total, self.instructions["fma"])
+    def per_fma(self, *classes: str) -> float | None:
+        """Instructions of threads, all or of some classes, for each fused product and sum; tensor cores aside."""
+        return ratio(sum(self.instructions[c] for c in classes or self.instructions), self.instructions["fma"])
 
     def sectors_per_request(self) -> float | None:
         return ratio(self.global_loads.cost + self.global_stores.cost, self.global_loads.requests + self.global_stores.requests)

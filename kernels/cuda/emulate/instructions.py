@@ -13,7 +13,31 @@ import numpy as np
 
 from kernels.cuda.emulate import arithmetic, copies, tensor, warps
 from kernels.cuda.emulate.access import Access
+from kernels.cuda.emulate.conversions import (
+    BFLOAT,
+    bits_of_bf16,
+    clamped,
+    conversion,
+    from_bf16,
+    packed,
+    to_f16,
+    unpacked,
+)
 from kernels.cuda.emulate.faults import Unsupported
+from kernels.cuda.emulate.integers import (
+    bit_length,
+    clamped_sum,
+    difference_with_borrow,
+    field,
+    popcount,
+    product,
+    put,
+    quotient,
+    remainder,
+    reversed_bits,
+    shifted,
+    sum_with_carry,
+)
 from kernels.cuda.emulate.memory import FIRST, LOCAL, SHARED, WINDOW
 from kernels.cuda.emulate.parse import SIZES, Address, Instruction, Pair, Register, Symbol, Vector
 from kernels.cuda.emulate.printf import printed
@@ -48,49 +72,6 @@ def real(kind: str) -> bool:
 # Integers. Sums and products of the lower half are the same signed or not.
 
 
-def high(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The upper half of a product."""
-    if a.dtype.itemsize < 8:
-        wide = f"{a.dtype.kind}{2 * a.dtype.itemsize}"
-        return (a.astype(wide) * b.astype(wide) >> wide_shift(a.dtype)).astype(a.dtype)
-    low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
-    x, y = a.view(np.uint64), b.view(np.uint64)
-    x0, x1, y0, y1 = x & low, x >> shift, y & low, y >> shift
-    middle = x1 * y0 + (x0 * y0 >> shift)
-    other = x0 * y1 + (middle & low)
-    top = x1 * y1 + (middle >> shift) + (other >> shift)
-    if a.dtype.kind == "i":
-        top = top - np.where(a < 0, y, np.uint64(0)) - np.where(b < 0, x, np.uint64(0))
-    return top.view(a.dtype)
-
-
-def wide_shift(dtype: np.dtype) -> Any:
-    return np.array(8 * dtype.itemsize, f"{dtype.kind}{2 * dtype.itemsize}")
-
-
-def product(part: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """mul.lo, mul.hi or mul.wide"""
-    if part == "hi":
-        return high
-    if part == "lo":
-        return np.multiply
-    return lambda a, b: a.astype(f"{a.dtype.kind}{2 * a.dtype.itemsize}") * b.astype(f"{a.dtype.kind}{2 * a.dtype.itemsize}")
-
-
-def quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Towards zero; all ones for a division by zero."""
-    return np.where(b == 0, np.array(-1).astype(a.dtype), (a - np.fmod(a, b)) // np.where(b == 0, b.dtype.type(1), b))
-
-
-def remainder(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.where(b == 0, a, np.fmod(a, b))
-
-
-def clamped_sum(a: np.ndarray, b: np.ndarray, sign: int) -> np.ndarray:
-    s = a.astype(np.int64) + sign * b.astype(np.int64)
-    return np.clip(s, -(2**31), 2**31 - 1).astype(np.int32)
-
-
 @opcode("add", "sub")
 def _(t: Translator, x: Instruction) -> str:
     kind, name = types_of(x)[-1], x.parts[0]
@@ -111,18 +92,6 @@ def _(t: Translator, x: Instruction) -> str:
 
 def unsigned(kind: str) -> str:
     return f"u{SIZES[kind]}"
-
-
-def sum_with_carry(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    s = a + b
-    r = s + c.astype(s.dtype)
-    return r, (s < a) | (r < s)
-
-
-def difference_with_borrow(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    d = a - b
-    r = d - c.astype(d.dtype)
-    return r, (a < b) | (d < r)
 
 
 def carry(t: Translator, x: Instruction, two: Any, first: str | None, borrow: bool = False) -> str:
@@ -281,16 +250,6 @@ def _(t: Translator, x: Instruction) -> str:
     return t.call(x, f[x.parts[0]], dtype_of(types_of(x)[-1]))
 
 
-def shifted(left: bool, bits: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Shifts by more than the width give 0, or the sign."""
-
-    def of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        by = np.minimum(b, np.uint32(bits)).astype(a.dtype)
-        return np.left_shift(a, by) if left else np.right_shift(a, by)
-
-    return of
-
-
 @opcode("shl", "shr")
 def _(t: Translator, x: Instruction) -> str:
     dtype = dtype_of(types_of(x)[-1])
@@ -310,40 +269,11 @@ def _(t: Translator, x: Instruction) -> str:
     return t.call(x, of, "u4")
 
 
-def field(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """bfe: `c` bits from bit `b` on, extended by the field's last bit if signed (PTX ISA 9.7.1.16)."""
-    bits = 8 * a.dtype.itemsize
-    pos, n = (b & 0xFF).astype(np.int64), (c & 0xFF).astype(np.int64)
-    top = np.minimum(pos + n - 1, bits - 1)
-    u = a.view(f"u{a.dtype.itemsize}")
-    one = u.dtype.type(1)
-    sign = np.where((n > 0) & (a.dtype.kind == "i"), (u >> top.clip(0).astype(u.dtype)) & one, u.dtype.type(0))
-    mask = ones(n, u.dtype)
-    d = np.where(pos < bits, u >> np.minimum(pos, bits - 1).astype(u.dtype), u.dtype.type(0))
-    inside = ones(np.minimum(n, bits - pos).clip(0), u.dtype)  # bits that exist; those of the field beyond them are the sign
-    return np.where(n == 0, u.dtype.type(0), (d & mask & inside) | np.where(sign == one, ~inside, u.dtype.type(0))).view(a.dtype)
-
-
-def ones(n: np.ndarray, dtype: Any) -> np.ndarray:
-    """The lower n bits."""
-    bits = 8 * np.dtype(dtype).itemsize
-    short = (np.array(1, dtype) << np.minimum(n, bits - 1).astype(dtype)) - np.array(1, dtype)
-    return np.where(n >= bits, ~np.array(0, dtype), short)
-
-
 @opcode("bfe")
 def _(t: Translator, x: Instruction) -> str:
     dtype = dtype_of(types_of(x)[-1])
     a, b, c = t.value(x.operands[1], dtype), t.value(x.operands[2], "u4"), t.value(x.operands[3], "u4")
     return t.set(x.operands[0], f"{t.bind(field)}({a}, {b}, {c})", dtype)
-
-
-def put(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """bfi: the lower `d` bits of a over those of b from bit `c` on."""
-    bits = 8 * a.dtype.itemsize
-    pos, n = (c & 0xFF).astype(np.int64), (d & 0xFF).astype(np.int64)
-    mask = np.where(pos < bits, ones(n, a.dtype) << np.minimum(pos, bits - 1).astype(a.dtype), a.dtype.type(0))
-    return (b & ~mask) | (a << np.minimum(pos, bits - 1).astype(a.dtype) & mask)
 
 
 @opcode("bfi")
@@ -354,22 +284,6 @@ def _(t: Translator, x: Instruction) -> str:
     return t.set(x.operands[0], f"{t.bind(put)}({a}, {b}, {c}, {d})", dtype)
 
 
-def reversed_bits(a: np.ndarray) -> np.ndarray:
-    bytes_ = np.unpackbits(a.view(np.uint8).reshape(a.size, -1), axis=1, bitorder="little")
-    return np.packbits(bytes_[:, ::-1], axis=1, bitorder="little").reshape(-1).view(a.dtype)
-
-
-def bit_length(a: np.ndarray) -> np.ndarray:
-    """The number of bits up to the highest that is set."""
-    n, x = np.zeros(a.shape, np.uint32), a.copy()
-    for step in (32, 16, 8, 4, 2, 1):
-        if step < 8 * a.dtype.itemsize:
-            some = x >> a.dtype.type(step) != 0
-            n[some] += np.uint32(step)
-            x = np.where(some, x >> a.dtype.type(step), x)
-    return n + (x != 0).astype(np.uint32)
-
-
 @opcode("popc", "clz", "brev")
 def _(t: Translator, x: Instruction) -> str:
     dtype = unsigned(types_of(x)[-1])
@@ -378,10 +292,6 @@ def _(t: Translator, x: Instruction) -> str:
     bits = np.uint32(8 * int(dtype[1:]))
     f = popcount if x.parts[0] == "popc" else lambda a: bits - bit_length(a)
     return t.call(x, f, dtype, result="u4")
-
-
-def popcount(a: np.ndarray) -> np.ndarray:
-    return np.unpackbits(a.view(np.uint8).reshape(a.size, -1), axis=1).sum(axis=1, dtype=np.uint32)
 
 
 @opcode("bfind")
@@ -561,17 +471,6 @@ def _(t: Translator, x: Instruction) -> str:
     return t.set(d, t.value(s, dtype_of(kind)), dtype_of(kind))
 
 
-def packed(dtype: str) -> Callable[..., np.ndarray]:
-    def of(*parts: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(np.stack(np.broadcast_arrays(*parts), axis=1)).view(dtype).reshape(-1)
-
-    return of
-
-
-def unpacked(n: int, dtype: str) -> Callable[[np.ndarray], list[np.ndarray]]:
-    return lambda a: [p.copy() for p in np.ascontiguousarray(a).view(dtype).reshape(-1, n).T]
-
-
 @opcode("cvta")
 def _(t: Translator, x: Instruction) -> str:
     """Between a state space and generic addresses: windows of shared and local memory begin at a multiple of 2^36."""
@@ -590,30 +489,7 @@ def _(t: Translator, x: Instruction) -> str:
     return t.set(x.operands[0], test[x.parts[1].split("_")[0]], BOOL)
 
 
-INTEGRAL = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
-BFLOAT = ("bf16", "bf16x2")
 HALVES = ("f16", "f16x2", "bf16", "bf16x2")
-
-
-def bits_of_bf16(x: np.ndarray, mode: str = "rn") -> np.ndarray:
-    """A float64 (rounded to odd, or exact) as bits of bfloat16."""
-    y = arithmetic.odd_to_f32(x)
-    bits = y.view(np.uint32)
-    if mode == "rn":
-        up = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
-    else:
-        up = bits >> np.uint32(16)
-    return np.where(np.isnan(y), np.uint32(0x7FFF), up).astype(np.uint16)
-
-
-def from_bf16(bits: np.ndarray) -> np.ndarray:
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
-
-
-def to_f16(x: np.ndarray, mode: str = "rn") -> np.ndarray:
-    y = arithmetic.narrowed(x, mode, np.float16)
-    y.view(np.uint16)[np.isnan(y)] = 0x7FFF
-    return y
 
 
 def half(t: Translator, x: Instruction, f: Callable[..., np.ndarray] | None) -> str:
@@ -651,82 +527,6 @@ def _(t: Translator, x: Instruction) -> str:
         e = f"{t.bind(clamped(result))}({value})" if "sat" in x.parts else f"{value}.astype({result!r})"
         return t.set(x.operands[0], value if result == dtype_of(of) else e, result)
     return t.set(x.operands[0], f"{t.bind(conversion(x.parts, to, of), 'cvt')}({value})", result)
-
-
-def clamped(dtype: str) -> Callable[[np.ndarray], np.ndarray]:
-    """An integer into the range of another type."""
-    info = np.iinfo(dtype)
-
-    def of(a: np.ndarray) -> np.ndarray:
-        low, high = max(info.min, np.iinfo(a.dtype).min), min(info.max, np.iinfo(a.dtype).max)
-        return np.clip(a, a.dtype.type(low), a.dtype.type(high)).astype(dtype)
-
-    return of
-
-
-def conversion(parts: list[str], to: str, of: str) -> Callable[[np.ndarray], np.ndarray]:
-    """cvt where one side, or both, are floating-point numbers."""
-    integral = next((INTEGRAL[p] for p in parts if p in INTEGRAL), None)
-    mode = next((p for p in parts if p in ("rn", "rz", "rm", "rp", "rna")), "rn")
-    flush = "ftz" in parts
-
-    def wide(a: np.ndarray) -> np.ndarray:
-        if of in BFLOAT:
-            return from_bf16(a).astype(np.float64)
-        if of[0] in "us":
-            return arithmetic.odd(*parts_of_integer(a))
-        return (arithmetic.flushed(a) if flush and of == "f32" else a).astype(np.float64)
-
-    def result(y: np.ndarray) -> np.ndarray:
-        y = np.where(y > 0, np.minimum(y, 1), 0.0) if "sat" in parts and to[0] in "fb" else y
-        y = np.where(y < 0, 0.0, y) if "relu" in parts else y
-        if to in ("f64",):
-            return y
-        if to == "f32":
-            z = arithmetic.one_nan(arithmetic.narrowed(y, mode))
-            return arithmetic.flushed(z) if flush else z
-        if to == "f16":
-            return to_f16(y, mode)
-        if to == "bf16":
-            return bits_of_bf16(y, mode)
-        if to == "tf32":
-            return tf32(y.astype(np.float32), mode)
-        raise ValueError(f"cvt to {to}")
-
-    def whole(y: np.ndarray) -> np.ndarray:
-        info = np.iinfo(dtype_of(to))
-        empty = 0 if of != "f64" and info.bits < 64 else (1 << info.bits - 1) if info.min == 0 else info.min
-        low, high = float(info.min), float(info.max)  # the latter may round up to a power of two
-        z = np.where(np.isnan(y), 0.0, y)
-        inside = np.where((z >= low) & (z < high), z, 0.0).astype(dtype_of(to))
-        clip = np.where(z >= high, np.array(info.max, dtype_of(to)), np.where(z < low, np.array(info.min, dtype_of(to)), inside))
-        return np.where(np.isnan(y), np.array(empty, dtype_of(to)), clip)
-
-    def convert(a: np.ndarray) -> np.ndarray:
-        if of[0] in "us" and to == "f64":
-            return arithmetic.stepped(*parts_of_integer(a), mode)
-        y = wide(a)
-        if to[0] in "us":
-            return whole((integral or np.trunc)(y))
-        return result(integral(y) if integral else y)
-
-    return convert
-
-
-def parts_of_integer(a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """An integer of any width as a float64, to nearest, and what that misses."""
-    if a.dtype.itemsize < 8:
-        return a.astype(np.float64), np.zeros(a.shape)
-    low = (a & a.dtype.type(0xFFFFFFFF)).astype(np.float64)
-    return arithmetic.two_sum((a >> a.dtype.type(32)).astype(np.float64) * 2.0**32, low)
-
-
-def tf32(y: np.ndarray, mode: str = "rna") -> np.ndarray:
-    """Eleven bits of precision: to nearest, ties away from zero (rna) or to even (rn), or cut (rz)."""
-    bits = y.view(np.uint32)
-    more = {"rna": np.uint32(0x1000), "rz": np.uint32(0), "rn": np.uint32(0xFFF) + (bits >> np.uint32(13) & np.uint32(1))}[mode]
-    finite = (bits & np.uint32(0x7F800000)) != 0x7F800000
-    return np.where(finite, (bits + more) & np.uint32(0xFFFFE000), np.where(np.isnan(y), np.uint32(0x7FFFFFFF), bits))
 
 
 def two_halves(t: Translator, x: Instruction, to: str) -> str:

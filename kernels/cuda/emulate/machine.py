@@ -218,8 +218,6 @@ class Machine:
             lanes = root if len(threads) == root.size else root.some(threads)
             self.advance(lanes, pc)
             lanes.put_back()
-        for w in self.watchers:
-            w.end(self, root)
 
     def advance(self, R: Lanes, pc: int) -> None:
         """Run a group until it parts, ends, waits, or comes to where others wait."""

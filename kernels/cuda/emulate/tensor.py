@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kernels.cuda.emulate.access import READ, WRITE, Access
+from kernels.cuda.emulate.conversions import from_bf16, tf32
 from kernels.cuda.emulate.parse import SIZES, Instruction
 from kernels.cuda.emulate.warps import WARP, dense, masks
 
@@ -53,8 +54,6 @@ def places(matrix: str, rows: int, registers: int, e: int) -> tuple[np.ndarray, 
 
 def numbers(registers: np.ndarray, kind: str) -> np.ndarray:
     """Registers (..., n) as the numbers in them, (..., n, e), in float64."""
-    from kernels.cuda.emulate.instructions import from_bf16, tf32
-
     if kind in ("f64", "f32", "s32"):
         return registers[..., None].astype(np.float64)
     if kind == "tf32":

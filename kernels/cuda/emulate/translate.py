@@ -35,13 +35,9 @@ def dtype_of(kind: str) -> str:
     return f"{'i' if kind[0] == 's' else 'u'}{SIZES[kind]}"
 
 
-def is_type(part: str) -> bool:
-    return part in SIZES
-
-
 def types_of(x: Instruction) -> list[str]:
     """The types that an opcode names: setp.lt.s64 -> [s64], cvt.rn.f32.s32 -> [f32, s32]."""
-    return [p for p in x.parts[1:] if is_type(p)]
+    return [p for p in x.parts[1:] if p in SIZES]
 
 
 def homes(kernel: Function) -> dict[str, str]:
@@ -52,12 +48,10 @@ def homes(kernel: Function) -> dict[str, str]:
         if not kinds or not x.operands or kinds[0] not in ("f32", "f64", "f16"):
             continue
         first = x.operands[0]
+        if x.parts[0] in ("st", "red", "mma", "set", "setp"):
+            continue  # their first operand, or its type, is another
         for o in first.items if isinstance(first, Vector) else (first,):
-            if (
-                isinstance(o, Register)
-                and found.get(o.name) == f"u{SIZES[kinds[0]]}"
-                and x.parts[0] not in ("st", "red", "mma", "set", "setp")
-            ):
+            if isinstance(o, Register) and found.get(o.name) == f"u{SIZES[kinds[0]]}":
                 found[o.name] = dtype_of(kinds[0])
     return found
 
