@@ -147,6 +147,21 @@ def load4_shared_twin(array: np.ndarray, place: int) -> tuple[Any, ...]:
 
 
 @intrinsic
+def load1_shared(typing, array, place):
+    """The number at an `address` in a shared array: `ld.shared.b32`, or `ld.shared.b64`."""
+
+    def code(context, builder, signature, args):
+        kind = context.get_value_type(array.dtype)
+        return assembly(builder, f"ld.shared.b{8 * context.get_abi_sizeof(kind)} $0, [$1];", [args[1]], kind)
+
+    return array.dtype(array, types.uint32), code
+
+
+def load1_shared_twin(array: np.ndarray, place: int) -> Any:
+    return array[place // array.itemsize]
+
+
+@intrinsic
 def dp4a(typing, a, b, total):
     """total + the sum of four products of bytes, exact: those of `a` are unsigned if it is a uint32, those of `b` signed: `dp4a`."""
     kind = "u32" if a == types.uint32 else "s32"

@@ -20,7 +20,7 @@ import numpy as np
 from numba import cuda
 
 from kernels.cuda.arrays import counted, dense, result
-from kernels.cuda.intrinsics import load4
+from kernels.cuda.intrinsics import address, load1_shared, load4
 from kernels.cuda.launch import Kernel, empty, launch
 from kernels.registry import rung
 from kernels.sparse import check_2to4, check_bsr, check_csr, check_fours, check_places, check_samples
@@ -403,7 +403,7 @@ def gathered(values, words, b, y, m, h, n, deep):
     total = cuda.local.array(SUMS, y.dtype)
     for r in range(4):
         total[r] = zero
-    p, k, t = u(0), u(h * u(2)), u(warp * u(32) + x)
+    p, k, t, side = u(0), u(h * u(2)), u(warp * u(32) + x), u(32 * right.itemsize)
     while p < h:
         for r in range(4):
             row = u(warp + u(8 * r))
@@ -416,7 +416,7 @@ def gathered(values, words, b, y, m, h, n, deep):
             q = u(p * u(2) + warp + u(8 * s))
             right[u((warp + u(8 * s)) * u(32) + x)] = b[u(q * n + j)] if q < k and j < n else zero
         cuda.syncthreads()
-        half = u(0)
+        half, near = u(0), address(right, x)
         while half < u(2):
             for r in range(4):
                 row = u(warp + u(8 * r))
@@ -424,9 +424,9 @@ def gathered(values, words, b, y, m, h, n, deep):
                 for s in range(4):
                     four = load4(left, u(row * u(ROW_OF_TILE) + half * u(16) + u(4 * s)))
                     for e in range(4):
-                        group = u(half * u(32) + u(8 * s + e // 2 * 4))
-                        total[r] += four[e] * right[u((group + (u(positions >> u(8 * s + 2 * e)) & u(3))) * u(32) + x)]
-            half = u(half + u(1))
+                        position = u(positions >> u(8 * s + 2 * e)) & u(3)
+                        total[r] += four[e] * load1_shared(right, u(u(near + position * side) + u(8 * s + e // 2 * 4) * side))
+            half, near = u(half + u(1)), u(near + u(32) * side)
         cuda.syncthreads()
         p = u(p + u(32))
     for r in range(4):
