@@ -30,12 +30,9 @@ def byte(total, x, y):
     return i32(total + i32(x) * i32(y))
 
 
-@cuda.jit(device=True, inline="always")
-def four(total, x, y):
-    return dp4a(x, y, total)
-
-
-byte_thread, word_thread, word_squares = flat_by(byte), flat_by(four), squares_by(four)
+byte_thread = flat_by(byte)
+word_thread = flat_by(dp4a)
+word_squares = squares_by(dp4a)
 
 
 @rung("matmul_int8", "cuda", step=1, wants="... m k, ... k n", rtol=EXACT, idea="the definition: one inner product a thread, byte by byte")
@@ -81,11 +78,8 @@ def squares_of_words(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
     return multiply_words(word_squares, a, b, out, tile=(SQUARE, SQUARE), block=(32, 32))
 
 
-def tiles_of_warps(words: bool) -> Kernel:
-    return in_background(lanes=8, warps=2, step=32, tall=16, wide=32, words=words, add_tiles=tiles_by(four))
-
-
-word_tiles, word_tiles_by_number = tiles_of_warps(words=True), tiles_of_warps(words=False)
+word_tiles = in_background(lanes=8, warps=2, step=32, tall=16, wide=32, words=True, add_tiles=tiles_by(dp4a))
+word_tiles_by_number = in_background(lanes=8, warps=2, step=32, tall=16, wide=32, words=False, add_tiles=tiles_by(dp4a))
 
 
 @rung("matmul_int8", "cuda", step=4, rtol=EXACT, idea="the tiles of matmul's served rung, of words: 8 by 8 sums a thread, the next tiles arrive in the background")

@@ -162,20 +162,19 @@ def load1_shared_twin(array: np.ndarray, place: int) -> Any:
 
 
 @intrinsic
-def dp4a(typing, a, b, total):
-    """total + the sum of four products of bytes, exact: those of `a` are unsigned if it is a uint32, those of `b` signed: `dp4a`."""
-    kind = "u32" if a == types.uint32 else "s32"
+def dp4a(typing, total, a, b):
+    """total + the sum of four products of bytes, exact: those of a word are unsigned if it is a uint32, else signed: `dp4a`."""
+    kinds = ".".join("u32" if word == types.uint32 else "s32" for word in (a, b))
 
     def code(context, builder, signature, args):
-        return assembly(builder, f"dp4a.{kind}.s32 $0, $1, $2, $3;", args, I32)
+        return assembly(builder, f"dp4a.{kinds} $0, $2, $3, $1;", args, I32)
 
-    return types.int32(a, types.int32, types.int32), code
+    return types.int32(types.int32, a, b), code
 
 
-def dp4a_twin(a: Any, b: Any, total: Any) -> np.int32:
-    narrow = np.uint8 if np.asarray(a).dtype == np.uint32 else np.int8
-    four = np.asarray(a).view(narrow).astype(np.int32) * np.asarray(b).view(np.int8).astype(np.int32)
-    return np.int32(four.sum(dtype=np.int32) + np.int32(total))
+def dp4a_twin(total: Any, *words: Any) -> np.int32:
+    four = [np.asarray(x).view(np.uint8 if np.asarray(x).dtype == np.uint32 else np.int8).astype(np.int32) for x in words]
+    return np.int32(np.dot(*four) + np.int32(total))
 
 
 def background(n: int) -> Any:

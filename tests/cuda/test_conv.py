@@ -162,7 +162,7 @@ def test_a_mutant_is_caught(monkeypatch, op, step, names, old, new, check):
         (["pack"], " & u(255)", ""),  # the sign of one byte in the others
         (["pack"], "(z * channels + k + u(e)) * plane", "(z * channels + k) * plane"),
         (["sum_up"], "zero_point * total", "total"),
-        (["add_four", "implicit_words"], "dp4a(pixels, weights, total)", "dp4a(pixels, pixels, total)"),
+        (["implicit_words"], "shifted=True", "shifted=False"),
     ],
 )
 def test_a_mutant_of_whole_numbers_is_caught(monkeypatch, names, old, new):
