@@ -66,13 +66,21 @@ def multiply_words(kernel: Kernel, a: Any, b: Any, out: np.ndarray | None, *, ti
     return by_pieces(run, a, b, out, np.int32, tile[0])
 
 
-@rung("matmul_int8", "cuda", step=2, rtol=EXACT, idea="four neighbours along k are one word, packed before: dp4a adds four products at once")
+@rung(
+    "matmul_int8", "cuda", step=2, rtol=EXACT, idea="four neighbours along k are one word, packed before: dp4a adds four products at once"
+)
 def words_a_thread(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
     """Predicted: a quarter of the loads, a quarter of the instructions, and none that converts. Packing is a pass: as n to 1."""
     return multiply_words(word_thread, a, b, out, tile=(8, 32), block=(32, 8))
 
 
-@rung("matmul_int8", "cuda", step=3, rtol=EXACT, idea="squares of words in shared memory: 128 of k at a time, a word fetched is used by 32 threads")
+@rung(
+    "matmul_int8",
+    "cuda",
+    step=3,
+    rtol=EXACT,
+    idea="squares of words in shared memory: 128 of k at a time, a word fetched is used by 32 threads",
+)
 def squares_of_words(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
     """Predicted: a 32nd of the bytes from memory, and a quarter of the instructions a product of matmul's squares."""
     return multiply_words(word_squares, a, b, out, tile=(SQUARE, SQUARE), block=(32, 32))
@@ -82,14 +90,27 @@ word_tiles = in_background(lanes=8, warps=2, step=32, tall=16, wide=32, words=Tr
 word_tiles_by_number = in_background(lanes=8, warps=2, step=32, tall=16, wide=32, words=False, add_tiles=tiles_by(dp4a))
 
 
-@rung("matmul_int8", "cuda", step=4, rtol=EXACT, idea="the tiles of matmul's served rung, of words: 8 by 8 sums a thread, the next tiles arrive in the background")
+@rung(
+    "matmul_int8",
+    "cuda",
+    step=4,
+    rtol=EXACT,
+    idea="the tiles of matmul's served rung, of words: 8 by 8 sums a thread, the next tiles arrive in the background",
+)
 def tiles_of_words(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
     """Predicted: a quarter of matmul's instructions a product: the same loop, with dp4a where the fused product was."""
     kernel = word_tiles if b.shape[-1] % 4 == 0 else word_tiles_by_number
     return multiply_words(kernel, a, b, out, tile=(LARGE, LARGE), block=(256,))
 
 
-@rung("matmul_int8", "cuda", step=5, serves=True, rtol=EXACT, idea="tensor cores: 4096 products of a warp are one instruction (IMMA), read by ldmatrix")
+@rung(
+    "matmul_int8",
+    "cuda",
+    step=5,
+    serves=True,
+    rtol=EXACT,
+    idea="tensor cores: 4096 products of a warp are one instruction (IMMA), read by ldmatrix",
+)
 def tensor_int8(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
     """Predicted: of an instruction 128 products a lane instead of four; half the bytes of float16, from the same kernel."""
     return on_tensor_cores("u8" if a.dtype == np.uint8 else "s8", a, b, out, np.int32)

@@ -173,7 +173,7 @@ def dp4a(typing, total, a, b):
 
 
 def dp4a_twin(total: Any, *words: Any) -> np.int32:
-    four = [np.asarray(x).view(np.uint8 if np.asarray(x).dtype == np.uint32 else np.int8).astype(np.int32) for x in words]
+    four = [np.atleast_1d(x).view(np.uint8 if x.dtype == np.uint32 else np.int8).astype(np.int32) for x in words]
     return np.int32(np.dot(*four) + np.int32(total))
 
 

@@ -54,7 +54,9 @@ def over(rows: int, columns: int, tall: int = 8) -> tuple[int, int]:
 # CSR.
 
 
-def csr(kernel: Kernel, by_columns: bool, data: Any, indices: Any, indptr: Any, b: Any, out: np.ndarray | None, block: Any = WARPS) -> np.ndarray:
+def csr(
+    kernel: Kernel, by_columns: bool, data: Any, indices: Any, indptr: Any, b: Any, out: np.ndarray | None, block: Any = WARPS
+) -> np.ndarray:
     """y by a kernel of (data, places, starts, b, y, m, n): a row of y for each thread of `block`, or for each of its warps."""
     short, starts = places(indices, indptr, len(b))
     m, n = len(starts) - 1, b.shape[1]
@@ -117,7 +119,7 @@ def row_a_warp(data, places, starts, b, y, m, n):
     idea="a row a warp: lanes take its numbers side by side, and add up what they have by shuffles (reassoc)",
 )  # fmt: skip
 def csr_row_a_warp(data: Any, indices: Any, indptr: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    """Predicted: data and places by whole sectors, no row waits for another; b is still a sector a number. Rows shorter than 32 leave lanes idle."""
+    """Predicted: data and places by whole sectors; b is still a sector a number. Rows shorter than 32 leave lanes idle."""
     return csr(row_a_warp, False, data, indices, indptr, b, out)
 
 
@@ -364,7 +366,13 @@ def square_of_fours(values, indices, b, y, m, h, n):
         y[u(i * n + j)] = total
 
 
-@rung("matmul_2to4", "cuda", step=2, integers=(1,), idea="tiles in shared memory: 64 rows of b are fetched once for 32 rows of y, and gathered there")
+@rung(
+    "matmul_2to4",
+    "cuda",
+    step=2,
+    integers=(1,),
+    idea="tiles in shared memory: 64 rows of b are fetched once for 32 rows of y, and gathered there",
+)
 def pairs_squares(values: Any, indices: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
     """Predicted: a 32nd of the requests; a warp gathers one row at a time, so no bank is asked twice. Three shared loads a product."""
 
@@ -440,7 +448,7 @@ def gathered(values, words, b, y, m, h, n, deep):
     idea="positions are two bits, sixteen of them a word, packed before; four numbers are one load: one gather a product is left",
 )  # fmt: skip
 def pairs_gathered(values: Any, indices: Any, b: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-    """Predicted: 1 + 1/4 + 1/16 shared loads a product instead of three; positions are a 16th of the numbers, where bytes were a quarter."""
+    """Predicted: 1 + 1/4 + 1/16 shared loads a product instead of three; positions are a 16th of the numbers; as bytes, a quarter."""
 
     def run(values, indices, b, y, m, h, n):
         deep = -(-h // 32) * 2

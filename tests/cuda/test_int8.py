@@ -1,4 +1,4 @@
-"""Every rung of the product of whole numbers on CUDA equals its definition to the bit; its counters are closed forms; mutants are caught."""
+"""Every rung of the product of whole numbers on CUDA is exact; its counters are closed forms; mutants are caught."""
 
 from importlib.util import find_spec
 
