@@ -264,6 +264,14 @@ def bsr_element_a_thread(data: Any, indices: Any, indptr: Any, b: Any, *, out: n
 TILE_OF_DATA, TILE_OF_B = (8, 32), (32, 32)
 
 
+@cuda.jit(device=True, inline="always")
+def onward(t, q, blocks, columns, c):
+    """From column q of block t so many blocks and columns on: no division is in the loop."""
+    q = u(q + columns)
+    over = u(1) if q >= c else u(0)
+    return u(t + blocks + over), u(q - over * c)
+
+
 def tile_of_blocks(data, places, starts, b, y, r, c, n):
     """All blocks of a row are one matrix of r rows, and each of its columns tells which row of b it meets: 32 columns at a time."""
     x, row_of_tile = u(cuda.threadIdx.x), u(cuda.threadIdx.y)
@@ -274,14 +282,17 @@ def tile_of_blocks(data, places, starts, b, y, r, c, n):
     right = cuda.shared.array(TILE_OF_B, data.dtype)
     zero = y.dtype.type(0)
     total = zero
-    first = starts[i]
-    p, depth = u(0), u((starts[u(i + u(1))] - first) * c)
+    first, end = starts[i], starts[u(i + u(1))]
+    by_32, and_32, by_8, and_8 = u(u(32) // c), u(32) % c, u(u(8) // c), u(8) % c
+    t, q = u(first + x // c), x % c  # the number that this thread fetches, and the row of b
+    t_b, q_b = u(first + row_of_tile // c), row_of_tile % c
+    p, depth = u(0), u((end - first) * c)
     while p < depth:
-        q = u(p + x)
-        left[row_of_tile, x] = data[u(((first + q // c) * r + row) * c + q % c)] if row < r and q < depth else zero
+        left[row_of_tile, x] = data[u((t * r + row) * c + q)] if row < r and t < end else zero
+        t, q = onward(t, q, by_32, and_32, c)
         for s in range(0, 32, 8):
-            q = u(p + row_of_tile + u(s))
-            right[u(row_of_tile + u(s)), x] = b[u((places[u(first + q // c)] * c + q % c) * n + j)] if q < depth and j < n else zero
+            right[u(row_of_tile + u(s)), x] = b[u((places[t_b] * c + q_b) * n + j)] if t_b < end and j < n else zero
+            t_b, q_b = onward(t_b, q_b, by_8, and_8, c)
         cuda.syncthreads()
         for e in range(32):
             total += left[row_of_tile, u(e)] * right[u(e), x]
