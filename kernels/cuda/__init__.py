@@ -6,4 +6,4 @@ What runs them is in `launch`: a GPU, or the emulator, which needs neither a GPU
 from importlib.util import find_spec
 
 if find_spec("numba_cuda") is not None:
-    from kernels.cuda import conv, conv_int8, dense, elementwise, matmul, reduce, tensor, update  # noqa: F401
+    from kernels.cuda import conv, conv_int8, dense, elementwise, int8, matmul, reduce, sparse, tensor, update  # noqa: F401

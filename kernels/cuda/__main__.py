@@ -10,7 +10,8 @@ from kernels import registry
 from kernels.cuda.lesson import STEP, passes, table
 
 README = Path(__file__).resolve().parent / "README.md"
-COUNTED = ("matmul", "matmul_bf16", "conv2d", "conv2d_input_grad", "conv2d_weight_grad", "conv2d_int8")
+FEWER = ("matmul_int8", "matmul_csr", "matmul_csr_data_grad", "matmul_bsr", "matmul_2to4")
+COUNTED = ("matmul", "matmul_bf16", "conv2d", "conv2d_input_grad", "conv2d_weight_grad", "conv2d_int8", *FEWER)
 PARTS = {
     "rungs": lambda: registry.table("cuda"),
     **{op: lambda op=op: table(op) for op in COUNTED},

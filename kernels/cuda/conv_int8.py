@@ -104,7 +104,7 @@ def sum_up(words, filters, size, zero_point):
     if o < filters:
         total, at, end = i32(0), u(o * size), u((o + u(1)) * size)
         while at < end:
-            total = dp4a(words[at], i32(ONES), total)
+            total = dp4a(total, words[at], i32(ONES))
             at = u(at + u(1))
         words[u(filters * size + o)] = i32(-i32(zero_point * total))
 
@@ -135,7 +135,7 @@ def window_of_words(x, w, y, g):
                 s, j = u(q * g.across - g.left), u(0)
                 while j < g.J:
                     there = u(from_x + r * g.W + s) if (r < g.H) & (s < g.W) else outside
-                    total = dp4a(x[there], w[at_w], total)
+                    total = dp4a(total, x[there], w[at_w])
                     s, j, at_w = u(s + g.dj), u(j + u(1)), u(at_w + u(1))
                 r, i = u(r + g.di), u(i + u(1))
             from_x, k = u(from_x + g.H * g.W), u(k + u(1))
@@ -162,12 +162,7 @@ def windows_of_words(
     return forward(words_run(zero_point), x, w, out, stride, padding, dilation, groups, dtype=np.int32)
 
 
-@cuda.jit(device=True, inline="always")
-def add_four(total, weights, pixels):
-    return dp4a(pixels, weights, total)
-
-
-implicit_words = implicit_by(tiles_by(add_four), shifted=True)
+implicit_words = implicit_by(tiles_by(dp4a), shifted=True)
 
 
 def implicit_words_run(zero_point: int) -> Run:

@@ -147,20 +147,34 @@ def load4_shared_twin(array: np.ndarray, place: int) -> tuple[Any, ...]:
 
 
 @intrinsic
-def dp4a(typing, a, b, total):
-    """total + the sum of four products of bytes, exact: those of `a` are unsigned if it is a uint32, those of `b` signed: `dp4a`."""
-    kind = "u32" if a == types.uint32 else "s32"
+def load1_shared(typing, array, place):
+    """The number at an `address` in a shared array: `ld.shared.b32`, or `ld.shared.b64`."""
 
     def code(context, builder, signature, args):
-        return assembly(builder, f"dp4a.{kind}.s32 $0, $1, $2, $3;", args, I32)
+        kind = context.get_value_type(array.dtype)
+        return assembly(builder, f"ld.shared.b{8 * context.get_abi_sizeof(kind)} $0, [$1];", [args[1]], kind)
 
-    return types.int32(a, types.int32, types.int32), code
+    return array.dtype(array, types.uint32), code
 
 
-def dp4a_twin(a: Any, b: Any, total: Any) -> np.int32:
-    a, b = np.atleast_1d(a), np.atleast_1d(b)
-    four = a.view(np.uint8 if a.dtype == np.uint32 else np.int8).astype(np.int32) * b.view(np.int8).astype(np.int32)
-    return np.int32(four.sum(dtype=np.int32) + np.int32(total))
+def load1_shared_twin(array: np.ndarray, place: int) -> Any:
+    return array[place // array.itemsize]
+
+
+@intrinsic
+def dp4a(typing, total, a, b):
+    """total + the sum of four products of bytes, exact: those of a word are unsigned if it is a uint32, else signed: `dp4a`."""
+    kinds = ".".join("u32" if word == types.uint32 else "s32" for word in (a, b))
+
+    def code(context, builder, signature, args):
+        return assembly(builder, f"dp4a.{kinds} $0, $2, $3, $1;", args, I32)
+
+    return types.int32(types.int32, a, b), code
+
+
+def dp4a_twin(total: Any, *words: Any) -> np.int32:
+    four = [np.atleast_1d(x).view(np.uint8 if x.dtype == np.uint32 else np.int8).astype(np.int32) for x in words]
+    return np.int32(np.dot(*four) + np.int32(total))
 
 
 def background(n: int) -> Any:

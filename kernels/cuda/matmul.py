@@ -25,6 +25,11 @@ from kernels.registry import rung
 u = np.uint32
 
 
+@cuda.jit(device=True, inline="always")
+def fused(total, x, y):
+    return total + x * y
+
+
 SQUARE, OF_SQUARE = 32, (32, 32)  # a tile in shared memory: a row of it is what a warp reads at once
 
 
@@ -66,18 +71,26 @@ def columns_across_lanes(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
     return multiply(column_a_lane, a, b, out, tile=(8, 32), block=(32, 8), flat=False)
 
 
-def flat_thread(a, b, c, m, n, k, a_step, b_step):
-    i = u(u(cuda.blockIdx.y) * u(cuda.blockDim.y) + u(cuda.threadIdx.y))
-    j = u(u(cuda.blockIdx.x) * u(cuda.blockDim.x) + u(cuda.threadIdx.x))
-    z = u(cuda.blockIdx.z)
-    if i < m and j < n:
-        total = c.dtype.type(0)
-        at, end = u(z * a_step + i * k), u(z * a_step + i * k + k)
-        row = u(z * b_step + j)
-        while at < end:
-            total += a[at] * b[row]
-            at, row = u(at + u(1)), u(row + n)
-        c[u((z * m + i) * n + j)] = total
+def flat_by(add):
+    """A kernel: a sum a thread, made by `add(total, x, y)`."""
+
+    def kernel(a, b, c, m, n, k, a_step, b_step):
+        i = u(u(cuda.blockIdx.y) * u(cuda.blockDim.y) + u(cuda.threadIdx.y))
+        j = u(u(cuda.blockIdx.x) * u(cuda.blockDim.x) + u(cuda.threadIdx.x))
+        z = u(cuda.blockIdx.z)
+        if i < m and j < n:
+            total = c.dtype.type(0)
+            at, end = u(z * a_step + i * k), u(z * a_step + i * k + k)
+            row = u(z * b_step + j)
+            while at < end:
+                total = add(total, a[at], b[row])
+                at, row = u(at + u(1)), u(row + n)
+            c[u((z * m + i) * n + j)] = total
+
+    return kernel
+
+
+flat_thread = flat_by(fused)
 
 
 @rung("matmul", "cuda", step=3, idea="flat arrays and uint32 indices: no index is negative, and none is 64 bits wide")
@@ -86,24 +99,31 @@ def flat(a: Any, b: Any, *, out: Any = None) -> np.ndarray:
     return multiply(flat_thread, a, b, out, tile=(8, 32), block=(32, 8))
 
 
-def shared_squares(a, b, c, m, n, k, a_step, b_step):
-    x, y, z = u(cuda.threadIdx.x), u(cuda.threadIdx.y), u(cuda.blockIdx.z)
-    i, j = u(u(cuda.blockIdx.y) * u(SQUARE) + y), u(u(cuda.blockIdx.x) * u(SQUARE) + x)
-    left = cuda.shared.array(OF_SQUARE, a.dtype)
-    right = cuda.shared.array(OF_SQUARE, a.dtype)
-    zero = c.dtype.type(0)
-    total = zero
-    p = u(0)
-    while p < k:
-        left[y, x] = a[u(z * a_step + i * k + p + x)] if i < m and u(p + x) < k else zero
-        right[y, x] = b[u(z * b_step + (p + y) * n + j)] if u(p + y) < k and j < n else zero
-        cuda.syncthreads()
-        for q in range(SQUARE):
-            total += left[y, u(q)] * right[u(q), x]
-        cuda.syncthreads()
-        p = u(p + u(SQUARE))
-    if i < m and j < n:
-        c[u((z * m + i) * n + j)] = total
+def squares_by(add):
+    """A kernel of squares in shared memory, of sums that are made by `add(total, x, y)`."""
+
+    def kernel(a, b, c, m, n, k, a_step, b_step):
+        x, y, z = u(cuda.threadIdx.x), u(cuda.threadIdx.y), u(cuda.blockIdx.z)
+        i, j = u(u(cuda.blockIdx.y) * u(SQUARE) + y), u(u(cuda.blockIdx.x) * u(SQUARE) + x)
+        left = cuda.shared.array(OF_SQUARE, a.dtype)
+        right = cuda.shared.array(OF_SQUARE, b.dtype)
+        total = c.dtype.type(0)
+        p = u(0)
+        while p < k:
+            left[y, x] = a[u(z * a_step + i * k + p + x)] if i < m and u(p + x) < k else a.dtype.type(0)
+            right[y, x] = b[u(z * b_step + (p + y) * n + j)] if u(p + y) < k and j < n else b.dtype.type(0)
+            cuda.syncthreads()
+            for q in range(SQUARE):
+                total = add(total, left[y, u(q)], right[u(q), x])
+            cuda.syncthreads()
+            p = u(p + u(SQUARE))
+        if i < m and j < n:
+            c[u((z * m + i) * n + j)] = total
+
+    return kernel
+
+
+shared_squares = squares_by(fused)
 
 
 @rung("matmul", "cuda", step=4, idea="squares of a and b in shared memory: a number fetched is used by 32 threads")
@@ -325,20 +345,16 @@ def tiles_by(add):
     return add_tiles
 
 
-@cuda.jit(device=True, inline="always")
-def fused(total, x, y):
-    return total + x * y
-
-
 add_tiles = tiles_by(fused)
 
 
-def in_background(lanes, warps, step, tall, wide, words):
+def in_background(lanes, warps, step, tall, wide, words, add_tiles=add_tiles):
     """A kernel: rows of a thread are two runs of four, `tall` apart, its columns two, `wide` apart.
 
-    lanes   lanes of a warp side by side
-    warps   warps side by side, 64 columns apart; the next ones stand `step` rows below
-    words   n is a multiple of 4, so that rows of b and c begin at multiples of 16 bytes
+    lanes      lanes of a warp side by side
+    warps      warps side by side, 64 columns apart; the next ones stand `step` rows below
+    words      n is a multiple of 4, so that rows of b and c begin at multiples of 16 bytes
+    add_tiles  how products of tiles are added, of `tiles_by`
 
     Rows and columns beyond the edge are fetched from just inside of it, and their sums are not stored: no test is in the loop. What is left
     over of k comes last, with tests.
@@ -351,8 +367,8 @@ def in_background(lanes, warps, step, tall, wide, words):
         row, column = u(warp // warps * step + lane // lanes * u(4)), u(warp % warps * u(64) + lane % lanes * u(4))
         top, left = u(u(cuda.blockIdx.y) * u(LARGE)), u(u(cuda.blockIdx.x) * u(LARGE))
         tile_a = cuda.shared.array(TWO_OF_A, a.dtype, alignment=16)
-        tile_b = cuda.shared.array(TWO_OF_B, a.dtype, alignment=16)
-        x, y, total = cuda.local.array(8, c.dtype), cuda.local.array(8, c.dtype), cuda.local.array((8, 8), c.dtype)
+        tile_b = cuda.shared.array(TWO_OF_B, b.dtype, alignment=16)
+        x, y, total = cuda.local.array(8, a.dtype), cuda.local.array(8, b.dtype), cuda.local.array((8, 8), c.dtype)
         for r in range(8):
             for s in range(8):
                 total[r, s] = c.dtype.type(0)

@@ -133,26 +133,6 @@ def test_a_copy_or_a_zero_is_what_its_twin_says(dtype):
     np.testing.assert_array_equal(y, want)
 
 
-@pytest.mark.parametrize("kind", ["uint32", "int32"])
-def test_four_products_of_bytes_are_what_their_twin_says(kind):
-    from numba import cuda
-
-    from kernels.cuda.intrinsics import dp4a, dp4a_twin
-    from kernels.cuda.launch import launch
-
-    def kernel(a, b, c):
-        t = np.uint32(cuda.threadIdx.x)
-        c[t] = dp4a(a[t], b[t], c[t])
-
-    rng = np.random.default_rng(0)
-    a, b, c = (numbers(rng, 32, of) for of in (kind, "int32", "int32"))
-    want = [dp4a_twin(*three) for three in zip(a, b, c // 2, strict=True)]
-    c //= 2
-    with checked():
-        launch(kernel, (1,), (32,), a, b, c, writes=[c])
-    np.testing.assert_array_equal(c, want)
-
-
 # Mutants: an edge guard removed, an index swapped, a barrier dropped. Each is caught, and it is said by which check.
 
 MUTANTS = [
@@ -207,7 +187,7 @@ def test_a_mutant_is_caught(monkeypatch, op, step, names, old, new, check):
         (["pack"], " & u(255)", ""),  # the sign of one byte in the others
         (["pack"], "(z * channels + k + u(e)) * plane", "(z * channels + k) * plane"),
         (["sum_up"], "zero_point * total", "total"),
-        (["add_four", "implicit_words"], "dp4a(pixels, weights, total)", "dp4a(pixels, pixels, total)"),
+        (["implicit_words"], "shifted=True", "shifted=False"),
     ],
 )
 def test_a_mutant_of_whole_numbers_is_caught(monkeypatch, names, old, new):

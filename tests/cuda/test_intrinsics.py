@@ -32,9 +32,9 @@ def test_four_at_a_time(dtype):
 
     from kernels.cuda import intrinsics as of
 
-    load4, store4, load4_shared, address = of.load4, of.store4, of.load4_shared, of.address
+    load4, store4, load4_shared, address, load1_shared = of.load4, of.store4, of.load4_shared, of.address, of.load1_shared
 
-    def kernel(x, y, z):
+    def kernel(x, y, z, one):
         tile = cuda.shared.array(SHARED, x.dtype, alignment=16)
         i = u(u(cuda.threadIdx.x) * u(4))
         a, b, c, d = load4(x, i)
@@ -42,15 +42,17 @@ def test_four_at_a_time(dtype):
         store4(tile, i, (a, b, c, d))
         cuda.syncthreads()
         store4(z, i, load4_shared(tile, address(tile, u(u(124) - i))))
+        one[cuda.threadIdx.x] = load1_shared(tile, address(tile, u(i + u(1))))
 
-    x, y, z = flat(128, dtype), flat(128, dtype), flat(128, dtype)
-    run(kernel, x, y, z, writes=[y, z])
+    x, y, z, one = flat(128, dtype), flat(128, dtype), flat(128, dtype), flat(32, dtype)
+    run(kernel, x, y, z, one, writes=[y, z, one])
     want, turned = np.empty_like(x), np.empty_like(x)
     for i in range(0, 128, 4):
         of.store4_twin(want, i, of.load4_twin(x, i)[::-1])
         of.store4_twin(turned, i, of.load4_shared_twin(x, of.address_twin(x, 124 - i)))
     np.testing.assert_array_equal(y, want)
     np.testing.assert_array_equal(z, turned)
+    assert one.tolist() == [of.load1_shared_twin(x, of.address_twin(x, i + 1)) for i in range(0, 128, 4)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "uint16"])
@@ -181,3 +183,24 @@ def words(kind, rng, n):
     if kind == "bf16":
         return (x.view(np.uint32) >> 16).astype(np.uint16).view(np.uint32)
     return x.view(np.uint32)
+
+
+@pytest.mark.parametrize("left", ["uint32", "int32"])
+@pytest.mark.parametrize("right", ["uint32", "int32"])
+def test_four_products_of_bytes(left, right):
+    from numba import cuda
+
+    from kernels.cuda import intrinsics as of
+
+    dp4a = of.dp4a
+
+    def kernel(a, b, c):
+        i = u(cuda.threadIdx.x)
+        c[i] = dp4a(c[i], a[i], b[i])
+
+    rng = np.random.default_rng(6)
+    a, b = rng.integers(0, 2**32, (2, 32)).astype(np.uint32)
+    a, b, c = a.view(left), b.view(right), rng.integers(-99, 100, 32).astype(np.int32)
+    want = [of.dp4a_twin(c[i], a[i], b[i]) for i in range(32)]
+    run(kernel, a, b, c, writes=[c])
+    np.testing.assert_array_equal(c, want)

@@ -2,7 +2,6 @@
 
 import inspect
 import re
-import textwrap
 
 import numpy as np
 import pytest
@@ -14,12 +13,12 @@ SHAPES = [((37, 40), (40, 35)), ((130, 17), (17, 132))]
 
 # what was done, the kernel or the function that makes it, what is replaced by what, and what catches it
 MUTANTS = [
-    ("the barrier before a tile is read", "shared_squares", "cuda.syncthreads()\n        for q", "for q", "race"),
-    ("the barrier before a tile is written again", "shared_squares", "cuda.syncthreads()\n        p = ", "p = ", "race"),
+    ("the barrier before a tile is read", "shared_squares", "cuda.syncthreads()\n            for q", "for q", "race"),
+    ("the barrier before a tile is written again", "shared_squares", "cuda.syncthreads()\n            p = ", "p = ", "race"),
     ("a swapped index of a tile", "shared_squares", "left[y, x] = ", "left[x, y] = ", "definition"),
-    ("a swapped index of a factor", "shared_squares", "left[y, u(q)] * right[u(q), x]", "left[y, u(q)] * right[x, u(q)]", "definition"),
-    ("the guard of a load", "shared_squares", " if u(p + y) < k and j < n else zero", "", "bounds"),
-    ("the guard of a store", "shared_squares", "if i < m and j < n:\n        c[", "if j < n:\n        c[", "bounds"),
+    ("a swapped index of a factor", "shared_squares", "left[y, u(q)], right[u(q), x]", "left[y, u(q)], right[x, u(q)]", "definition"),
+    ("the guard of a load", "shared_squares", " if u(p + y) < k and j < n else b.dtype.type(0)", "", "bounds"),
+    ("the guard of a store", "shared_squares", "if i < m and j < n:\n            c[", "if j < n:\n            c[", "bounds"),
     (
         "zeros beyond the edge",
         "column_of_8",
@@ -28,7 +27,7 @@ MUTANTS = [
         "uninitialised",
     ),
     ("threads that stay away from a barrier", "shared_squares", "while p < k:", "while p < k and j < n:", "barrier"),
-    ("a double among singles", "shared_squares", "    total = zero", "    total = 0.0", "double"),
+    ("a double among singles", "shared_squares", "    total = c.dtype.type(0)", "    total = 0.0", "double"),
     ("a double as a literal", "column_of_8", "total[r] += ", "total[r] += 1.0 * ", "double"),
     (
         "a tile that is larger than a device has",
@@ -51,14 +50,18 @@ MUTANTS = [
     ("which tile is where", "two_tiles", "even = u(u(1) - odd)", "even = odd", "race"),
 ]
 
+MADE = {
+    "shared_squares": "squares_by(fused)",
+    "two_tiles": "in_background(lanes=16, warps=1, step=8, tall=64, wide=64, words=False)",
+}
+
 
 def mutant(name, old, new):
     """The kernel of matmul.py with its source changed: a function, or what a function that makes kernels makes."""
     from kernels.cuda import matmul
 
-    maker = matmul.in_background if name == "two_tiles" else getattr(matmul, name)
-    call = {"two_tiles": "in_background(lanes=16, warps=1, step=8, tall=64, wide=64, words=False)"}.get(name, name)
-    source = f"{textwrap.dedent(inspect.getsource(maker))}\nbroken = {call}\n"
+    call = MADE.get(name, name)
+    source = f"{inspect.getsource(getattr(matmul, call.partition('(')[0]))}\nbroken = {call}\n"
     assert source.count(old) >= 1, f"{name} has no {old!r}"
     scope = dict(vars(matmul))
     exec(compile(source.replace(old, new, 1), matmul.__file__, "exec"), scope)
