@@ -156,6 +156,9 @@ def in_turn(run: Callable[..., None]) -> Run:
 # A launch for each operation.
 
 
+root_of_each = elementwise.of_one(elementwise.by_words, sqrt)  # made once: a new function would be compiled at each step
+
+
 class Launched:
     """An array on which each operation is a launch of its own, as each of NumPy's is a pass; or a number, on which it is none."""
 
@@ -180,7 +183,7 @@ class Launched:
 
     def sqrt(self) -> Launched:
         """What `np.sqrt` calls on an object that is no number of NumPy's."""
-        return Launched(elementwise.of_one(elementwise.by_words, sqrt)(self.value) if self.value.ndim else np.sqrt(self.value))
+        return Launched(root_of_each(self.value) if self.value.ndim else np.sqrt(self.value))
 
 
 def by_lines(made: Optimiser) -> Run:
