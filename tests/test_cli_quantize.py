@@ -116,7 +116,7 @@ def test_a_pruned_model_keeps_its_zeros(tmp_path, capsys):
         (("--observer", "minmix"), 2, "Did you mean minmax?"),
         (("--rule", "fp64"), 2, "There are: fp32, q31-double"),
         (("--rounding", "up"), 2, "nearest, gptq, adaround"),
-        (("--calibrate", "0"), 2, "at least one is wanted"),
+        (("--calibrate", "0"), 2, "'--calibrate': 0 is not in the range x>=1"),
         (("--qat", "0"), 2, "0 is not in the range x>=1"),
         (("--lr", "0.1"), 2, "--lr is the rate of training with rounding: tell how long, as --qat 5"),
         (("--qat", "1", "--lr", "0"), 2, "not in the range x>0"),

@@ -33,7 +33,15 @@ REPORT = ("network.safetensors", "table.md", "report.json", "accuracy.png")
 @click.option("--rule", default="fp32", show_default=True, metavar="NAME", help="fp32, q31-double, q31-single, rndnu, pow2.")
 @click.option("--equalise", is_flag=True, help="Give neighbouring layers equal ranges first.")
 @click.option("--correct", is_flag=True, help="Give back by the biases what rounding shifts on the average.")
-@click.option("--calibrate", "examples", default=512, show_default=True, metavar="N", help="Training examples to calibrate on.")
+@click.option(
+    "--calibrate",
+    "examples",
+    type=click.IntRange(1),
+    default=512,
+    show_default=True,
+    metavar="N",
+    help="Training examples to calibrate on.",
+)
 @click.option("--qat", type=click.IntRange(1), metavar="EPOCHS", help="Then train so long with rounding; 5 are enough for most.")
 @click.option("--lr", type=click.FloatRange(0, min_open=True), help="Of that training, at the start.  [default: 0.001]")
 @click.option("--report", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Where to write.  [default: FOLDER/int8]")
