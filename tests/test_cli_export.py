@@ -151,3 +151,14 @@ def test_mistakes_with_integers(gnomon, run, small, tmp_path):
         got, out, err = gnomon("export", *arguments, "--onnx", path)
         assert (got, out) == (code, "") and says in err
     assert not path.exists()
+
+
+def test_mistakes_with_c(gnomon, run, small, tmp_path):
+    path = tmp_path / "m.c"
+    for arguments, code, says in [
+        ((small, "--qdq", "--opset", 17), 2, "--opset, --qdq: for --onnx"),
+        ((run,), 1, "make one: gnomon quantize"),
+    ]:
+        got, out, err = gnomon("export", *arguments, "--c", path)
+        assert (got, out) == (code, "") and says in err
+    assert not path.exists()

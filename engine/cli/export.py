@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from engine.cli.problems import needs, told
+from engine.cli.problems import Failure, needs, told
 
 if TYPE_CHECKING:
     from engine.experiment import Experiment
@@ -74,6 +74,10 @@ def command(
     if (path is None) == (source is None):
         raise click.UsageError("where to: --onnx FILE for a model in floats or integers, --c FILE for integers")
     if source is not None:
+        for_onnx = {"--opset": opset, "--raw": raw, "--codes": codes, "--qdq": qdq, "--data": data, "--model": model, "--json": as_json}
+        unused = [option for option, given in for_onnx.items() if given]
+        if unused:
+            raise click.UsageError(f"{', '.join(unused)}: for --onnx; with --c there are --name and --shape")
         with told():
             click.echo(in_c(checkpoint, source, name, shape))
         return
@@ -164,6 +168,8 @@ def in_c(folder: Path, path: Path, name: str, shape: str | None) -> str:
     from engine.quantise.integer import Network
 
     file = folder / NETWORK if folder.is_dir() else folder
+    if not file.is_file():
+        raise Failure(f"there is no network of integers in {folder}\n  make one: gnomon quantize {folder}")
     network = Network.load(file)
     try:
         written = c99.write(path, network, name, shape_of(file, shape))

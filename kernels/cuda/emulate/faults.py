@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from kernels.cuda.emulate.parse import Instruction
 
@@ -53,8 +54,14 @@ class Fault(Exception):
         if self.instruction:
             lines.append(f"PTX line {self.line}: {self.instruction.text}")
         if self.source:
-            lines.append(f"{self.source[0]}, line {self.source[1]}")
+            lines.append(f"{nearby(self.source[0])}, line {self.source[1]}")
         return "\n  ".join(lines)
+
+
+def nearby(file: str) -> str:
+    """The path as seen from the current folder, if it is in there."""
+    here, path = Path.cwd(), Path(file)
+    return str(path.relative_to(here)) if path.is_relative_to(here) else file
 
 
 class Unsupported(Exception):

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-INSTALL = "pip install 'gnomon[cuda-dev]', or 'nvidia-cuda-nvcc==13.0.*' 'nvidia-cuda-nvdisasm>=13.2'"
+INSTALL = "pip install 'gnomon[cuda-dev]'"
 TOOLS = ("ptxas", "nvdisasm")
 
 
