@@ -82,6 +82,14 @@ class At(Callback):
             self.what()
 
 
+@pytest.fixture(autouse=True)
+def interrupts():
+    """SIGINT interrupts, also where the shell began the run in the background, for which it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def press():
     signal.raise_signal(signal.SIGINT)
 

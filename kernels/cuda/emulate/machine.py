@@ -2,7 +2,8 @@
 
 Threads that are at the same instruction run as one group, `Lanes`: the registers of these threads. A branch that they disagree on makes two
 groups of one. The group at the lowest instruction runs first, so groups meet again where the paths join (reconvergence by minimum PC).
-Barriers hold a group's threads until all of their block are there.
+Barriers hold a group's threads until all of their block are there. What the lanes of a warp do together (a shuffle, a vote) holds those
+that come first until the others are there, or until nobody else can run: a compiler may lay out a path that they are on behind it.
 
 Blocks run in waves of at most WAVE threads, so that the registers of a large grid fit the caches; blocks of different waves do not see each
 other run, which only programs that wait for one another would notice.
@@ -209,11 +210,13 @@ class Machine:
         for w in self.watchers:
             w.begin(self, root)
         self.waiting: dict[int, list[np.ndarray]] = {0: [root["thread"]]}
-        while self.waiting:
+        self.held: dict[int, list[np.ndarray]] = {}
+        while self.waiting or self.held:
             places = sorted(self.waiting)
-            pc = places[1] if self.yielding and len(places) > 1 else places[0]
+            self.alone = not places or (self.yielding and len(places) == 1 and bool(self.held))
+            pc = min(self.held) if self.alone else places[1] if self.yielding and len(places) > 1 else places[0]
             self.yielding = False
-            parts = self.waiting.pop(pc)
+            parts = (self.held if self.alone else self.waiting).pop(pc)
             threads = parts[0] if len(parts) == 1 else np.sort(np.concatenate(parts))
             lanes = root if len(threads) == root.size else root.some(threads)
             self.advance(lanes, pc)
@@ -223,12 +226,20 @@ class Machine:
         """Run a group until it parts, ends, waits, or comes to where others wait."""
         stop, turns = self.next_waiting(pc), 0
         while pc < stop:
-            start, pc = pc, min(self.program.next_control[pc], stop)
+            all_here = R.size == self.live_count.sum()
+            start, pc = pc, min((self.program.next_control if all_here else self.program.next_meeting)[pc], stop)
             self.steps(R, start, pc)
             if pc == stop:
                 break
             if pc == len(self.program.body):
                 return self.exit(R)
+            if self.program.collective[pc]:
+                if not self.alone and self.early(R, pc):
+                    return None
+                self.alone = False
+                self.steps(R, pc, pc + 1)
+                pc += 1
+                continue
             x, test = self.program.body[pc], self.program.tests[pc]
             for w in self.watchers:
                 w.segment(R, pc, pc + 1)
@@ -238,7 +249,7 @@ class Machine:
                 pc += 1
             elif x.parts[0] == "bra":
                 back, pc = pc, self.target(x)
-                if pc <= back and self.waiting:
+                if pc <= back and (self.waiting or self.held):
                     stop = self.next_waiting(pc)
                     turns += self.program.may_wait(pc, back)
                     self.yielding = turns > TURNS
@@ -249,6 +260,21 @@ class Machine:
             else:
                 return self.control(R, pc, x)
         return self.wait(pc, R["thread"])
+
+    def early(self, R: Lanes, pc: int) -> bool:
+        """Whether lanes of the warps of this group, with those that are held here, are still elsewhere. Then these warps are held, and
+        the whole ones wait for their turn."""
+        threads = np.concatenate([R["thread"], *self.held.pop(pc, [])])
+        warp = self.root["warp"]
+        missing = np.bincount(warp[self.live], minlength=self.warps_now) - np.bincount(warp[threads], minlength=self.warps_now)
+        absent = missing[warp[threads]] > 0
+        if not absent.any() and len(threads) == R.size:
+            return False
+        if absent.any():
+            self.held[pc] = [threads[absent]]
+        if not absent.all():
+            self.wait(pc, threads[~absent])
+        return True
 
     def part(self, R: Lanes, pc: int, x: Instruction, yes: np.ndarray) -> None:
         """Some of a group branch, end or wait at a barrier, and the others go on."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kernels.cuda.emulate.machine import Lanes
 
 CONTROL = ("bra", "brx", "ret", "exit", "bar", "barrier", "trap")  # what is the machine's to do
+COLLECTIVE = ("shfl", "vote", "match", "redux", "elect", "mma", "ldmatrix")  # lanes of a warp wait for each other there
 CHANGING = {"volatile", "acquire", "relaxed"}  # loads of what other threads may change
 
 
@@ -29,7 +30,9 @@ class Program:
         self.tests = [self.function(t.value(x.guard, BOOL)) if x.guard and is_control(x) else None for x in self.body]
         self.index = {x: self.function(t.value(x.operands[0], "u4")) for x in self.body if x.parts[0] == "brx"}
         self.reductions = {x: self.reduction(t, x) for x in self.body if x.opcode.startswith(("bar.red", "barrier.red"))}
-        self.next_control = self.controls()
+        self.next_control = self.next_of([line is None for line in self.lines])
+        self.collective = [is_collective(x) for x in self.body]
+        self.next_meeting = self.next_of([line is None or meets for line, meets in zip(self.lines, self.collective, strict=True)])
         self.segments: dict[tuple[int, int], Callable[[Lanes], None]] = {}
         self.loops: dict[tuple[int, int], bool] = {}
 
@@ -43,12 +46,11 @@ class Program:
         exec(f"def result(R, value):\n {line}", self.names, space)
         return self.function(t.value(x.operands[-1], BOOL)), space["result"]
 
-    def controls(self) -> list[int]:
-        """For each instruction, the next that is the machine's, itself included."""
-        after, at = [0] * (len(self.lines) + 1), len(self.lines)
-        for i in range(len(self.lines), -1, -1):
-            at = i if i == len(self.lines) or self.lines[i] is None else at
-            after[i] = at
+    def next_of(self, which: list[bool]) -> list[int]:
+        """For each instruction the next of these, itself included; the end of the body after the last."""
+        after, at = [0] * len(which) + [len(which)], len(which)
+        for i in range(len(which) - 1, -1, -1):
+            after[i] = at = i if which[i] else at
         return after
 
     def segment(self, start: int, end: int) -> Callable[[Lanes], None]:
@@ -75,6 +77,10 @@ class Program:
 
 def is_control(x: Instruction) -> bool:
     return x.parts[0] in CONTROL and not x.opcode.startswith("bar.warp")
+
+
+def is_collective(x: Instruction) -> bool:
+    return x.opcode.startswith("bar.warp") or (x.parts[0] in COLLECTIVE and "sync" in x.parts)
 
 
 @lru_cache(maxsize=64)

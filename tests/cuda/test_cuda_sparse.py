@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from laws_of_rungs import agrees, has_the_signature_of_its_op, leaves_alone, one_serves, same_bits
 from products import checked
 from strategies import LAYOUTS, laid_out
-from test_mutants import doubles
+from test_cuda_mutants import doubles
 
 import kernels
 from kernels.registry import ladder
