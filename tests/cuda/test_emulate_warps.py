@@ -274,3 +274,52 @@ def test_another_thread_needs_a_barrier_after_the_wait():
     assert (copied(body.format("bar.sync 0;"), 64) == (np.arange(64) ^ 32) * 4).all()
     with pytest.raises(Fault, match="race: reads offset 512"):
         copied(body.format(""), 64)
+
+
+def behind(then):
+    """Every lane brings a number to a shuffle; the odd ones get theirs on a path that lies behind it."""
+    return f"""
+    and.b32 %r3, %i, 1; setp.eq.u32 %p1, %r3, 1; mul.lo.u32 %r1, %i, 3; @%p1 bra behind;
+    meet: shfl.sync.bfly.b32 %r2|%p2, %r1, 16, 31, {FULL};
+    mad.lo.s64 %q1, %j, 4, %a0; st.global.u32 [%q1], %r2; ret;
+    behind: add.u32 %r1, %r1, 1000; {then};
+    """
+
+
+def test_lanes_wait_for_those_whose_path_lies_behind():
+    out, i = np.zeros(N, "u4"), np.arange(N)
+    run(kernel(behind("bra.uni meet")), None, 1, N, [out], checks=True)
+    brought = i * 3 + np.where(i % 2, 1000, 0)
+    assert (out == brought[i ^ 16]).all()
+
+
+def test_lanes_that_never_come_are_told():
+    """Half a warp ends on the path behind: the mask of the others names it."""
+    with pytest.raises(Fault) as e:
+        run(kernel(behind("ret")), None, 1, N, [np.zeros(N, "u4")], checks=True)
+    assert e.value.check == "shuffle" and "0xaaaaaaaa have exited" in str(e.value)
+
+
+def test_half_warps_that_wait_at_two_places_go_on_by_masks_of_their_own():
+    """One half shuffles, then votes; the other votes, then shuffles: neither waits for the other."""
+    out, i = np.zeros(N, "u4"), np.arange(N)
+    body = """
+    and.b32 %r3, %i, 1; setp.eq.u32 %p1, %r3, 1; @%p1 bra odd;
+    shfl.sync.bfly.b32 %r2|%p2, %i, 2, 31, 0x55555555; vote.sync.ballot.b32 %r4, %p1, 0x55555555; bra.uni done;
+    odd: vote.sync.ballot.b32 %r4, %p1, 0xaaaaaaaa; shfl.sync.bfly.b32 %r2|%p2, %i, 4, 31, 0xaaaaaaaa;
+    done: add.u32 %r2, %r2, %r4; mad.lo.s64 %q1, %j, 4, %a0; st.global.u32 [%q1], %r2;
+    """
+    run(kernel(body), None, 1, N, [out], checks=True)
+    assert (out == np.where(i % 2, (i ^ 4) + 0xAAAAAAAA, i ^ 2)).all()
+
+
+def test_who_waits_at_a_barrier_is_not_waited_for_at_a_shuffle():
+    """One half comes to a barrier of the block, the other shuffles with a mask of its own first."""
+    out, i = np.zeros(N, "u4"), np.arange(N)
+    body = """
+    and.b32 %r3, %i, 1; setp.eq.u32 %p1, %r3, 1; mov.u32 %r2, 7; @%p1 bra barrier;
+    shfl.sync.bfly.b32 %r2|%p2, %i, 2, 31, 0x55555555;
+    barrier: bar.sync 0; mad.lo.s64 %q1, %j, 4, %a0; st.global.u32 [%q1], %r2;
+    """
+    run(kernel(body), None, 1, N, [out], checks=True)
+    assert (out == np.where(i % 2, 7, i ^ 2)).all()
