@@ -192,7 +192,7 @@ def rounded(params: Mapping[str, Any], highest: int) -> Arrays:
     given = {name: x for name, x in params.items() if not name.endswith("/step")}
     for name in [name for name in given if f"{name}/step" in params]:
         share = 1 / math.sqrt(math.prod(given[name].shape) * highest)
-        step = ops.learned_step(params[f"{name}/step"], share=share)
+        step = ops.learned_step_size(params[f"{name}/step"], share=share)
         given[name] = ops.fake_quant(given[name], step, np.zeros((), np.float32), low=-highest, high=highest)
     return given
 

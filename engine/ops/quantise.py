@@ -21,7 +21,7 @@ from engine.op import op
 from engine.ops.elementwise import sign
 from engine.ops.layout import sum_to
 
-__all__ = ["dequantise", "fake_quant", "fake_sign", "learned_step", "quantise"]
+__all__ = ["dequantise", "fake_quant", "fake_sign", "learned_step_size", "quantise"]
 
 FARTHEST = 30.0  # of the logarithm of a step from 0
 
@@ -61,7 +61,7 @@ def fake_quant(x, scale, zero_point, *, low: int = -128, high: int = 127):
 
     `dequantise` of `quantise` for training, to the bit if x and s have one dtype; parameters as there, and z may be a whole number kept as
     a float, to be learned. The rules call $I = [\mathrm{low} \leq x / s + z \leq \mathrm{high}]$ what is not clipped. The slope in s is
-    that of learned steps, without their factor $1 / \sqrt{n\,\mathrm{high}}$, which is that of `learned_step`; of an infinite x it is nan.
+    that of learned steps, without their factor $1 / \sqrt{n\,\mathrm{high}}$, which is that of `learned_step_size`; of an infinite x it is nan.
     Source of the slopes: Esser, McKinstry, Bablani, Appuswamy & Modha (2020), Learned step size quantization, eqs. 3 and 5; in z Bhalgat,
     Lee, Nagel, Blankevoort & Kwak (2020), LSQ+, sec. 3.1, whose offset is -s z.
     """
@@ -126,7 +126,7 @@ def _(x):
     "... -> ...",
     surrogate="`share` of it: a step that many numbers have learns no faster than one of them (Esser et al. 2020, sec. 2.2)",
 )
-def learned_step(x, *, share: float = 1.0):
+def learned_step_size(x, *, share: float = 1.0):
     r"""$s = e^x$, with x brought to [-30, 30] first
 
     A step that is positive whatever x is learned, and of which a product with another is a number of float32.
@@ -135,7 +135,7 @@ def learned_step(x, *, share: float = 1.0):
     return np.exp(np.clip(x, -FARTHEST, FARTHEST))
 
 
-@learned_step.slope("x")
+@learned_step_size.slope("x")
 def _(y, x, *, share):
     r"""ds/dx := \mathrm{share}\, s\, [-30 \leq x \leq 30]"""
     return share * y * ((x >= -FARTHEST) & (x <= FARTHEST))
@@ -179,7 +179,7 @@ def _(pick: Pick):
     return [pick.array(rows, columns, domain=away_from(0.0)), pick.array(*pick.choice([(), (columns,)]), domain=positive)], {}
 
 
-@learned_step.sample
+@learned_step_size.sample
 def _(pick: Pick):
     return [pick.array(pick.size(0, 3), domain=away_from(-FARTHEST, FARTHEST))], {"share": pick.choice([1.0, 0.25])}
 

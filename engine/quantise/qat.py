@@ -332,7 +332,7 @@ def _slowed(x: Any, share: float) -> Any:
 
 def _step(params: Arrays, name: str, share: float) -> Any:
     """A step, or those of all channels."""
-    return ops.learned_step(params[f"{name}/step"], share=share)
+    return ops.learned_step_size(params[f"{name}/step"], share=share)
 
 
 def _zero(params: Arrays, name: str, step: Any, share: float) -> Any:
