@@ -61,9 +61,9 @@ def fake_quant(x, scale, zero_point, *, low: int = -128, high: int = 127):
 
     `dequantise` of `quantise` for training, to the bit if x and s have one dtype; parameters as there, and z may be a whole number kept as
     a float, to be learned. The rules call $I = [\mathrm{low} \leq x / s + z \leq \mathrm{high}]$ what is not clipped. The slope in s is
-    that of learned steps, without their factor $1 / \sqrt{n\,\mathrm{high}}$, which is that of `learned_step_size`; of an infinite x it is nan.
-    Source of the slopes: Esser, McKinstry, Bablani, Appuswamy & Modha (2020), Learned step size quantization, eqs. 3 and 5; in z Bhalgat,
-    Lee, Nagel, Blankevoort & Kwak (2020), LSQ+, sec. 3.1, whose offset is -s z.
+    that of learned steps, without their factor $1 / \sqrt{n\,\mathrm{high}}$, which is that of `learned_step_size`; of an infinite x it
+    is nan. Source of the slopes: Esser, McKinstry, Bablani, Appuswamy & Modha (2020), Learned step size quantization, eqs. 3 and 5; in z
+    Bhalgat, Lee, Nagel, Blankevoort & Kwak (2020), LSQ+, sec. 3.1, whose offset is -s z.
     """
     q = _coded(x, scale, zero_point, low, high)
     q -= np.asarray(zero_point, q.dtype)
