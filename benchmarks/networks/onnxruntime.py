@@ -10,7 +10,7 @@ from benchmarks import peers
 from benchmarks.networks.case import Step, as_numpy
 from benchmarks.networks.case import prepare as prepare_with
 from benchmarks.networks.layers import LAYERS, Params
-from benchmarks.networks.quantised import Quantised, network, onnx_model
+from benchmarks.networks.quantised import Quantised, network
 from benchmarks.peers.onnxruntime import available
 
 __all__ = ["Net", "as_numpy", "available", "prepare"]
@@ -20,8 +20,10 @@ def prepare(case: Any, args: list[Any], params: dict[str, Any]) -> peers.Call:
     if not (isinstance(case, Step) and not case.training):
         raise peers.Missing("ONNX Runtime is raced at inference only")
     if isinstance(case, Quantised):
+        from engine.export.onnx_integer import written
+
         weights, x, t = args
-        return case.prepared(Session(onnx_model(network(case.net, weights, x))), x, t)
+        return case.prepared(Session(written(network(case.net, weights, x), x.shape[1:])[0]), x, t)
     return prepare_with(Net, case, args)
 
 
@@ -69,7 +71,7 @@ class Session:
             )  # else sums of int8 saturate; where they do not, it halves the speed
         self.session = onnxruntime.InferenceSession(made, options, providers=["CPUExecutionProvider"])
         self.bound = self.session.io_binding()
-        self.bound.bind_output("logits")
+        self.bound.bind_output(self.session.get_outputs()[0].name)
 
     def batch(self, x: Any, t: Any) -> tuple[Any, Any]:
         import onnxruntime

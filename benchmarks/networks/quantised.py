@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 import kernels
 from benchmarks.networks.case import Step
 from benchmarks.networks.gnomon import DEFINED
 from benchmarks.networks.layers import Params, description
 from engine.quantise.convert import calibrated, integers
 from engine.quantise.folded import fold
-from engine.quantise.integer import Conv, Dense, Flatten, MaxPool, Network
+from engine.quantise.integer import Network
 
 
 @dataclass(frozen=True)
@@ -58,43 +56,3 @@ class Net:
 
     def logits(self, x: Any) -> Any:
         return self.network(x)
-
-
-def onnx_model(net: Network) -> bytes:
-    """As an ONNX model: QuantizeLinear, a node a layer, DequantizeLinear."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    arrays: dict[str, Any] = {}
-
-    def described(name: str, scale: Any, zero_point: Any, dtype: Any) -> list[str]:
-        arrays.update({f"{name}/s": np.asarray(scale, np.float32), f"{name}/z": np.asarray(zero_point, dtype)})
-        return [f"{name}/s", f"{name}/z"]
-
-    codes = described("input", net.input.scale, net.input.zero_point, net.input.dtype)
-    nodes, value = [helper.make_node("QuantizeLinear", ["x", *codes], ["input"])], "input"
-    for layer in net.layers:
-        name = layer.name
-        if isinstance(layer, (Conv, Dense)):
-            scale = np.ravel(net.scales[f"{name}/w"])
-            w, to = described(f"{name}/w", scale, np.zeros(len(scale)), np.int8), layer.to
-            arrays.update({f"{name}/w": layer.w, f"{name}/b": layer.bias})
-            given, codes = [value, *codes, f"{name}/w", *w], described(name, net.scales[name], to.zero_point, to.dtype)
-            if isinstance(layer, Conv):
-                nodes.append(helper.make_node("QLinearConv", [*given, *codes, f"{name}/b"], [name], pads=[layer.padding] * 4))
-            else:
-                nodes.append(helper.make_node("QGemm", [*given, f"{name}/b", *codes], [name], domain="com.microsoft"))
-        elif isinstance(layer, MaxPool):
-            nodes.append(
-                helper.make_node("MaxPool", [value], [name], kernel_shape=[layer.kernel_size] * 2, strides=[layer.kernel_size] * 2)
-            )
-        else:
-            assert isinstance(layer, Flatten)
-            nodes.append(helper.make_node("Flatten", [value], [name]))
-        value = name
-    nodes.append(helper.make_node("DequantizeLinear", [value, *codes], ["logits"]))
-    ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", ["n", 1, 28, 28]), ("logits", ["n", 10]))
-    ]
-    graph = helper.make_graph(nodes, "integers", ends[:1], ends[1:], [numpy_helper.from_array(a, name) for name, a in arrays.items()])
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]  # type: ignore[no-untyped-call]
-    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())  # type: ignore[no-untyped-call]
