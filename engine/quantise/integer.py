@@ -165,8 +165,29 @@ class Layer(ABC):
         return None
 
 
+class Products(Layer):
+    """Sums of products that become codes: `Conv` and `Dense`."""
+
+    bias: np.ndarray
+    to: Requantise
+    zero_point: int
+
+    @property
+    def zeros(self) -> tuple[tuple[int | None, ...], int | None]:
+        return (self.zero_point,), self.to.zero_point
+
+    @property
+    @abstractmethod
+    def _start(self) -> np.ndarray:
+        """What the sums of each output begin with."""
+
+    @cached_property
+    def _by(self) -> tuple[np.ndarray, ...]:
+        return self._start, *self.to.multipliers(len(self.bias))
+
+
 @dataclass(frozen=True, eq=False)
-class Conv(Layer):
+class Conv(Products):
     r"""$y_{nopq} = \mathrm{to}\big(b_o + \sum_{kij} (x_{n, k, ps+id, qs+jd} - z)(w_{okij} - v_o)\big)$; around the picture x - z is 0
 
     w             (o, c / groups, i, j), int8
@@ -193,15 +214,11 @@ class Conv(Layer):
     def __post_init__(self) -> None:
         _check(self, 0)
 
-    @property
-    def zeros(self) -> tuple[tuple[int | None, ...], int | None]:
-        return (self.zero_point,), self.to.zero_point
-
     def __call__(self, *codes: np.ndarray, pool: int = 1) -> np.ndarray:
         """`pool`: the codes as `MaxPool` of so many by so many would leave them."""
         (x,) = codes
         if self.w_zero_point is not None:
-            return self.to(self._products(x), self.bias, pool)
+            return self.to(self._products(x), self._start, pool)
         y: np.ndarray = ops.conv2d_codes(x, self.w, *self._by, **(self._params if pool == 1 else {**self._params, "pool": pool}))
         return y
 
@@ -220,9 +237,9 @@ class Conv(Layer):
             sums -= self.w_zero_point[:, None, None] * np.repeat(of_x, len(self.w) // self.groups, axis=1)
         return sums
 
-    @cached_property
-    def _by(self) -> tuple[np.ndarray, ...]:
-        return self.bias, *self.to.multipliers(len(self.bias))
+    @property
+    def _start(self) -> np.ndarray:
+        return self.bias
 
     @cached_property
     def _geometry(self) -> dict[str, Any]:
@@ -234,7 +251,7 @@ class Conv(Layer):
 
 
 @dataclass(frozen=True, eq=False)
-class Dense(Layer):
+class Dense(Products):
     r"""$y_{nj} = \mathrm{to}\big(b_j + \sum_p (x_{np} - z)(w_{pj} - v_j)\big)$
 
     w             (k, m), int8
@@ -256,10 +273,6 @@ class Dense(Layer):
     def __post_init__(self) -> None:
         _check(self, 1)
 
-    @property
-    def zeros(self) -> tuple[tuple[int | None, ...], int | None]:
-        return (self.zero_point,), self.to.zero_point
-
     def __call__(self, *codes: np.ndarray) -> np.ndarray:
         (x,) = codes
         if self.w_zero_point is not None:
@@ -279,10 +292,6 @@ class Dense(Layer):
         if self.w_zero_point is not None:
             sums -= self.w_zero_point * x.sum(axis=1, dtype=np.int32, keepdims=True)
         return sums
-
-    @cached_property
-    def _by(self) -> tuple[np.ndarray, ...]:
-        return self._start, *self.to.multipliers(len(self.bias))
 
     @cached_property
     def _start(self) -> np.ndarray:
@@ -525,7 +534,11 @@ class Network:
             if x.size and not math.isnan(x.min()):
                 y: np.ndarray = network_codes(x, chain=self._chains[1])
                 return y
-        return self.output.dequantise(self.run(self.input.quantise(x)))
+        try:
+            codes = self.input.quantise(x)
+        except ValueError as e:
+            raise ValueError(f"input: {e}\n  give numbers only; infinities get the outermost codes") from e
+        return self.output.dequantise(self.run(codes))
 
     def run(self, codes: np.ndarray) -> np.ndarray:
         """From codes to codes, without a float. Raises TypeError for codes of another dtype than the input's."""

@@ -1,4 +1,4 @@
-"""How arrays reach jitted code, and where a result is written."""
+"""How arrays reach jitted code, and where large ones begin."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from math import prod
 from typing import Any
 
 import numpy as np
+
+from kernels.arrays import beginning_at
 
 LINE = 64  # bytes of a cache line
 LARGE = 1 << 18  # bytes from which on it pays to look where a result begins
@@ -18,25 +20,5 @@ def dense(x: Any) -> np.ndarray:
 
 def at_a_line(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """A new array that, if it is large, begins at a cache line: a vector written across two lines has each of them fetched first."""
-    dtype = np.dtype(dtype)
-    size = prod(shape) * dtype.itemsize
-    if size < LARGE:
-        return np.empty(shape, dtype)
-    room = np.empty(size + LINE, np.uint8)
-    start = -room.__array_interface__["data"][0] % LINE
-    return room[start : start + size].view(dtype).reshape(shape)
-
-
-def result(shape: tuple[int, ...], dtype: Any, out: np.ndarray | None, *inputs: np.ndarray, make: Any = np.empty) -> np.ndarray:
-    """Room for a result: `out` if it is given and fits, else what is made for it. What stands in it is not defined.
-
-    Raises ValueError for an `out` of another shape, dtype or layout, or one that shares memory with one of the inputs.
-    """
-    if out is None:
-        return make(shape, dtype)
-    if type(out) is not np.ndarray or out.shape != shape or out.dtype != dtype or not out.flags.carray:
-        given = f"{out.shape} {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
-        raise ValueError(f"out is a NumPy array {shape} {np.dtype(dtype)} in C order and writable; given {given}")
-    if any(np.may_share_memory(out, x) for x in inputs):
-        raise ValueError("out shares memory with an argument, which would be written over while it is read")
-    return out
+    small = prod(shape) * np.dtype(dtype).itemsize < LARGE
+    return np.empty(shape, dtype) if small else beginning_at(LINE, shape, dtype)

@@ -21,8 +21,8 @@ import numpy as np
 from numba import njit, types
 
 from kernels import scalars
+from kernels.arrays import result
 from kernels.cpu import lanes
-from kernels.cpu.arrays import result
 from kernels.cpu.cache import stamped
 from kernels.cpu.eager import INT, eager, given, room
 from kernels.cpu.lanes import IDENTITY, RELU, SIGMOID, TANH

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from kernels.arrays import result
 from kernels.cpu import conv_int8, int8, requantise
-from kernels.cpu.arrays import result
 from kernels.cpu.conv_int8 import convolve, laid
 from kernels.cpu.narrow import INT32, multiply
 from kernels.cpu.requantise import codes_in_planes, codes_threaded, into, settled

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from kernels.cpu.arrays import dense, result
+from kernels.arrays import result
+from kernels.cpu.arrays import dense
 from kernels.cpu.threads import share
 from kernels.registry import rung
 from kernels.windows import count, fits, fits_to_w, fits_to_x, pair, sides

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numba import config, int8, int32, njit, types
 
+from kernels.arrays import result
 from kernels.cpu.amx import lay_out, lent, let_go
-from kernels.cpu.arrays import dense, result
+from kernels.cpu.arrays import dense
 from kernels.cpu.cache import stamped
 from kernels.cpu.conv import SEVEN_LOOPS, seven_loops
 from kernels.cpu.lanes import copy_rows

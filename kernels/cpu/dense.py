@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from kernels.arrays import result
 from kernels.cpu import lanes
 from kernels.cpu.arrays import dense as in_line
-from kernels.cpu.arrays import result
 from kernels.cpu.bias import CODES, RELU, TANH, grad_in_rows, grad_threaded, known, slopes_then_sums, whole_rows
 from kernels.cpu.eager import INT, eager, room
 from kernels.cpu.gemm import WORTH_A_THREAD, by_size, cut, of_layers, threaded

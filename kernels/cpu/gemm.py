@@ -21,7 +21,7 @@ import numpy as np
 from numba import config, njit, types
 from numpy import bool_, empty, int64, ndarray  # the names cost time in a small product; a literal would be a type of its own
 
-from kernels.cpu.arrays import result
+from kernels.arrays import result
 from kernels.cpu.cache import stamped
 from kernels.cpu.eager import given
 from kernels.cpu.features import BITS, caches, tier

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from kernels.arrays import result
 from kernels.cpu import lanes
-from kernels.cpu.arrays import result
 from kernels.cpu.eager import INT, eager, given, room
 from kernels.cpu.threads import share
 from kernels.cpu.vector import address

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from kernels.cpu.arrays import dense, result
+from kernels.arrays import result
+from kernels.cpu.arrays import dense
 from kernels.registry import rung
 
 BLOCK_BYTES = 2048  # of a row of b or c: four rows of each are 16 KiB, half of a common first-level cache

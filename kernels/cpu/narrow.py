@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numba import config, njit, types
 
+from kernels.arrays import result
 from kernels.cpu.amx import SIDE, lay_out, lent, let_go, matrix_tiles
-from kernels.cpu.arrays import at_a_line, dense, result
+from kernels.cpu.arrays import at_a_line, dense
 from kernels.cpu.cache import stamped
 from kernels.cpu.gemm import BLOCK, PANELS, VECTOR, cut
 from kernels.cpu.threads import share

@@ -29,9 +29,10 @@ from weakref import finalize
 import numpy as np
 from numba import config, float32, int32, njit, types
 
+from kernels.arrays import result
 from kernels.cpu import codes
 from kernels.cpu import network_plan as at
-from kernels.cpu.arrays import LINE, dense, result
+from kernels.cpu.arrays import LINE, dense
 from kernels.cpu.cache import stamped
 from kernels.cpu.eager import given, room
 from kernels.cpu.narrow import LANES

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numba import config, njit, types
 
+from kernels.arrays import result
 from kernels.cpu import fours
-from kernels.cpu.arrays import dense, result
+from kernels.cpu.arrays import dense
 from kernels.cpu.eager import INT, eager, given, room
 from kernels.cpu.threads import share
 from kernels.cpu.vector import address

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from numba import config, float32, int8, int32, int64, njit, types
 
-from kernels.cpu.arrays import dense, result
+from kernels.arrays import result
+from kernels.cpu.arrays import dense
 from kernels.cpu.cache import stamped
 from kernels.cpu.eager import INT, room
 from kernels.cpu.fours import largest_of_fours

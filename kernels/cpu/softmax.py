@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from kernels.arrays import result
 from kernels.cpu import lanes
-from kernels.cpu.arrays import result
 from kernels.cpu.eager import INT, eager, given, room
 from kernels.cpu.normalise import Form
 from kernels.cpu.threads import share

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numba import config, njit, types
 
+from kernels.arrays import result
 from kernels.cpu import threads
-from kernels.cpu.arrays import dense, result
+from kernels.cpu.arrays import dense
 from kernels.cpu.cache import stamped
 from kernels.cpu.features import BITS, caches, registers, tier
 from kernels.cpu.sparse_tile import bsr_rows, csr_column, csr_rows, csr_samples, pairs, pairs_column

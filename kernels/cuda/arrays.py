@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from math import prod
 from typing import Any
 
 import numpy as np
 
+from kernels import arrays
 from kernels.cuda.launch import launch
 
 ALIGNED = 16  # bytes: what a load of 128 bits wants
@@ -23,27 +25,8 @@ def dense(x: Any) -> np.ndarray:
     return y
 
 
-def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """A new array that begins at a multiple of 16 bytes, which NumPy does not promise."""
-    dtype = np.dtype(dtype)
-    room = np.empty(prod(shape) * dtype.itemsize + ALIGNED, np.uint8)
-    start = -room.__array_interface__["data"][0] % ALIGNED
-    return room[start : start + prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
-
-
-def result(shape: tuple[int, ...], dtype: Any, out: np.ndarray | None, *inputs: np.ndarray) -> np.ndarray:
-    """Room for a result: `out` if it is given and fits, else a new array.
-
-    Raises ValueError for an `out` of another shape, dtype or layout, or one that shares memory with one of the inputs.
-    """
-    if out is None:
-        return aligned(shape, dtype)
-    if type(out) is not np.ndarray or out.shape != shape or out.dtype != dtype or not out.flags.carray:
-        given = f"{out.shape} {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
-        raise ValueError(f"out is a NumPy array {shape} {np.dtype(dtype)} in C order and writable; given {given}")
-    if any(np.may_share_memory(out, x) for x in inputs):
-        raise ValueError("out shares memory with an argument, which would be written over while it is read")
-    return out
+aligned = partial(arrays.beginning_at, ALIGNED)
+result = partial(arrays.result, make=aligned)
 
 
 def multiply(
